@@ -1,0 +1,89 @@
+"""The adapter's change of one weight, kept as two factors."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .errors import ShapeMismatch
+from .linalg import NUMERICAL_RANK
+
+
+@dataclass(frozen=True)
+class LowRankDelta:
+    """dW = up . down with up (m, r) and down (r, n). The file's alpha/rank is inside already."""
+
+    up: Tensor
+    down: Tensor
+
+    def __post_init__(self) -> None:
+        if self.up.ndim != 2 or self.down.ndim != 2 or self.up.shape[1] != self.down.shape[0]:
+            raise ShapeMismatch(
+                f"A low-rank delta needs up (m, r) and down (r, n), found {tuple(self.up.shape)} and "
+                f"{tuple(self.down.shape)}."
+            )
+
+    @property
+    def rank(self) -> int:
+        return self.up.shape[1]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(m, n) of the weight that it changes."""
+        return self.up.shape[0], self.down.shape[1]
+
+    def dense(self) -> Tensor:
+        """dW itself (m, n): for oracles and pictures only."""
+        return self.up @ self.down
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "LowRankDelta":
+        return LowRankDelta(self.up.to(device=device, dtype=dtype), self.down.to(device=device, dtype=dtype))
+
+    def scaled(self, factor: float) -> "LowRankDelta":
+        return LowRankDelta(self.up * factor, self.down)
+
+    def plus(self, other: "LowRankDelta") -> "LowRankDelta":
+        """The sum, exact, at the sum of the ranks."""
+        if self.shape != other.shape:
+            raise ShapeMismatch(f"Deltas of shapes {self.shape} and {other.shape} cannot be added.")
+        return LowRankDelta(torch.cat([self.up, other.up], 1), torch.cat([self.down, other.down], 0))
+
+    def minus(self, other: "LowRankDelta") -> "LowRankDelta":
+        return self.plus(other.scaled(-1.0))
+
+    def inner(self, other: "LowRankDelta") -> float:
+        """Frobenius inner product <dW, dW'>."""
+        return float(((self.up.mT @ other.up) * (self.down @ other.down.mT)).sum())
+
+    def norm(self) -> float:
+        """Frobenius norm. Through QR: the Gram form loses half the digits of a difference of near-equal deltas."""
+        return float(torch.linalg.matrix_norm(self._core()[1]))
+
+    def svd(self) -> tuple[Tensor, Tensor, Tensor]:
+        """dW = left (m, q) diag(singular_values) right (n, q)^T with q = min(m, n, r), never formed densely."""
+        left, core, right = self._core()
+        u, singular_values, vh = torch.linalg.svd(core, full_matrices=False)
+        return left @ u, singular_values, right @ vh.mT
+
+    def row_basis(self) -> Tensor:
+        """Orthonormal basis (n, q) of the inputs that dW reads; columns without weight are zero, so dW = 0 gives zeros.
+
+        The rows of `down` would not do: a freshly made LoRA has up = 0 and reads nothing.
+        """
+        _, singular_values, right = self.svd()
+        return right * (singular_values > NUMERICAL_RANK * singular_values[:1])
+
+    def truncated(self, rank: int) -> tuple["LowRankDelta", float]:
+        """The best approximation of a rank (Eckart-Young), balanced, and the share of the energy ||dW||^2 it loses."""
+        left, singular_values, right = self.svd()
+        energy = singular_values.square()
+        total = float(energy.sum())
+        lost = float(energy[rank:].sum()) / total if total > 0 else 0.0
+        root = singular_values[:rank].sqrt()
+        return LowRankDelta(left[:, :rank] * root, (right[:, :rank] * root).mT.contiguous()), lost
+
+    def _core(self) -> tuple[Tensor, Tensor, Tensor]:
+        """left (m, a), core (a, b), right (n, b) with orthonormal left and right and dW = left core right^T."""
+        left, up_core = torch.linalg.qr(self.up)
+        right, down_core = torch.linalg.qr(self.down.mT)
+        return left, up_core @ down_core.mT, right

@@ -1,0 +1,56 @@
+"""The one shape that every transfer method has."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..delta import LowRankDelta
+from ..errors import InvalidSetting
+from ..subspace import Subspace
+
+
+@dataclass(frozen=True)
+class LayerPairBases:
+    """What a method may look at besides the delta: the two weights (m, n) and their leading subspaces.
+
+    A method gets only what it declares; asking for more is an error of the method, and says so.
+    """
+
+    weights: tuple[Tensor, Tensor] | None = None
+    subspaces: tuple[Subspace, Subspace] | None = None
+
+    def source_and_target_subspaces(self) -> tuple[Subspace, Subspace]:
+        if self.subspaces is None:
+            raise InvalidSetting("This method reads subspaces: it must declare needs_subspaces=True.")
+        return self.subspaces
+
+    def source_and_target_weights(self) -> tuple[Tensor, Tensor]:
+        if self.weights is None:
+            raise InvalidSetting("This method reads weights: it must declare needs_weights=True.")
+        return self.weights
+
+
+@dataclass(frozen=True)
+class Projected:
+    """A method's result: the target's delta, and how many directions it had to leave out as undefined."""
+
+    delta: LowRankDelta
+    undefined_directions: int = 0
+
+
+@dataclass(frozen=True)
+class Method:
+    """A transfer method: a pure function from the source's delta to the target's, and what has to be known of it.
+
+    keeps_whole_delta: False where the formula cuts a part of the delta away by design. Its norm must then not be
+    scaled back up: measured, that does more harm than a random delta (method.md 6b).
+    """
+
+    name: str
+    function: Callable[[LowRankDelta, LayerPairBases], Projected]
+    summary: str
+    source: str
+    keeps_whole_delta: bool
+    needs_subspaces: bool = False
+    needs_weights: bool = False

@@ -1,0 +1,146 @@
+"""The account of a run: JSON with a schema version, the contract with the front end and with whoever reads it later."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from .layers import LayerPair, Skipped
+from .similarity import LayerSimilarity
+from .version import VERSION
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A file or model of the run: its name and a hash of its content."""
+
+    name: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One layer of a run. The figures after `keys` are None or zero in a report of similarity alone.
+
+    norm_ratio: ||dW_t|| / ||dW_s||; cosine_to_copy: between dW_t and dW_s; energy_lost: share of ||dW_t||^2 lost by
+    cutting the rank; block_energies: shares of ||dW_s||^2 in subspace/subspace, subspace/null, null/subspace, null/null.
+    """
+
+    pair: LayerPair
+    similarity: LayerSimilarity
+    decision: Literal["compared", "transferred", "copied"]
+    reason: str
+    keys: tuple[str, ...] = ()
+    rank_in: int | None = None
+    rank_out: int | None = None
+    norm_ratio: float | None = None
+    cosine_to_copy: float | None = None
+    equals_copy: bool | None = None
+    energy_lost: float = 0.0
+    undefined_directions: int = 0
+    block_energies: tuple[float, float, float, float] | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        pair, similarity = self.pair, self.similarity
+        return {
+            "source": pair.source.name,
+            "target": pair.target.name,
+            "match": pair.why,
+            "block": pair.target.block,
+            "role": pair.target.role,
+            "shape": list(pair.target.weight.shape),
+            "k": similarity.rank,
+            "phi": similarity.phi,
+            "phi_above_chance": similarity.above_chance,
+            "phi_left": similarity.left.phi,
+            "phi_right": similarity.right.phi,
+            "chance_left": similarity.left.chance,
+            "chance_right": similarity.right.chance,
+            "energy_source": similarity.source_energy,
+            "energy_target": similarity.target_energy,
+            "weight_cosine": similarity.weight_cosine,
+            "drift": similarity.drift,
+            "decision": self.decision,
+            "reason": self.reason,
+            "keys": list(self.keys),
+            "rank_in": self.rank_in,
+            "rank_out": self.rank_out,
+            "norm_ratio": self.norm_ratio,
+            "cosine_to_copy": self.cosine_to_copy,
+            "equals_copy": self.equals_copy,
+            "energy_lost": self.energy_lost,
+            "undefined_directions": self.undefined_directions,
+            "block_energies": None if self.block_energies is None else list(self.block_energies),
+        }
+
+
+@dataclass(frozen=True)
+class Report:
+    """A whole run. Every key of the adapter's file is in a layer, in `skipped` or in `unread` (key: reason)."""
+
+    kind: Literal["similarity", "transfer"]
+    source: Identity
+    target: Identity
+    adapter: Identity | None
+    settings: Mapping[str, Any]
+    layers: tuple[LayerReport, ...]
+    skipped: tuple[Skipped, ...]
+    unread: Mapping[str, str] = field(default_factory=dict[str, str])
+    seconds: float = 0.0
+
+    def counts(self) -> dict[str, int]:
+        """Layers by fate and the file's keys by fate; keys_transferred + keys_skipped + keys_unread = keys."""
+        by_decision = {
+            decision: sum(layer.decision == decision for layer in self.layers)
+            for decision in ("compared", "transferred", "copied")
+        }
+        transferred = sum(len(layer.keys) for layer in self.layers)
+        skipped = sum(len(layer.keys) for layer in self.skipped)
+        return {
+            **by_decision,
+            "skipped": len(self.skipped),
+            "equal_to_copy": sum(bool(layer.equals_copy) for layer in self.layers),
+            "keys": transferred + skipped + len(self.unread),
+            "keys_transferred": transferred,
+            "keys_skipped": skipped,
+            "keys_unread": len(self.unread),
+        }
+
+    def means(self) -> dict[str, float | None]:
+        """Plain means over the layers that have the figure."""
+        return {
+            "phi": _mean([layer.similarity.phi for layer in self.layers]),
+            "phi_above_chance": _mean([layer.similarity.above_chance for layer in self.layers]),
+            "weight_cosine": _mean([layer.similarity.weight_cosine for layer in self.layers]),
+            "drift": _mean([layer.similarity.drift for layer in self.layers]),
+            "norm_ratio": _mean([layer.norm_ratio for layer in self.layers]),
+            "cosine_to_copy": _mean([layer.cosine_to_copy for layer in self.layers]),
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "kind": self.kind,
+            "pack": {"name": "lora-transfer", "version": VERSION},
+            "source": vars(self.source),
+            "target": vars(self.target),
+            "adapter": None if self.adapter is None else vars(self.adapter),
+            "settings": dict(self.settings),
+            "counts": self.counts(),
+            "means": self.means(),
+            "layers": [layer.as_json() for layer in self.layers],
+            "skipped": [{"layer": one.layer, "reason": one.reason, "keys": list(one.keys)} for one in self.skipped],
+            "unread": [{"key": key, "reason": reason} for key, reason in self.unread.items()],
+            "seconds": self.seconds,
+        }
+
+    def dumps(self) -> str:
+        """The report as indented JSON text; non-finite numbers are an error, for JSON has none."""
+        return json.dumps(self.as_json(), indent=1, allow_nan=False)
+
+
+def _mean(figures: list[float | None]) -> float | None:
+    known = [figure for figure in figures if figure is not None]
+    return sum(known) / len(known) if known else None
