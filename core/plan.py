@@ -1,14 +1,19 @@
 """What a transfer will do with every module of an adapter, decided before any weight is read."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from .errors import InvalidSetting
 from .layers import LayerPair, Skipped
 from .methods import Method, method_named
-from .similarity import LayerSimilarity
+from .similarity import Comparison, LayerSimilarity
 from .subspace import RankRule
+
+BelowThreshold = Literal["skip", "copy"]
+Rescale = Literal["off", "relative_norm"]
+OutRank = Literal["exact", "keep"]
 
 
 @dataclass(frozen=True)
@@ -22,27 +27,26 @@ class Module:
 
 @dataclass(frozen=True)
 class TransferSettings:
-    """The choices of a transfer.
+    """The choices of a transfer, and their defaults.
 
     threshold: layers whose similarity Phi is below are skipped, or copied (ProLoRA, arXiv 2506.04244, uses 0.8).
     rescale: relative_norm sets ||dW_t|| / ||W_t|| to ||dW_s|| / ||W_s||.
     out_rank: exact keeps the rank that the method yields; keep cuts back to the adapter's own, with the loss reported.
     """
 
-    method: str
-    rank_rule: RankRule
-    threshold: float
-    below_threshold: Literal["skip", "copy"]
-    rescale: Literal["off", "relative_norm"]
-    out_rank: Literal["exact", "keep"]
+    method: str = "restore"  # the best of the pilots in method.md 6b
+    threshold: float = 0.8
+    below_threshold: BelowThreshold = "skip"
+    rescale: Rescale = "off"
+    out_rank: OutRank = "exact"
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
             raise InvalidSetting(f"Threshold: expected a similarity in [0, 1], found {self.threshold}.")
         if self.rescale == "relative_norm" and not method_named(self.method).keeps_whole_delta:
             raise InvalidSetting(
-                f"Rescale relative_norm with method {self.method}: this method cuts a part of the LoRA away, and blowing "
-                "up what is left was measured to do more harm than a random LoRA. Set rescale to off, or take "
+                f"Rescale relative_norm with method {self.method}: this method cuts a part of the LoRA away, and "
+                "blowing up what is left was measured to do more harm than a random LoRA. Set rescale to off, or take "
                 "prolora_full, rotate, restore or copy."
             )
 
@@ -65,32 +69,40 @@ class TransferPlan:
     pairs: tuple[PlannedPair, ...]
     skipped: tuple[Skipped, ...]
     method: Method
+    rank_rule: RankRule
     settings: TransferSettings
 
+    def why_nothing(self, source: str, target: str) -> str:
+        """The sentence for a plan without pairs: the commonest reason, and what to do."""
+        reason, count = Counter(skipped.reason for skipped in self.skipped).most_common(1)[0]
+        return (
+            f"From {source} to {target}: expected layers to transfer, found none among {len(self.skipped)} modules of "
+            f"the LoRA ({count} of them: {reason}). The bases may be unrelated: look at the heatmap before you lower "
+            "the threshold or set below_threshold to copy."
+        )
 
-def plan_transfer(
-    modules: Sequence[Module],
-    pairs: Mapping[str, tuple[LayerPair, LayerSimilarity]],
-    unpaired: Mapping[str, Skipped],
-    settings: TransferSettings,
-) -> TransferPlan:
-    """Decide for every module, from shapes and similarities alone; `pairs` and `unpaired` are keyed by source layer."""
+
+def plan_transfer(modules: Sequence[Module], comparison: Comparison[Any], settings: TransferSettings) -> TransferPlan:
+    """Decide for every module, from shapes and similarities alone."""
     planned: list[PlannedPair] = []
     skipped: list[Skipped] = []
     for module in modules:
-        if module.layer in pairs:
-            decision = _decide(module, *pairs[module.layer], settings)
+        if module.layer in comparison.layers:
+            decision = _decide(module, *comparison.layers[module.layer], settings)
         else:
-            reason = unpaired[module.layer].reason if module.layer in unpaired else _NOT_COMPARED
+            unpaired = comparison.unpaired.get(module.layer)
+            reason = _NOT_COMPARED if unpaired is None else unpaired.reason
             decision = Skipped(module.layer, reason, module.keys)
         if isinstance(decision, Skipped):
             skipped.append(decision)
         else:
             planned.append(decision)
-    return TransferPlan(tuple(planned), tuple(skipped), method_named(settings.method), settings)
+    return TransferPlan(tuple(planned), tuple(skipped), method_named(settings.method), comparison.rank_rule, settings)
 
 
-_NOT_COMPARED = "the similarity was computed without this layer: connect the same adapter to Compute Subspace Similarity"
+_NOT_COMPARED = (
+    "the similarity was computed without this layer: connect the same adapter to Compute Subspace Similarity"
+)
 
 
 def _decide(

@@ -3,13 +3,25 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from .layers import LayerPair, Skipped
-from .similarity import LayerSimilarity
+from .plan import TransferPlan
+from .similarity import Comparison, LayerSimilarity
+from .subspace import RankRule
 from .version import VERSION
 
 SCHEMA = 1
+
+
+class Named(Protocol):
+    """Whatever has a name and a content hash: a base, an adapter."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def fingerprint(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -19,13 +31,18 @@ class Identity:
     name: str
     fingerprint: str
 
+    @staticmethod
+    def of(named: Named) -> "Identity":
+        return Identity(named.name, named.fingerprint)
+
 
 @dataclass(frozen=True)
 class LayerReport:
     """One layer of a run. The figures after `keys` are None or zero in a report of similarity alone.
 
     norm_ratio: ||dW_t|| / ||dW_s||; cosine_to_copy: between dW_t and dW_s; energy_lost: share of ||dW_t||^2 lost by
-    cutting the rank; block_energies: shares of ||dW_s||^2 in subspace/subspace, subspace/null, null/subspace, null/null.
+    cutting the rank; block_energies: shares of ||dW_s||^2 in the source's subspace/subspace, subspace/null,
+    null/subspace and null/null blocks (output/input side).
     """
 
     pair: LayerPair
@@ -136,9 +153,54 @@ class Report:
             "seconds": self.seconds,
         }
 
+    def provenance(self) -> dict[str, Any]:
+        """What a saved adapter says of its origin: the report without its lists."""
+        return {key: value for key, value in self.as_json().items() if key not in ("layers", "skipped", "unread")}
+
     def dumps(self) -> str:
         """The report as indented JSON text; non-finite numbers are an error, for JSON has none."""
         return json.dumps(self.as_json(), indent=1, allow_nan=False)
+
+
+def similarity_report(comparison: Comparison[Any], adapter: Identity | None, seconds: float) -> Report:
+    """The report of two bases compared."""
+    return Report(
+        kind="similarity",
+        source=Identity.of(comparison.source),
+        target=Identity.of(comparison.target),
+        adapter=adapter,
+        settings=_rank_settings(comparison.rank_rule),
+        layers=tuple(LayerReport(pair, figures, "compared", pair.why) for pair, figures in comparison.layers.values()),
+        skipped=tuple(comparison.unpaired.values()),
+        seconds=seconds,
+    )
+
+
+def transfer_report(
+    comparison: Comparison[Any],
+    plan: TransferPlan,
+    layers: tuple[LayerReport, ...],
+    adapter: Identity,
+    unplaced: tuple[Skipped, ...],
+    unread: Mapping[str, str],
+    seconds: float,
+) -> Report:
+    """The report of an adapter carried over; `unplaced` are the modules that never reached the plan."""
+    return Report(
+        kind="transfer",
+        source=Identity.of(comparison.source),
+        target=Identity.of(comparison.target),
+        adapter=adapter,
+        settings={**_rank_settings(comparison.rank_rule), **vars(plan.settings)},
+        layers=layers,
+        skipped=(*plan.skipped, *unplaced),
+        unread=unread,
+        seconds=seconds,
+    )
+
+
+def _rank_settings(rule: RankRule) -> dict[str, Any]:
+    return {"rank_rule": rule.kind, "rank_rule_amount": rule.amount}
 
 
 def _mean(figures: list[float | None]) -> float | None:

@@ -1,19 +1,23 @@
 """How alike two layers are: overlap of their singular subspaces, against the overlap that chance gives."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-from .layers import Base, LayerPair
+from .layers import Base, LayerPair, Skipped
+from .matching import match_by_name
 from .progress import Progress, silent
 from .subspace import RankRule, Subspace, subspaces
+
+AnyBase = TypeVar("AnyBase", bound=Base)
 
 
 @dataclass(frozen=True)
 class SideSimilarity:
-    """Phi of one side in [0, 1] and its chance level; phi is None where a complete or empty basis carries no information."""
+    """Phi of one side, in [0, 1], and its chance level; None where a complete or empty basis carries no information."""
 
     phi: float | None
     chance: float
@@ -61,9 +65,7 @@ def side_similarity(source_basis: Tensor, target_basis: Tensor) -> SideSimilarit
     return SideSimilarity(float(overlap) / small, large / dimension)
 
 
-def layer_similarity(
-    weights: tuple[Tensor, Tensor], bases: tuple[Subspace, Subspace]
-) -> LayerSimilarity:
+def layer_similarity(weights: tuple[Tensor, Tensor], bases: tuple[Subspace, Subspace]) -> LayerSimilarity:
     """Compare two weights (m, n) through their subspaces and directly."""
     source_weight, target_weight = weights
     source, target = bases
@@ -75,28 +77,45 @@ def layer_similarity(
         rank=max(source.rank, target.rank),
         source_energy=source.energy,
         target_energy=target.energy,
-        weight_cosine=float((source_weight / source_norm * (target_weight / target_norm)).sum()) if comparable else None,
+        weight_cosine=float((source_weight / source_norm * (target_weight / target_norm)).sum())
+        if comparable
+        else None,
         drift=float((target_weight - source_weight).norm() / source_norm) if comparable else None,
     )
 
 
+@dataclass(frozen=True)
+class Comparison(Generic[AnyBase]):
+    """Two bases, compared on some layers. Light: no weight is kept, the bases are lazy handles.
+
+    Every layer that was asked for is in `layers` (source layer -> its pair and figures) or in `unpaired` (-> why not).
+    """
+
+    source: AnyBase
+    target: AnyBase
+    layers: Mapping[str, tuple[LayerPair, LayerSimilarity]]
+    unpaired: Mapping[str, Skipped]
+    rank_rule: RankRule
+
+
 def compare(
-    source: Base,
-    target: Base,
-    pairs: Sequence[LayerPair],
+    source: AnyBase,
+    target: AnyBase,
+    wanted: Iterable[str],
     rule: RankRule,
     *,
     device: torch.device,
     progress: Progress = silent,
-) -> tuple[LayerSimilarity, ...]:
-    """The similarity of every pair, in their order; one layer of each base is in memory at a time."""
-    results: list[LayerSimilarity] = []
+) -> Comparison[AnyBase]:
+    """Match the wanted source layers with the target's and compare each pair; one pair is in memory at a time."""
+    pairs, unpaired = match_by_name(source.layers, target.layers, wanted)
+    layers: dict[str, tuple[LayerPair, LayerSimilarity]] = {}
     for index, pair in enumerate(pairs):
         progress(index, len(pairs), pair.target.name)
         weights = source.read(pair.source).to(device), target.read(pair.target).to(device)
-        results.append(layer_similarity(weights, subspaces(*weights, rule)))
+        layers[pair.source.name] = pair, layer_similarity(weights, subspaces(*weights, rule))
     progress(len(pairs), len(pairs), "")
-    return tuple(results)
+    return Comparison(source, target, layers, {one.layer: one for one in unpaired}, rule)
 
 
 def _mean(*figures: float | None) -> float | None:

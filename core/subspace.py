@@ -63,7 +63,7 @@ class Subspace:
 
 
 def subspaces(source_weight: Tensor, target_weight: Tensor, rule: RankRule) -> tuple[Subspace, Subspace]:
-    """The leading subspaces of two weights of any shapes, cut separately, then both at the larger k so that they compare.
+    """The leading subspaces of two weights, each cut by the rule, then both at the larger k so that they compare.
 
     A weight whose numerical rank is smaller than that k keeps all it has.
     """

@@ -119,7 +119,7 @@ def _read_bases(
     if not (method.needs_weights or method.needs_subspaces or settings.rescale != "off"):
         return LayerPairBases()
     weights = source.read(planned.pair.source).to(device), target.read(planned.pair.target).to(device)
-    return LayerPairBases(weights, subspaces(*weights, settings.rank_rule) if method.needs_subspaces else None)
+    return LayerPairBases(weights, subspaces(*weights, plan.rank_rule) if method.needs_subspaces else None)
 
 
 def _rescaled(

@@ -1,0 +1,113 @@
+"""Talks to a running ComfyUI the way its own page does: HTTP for prompts and files, a websocket for what happens."""
+
+import json
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import websocket
+
+TIME_LIMIT = 600  # seconds without a word from the server
+
+
+@dataclass
+class RunResult:
+    """What became of a prompt. status: success, error, interrupted, or refused (by validation, before anything ran).
+
+    outputs: node id -> what the node showed. errors: node id -> sentence. progress: node id -> (last value, maximum).
+    """
+
+    status: str = "running"
+    prompt_id: str = ""
+    outputs: dict[str, Any] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+    progress: dict[str, tuple[int, int]] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def silent(kind: str, event: dict[str, Any]) -> None:
+    """A listener that does not listen."""
+
+
+class ComfyClient:
+    """One client of the server at `address` (host:port)."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.client_id = uuid.uuid4().hex
+
+    def get(self, path: str) -> Any:
+        with urllib.request.urlopen(f"http://{self.address}{path}", timeout=60) as answer:  # noqa: S310
+            return json.load(answer)
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        request = urllib.request.Request(f"http://{self.address}{path}", json.dumps(body).encode())  # noqa: S310
+        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+            text = answer.read()
+        return json.loads(text) if text else None
+
+    def object_info(self) -> dict[str, Any]:
+        return self.get("/object_info")
+
+    def view(self, image: dict[str, str]) -> bytes:
+        """The bytes of an image of a node's output."""
+        query = urllib.parse.urlencode(image)
+        with urllib.request.urlopen(f"http://{self.address}/view?{query}", timeout=60) as answer:  # noqa: S310
+            return answer.read()
+
+    def interrupt(self) -> None:
+        self.post("/interrupt", {})
+
+    def queue(self, prompt: dict[str, Any], listener: Callable[[str, dict[str, Any]], None] = silent) -> RunResult:
+        """Run a prompt to its end. `listener` hears every event of it as it arrives."""
+        started = time.monotonic()
+        socket = websocket.create_connection(
+            f"ws://{self.address}/ws?clientId={self.client_id}", timeout=TIME_LIMIT, skip_utf8_validation=True
+        )
+        try:
+            result = self._submit(prompt)
+            while result.status == "running":
+                message = socket.recv()
+                if isinstance(message, str):  # binary ones are preview pictures
+                    event = json.loads(message)
+                    _take(result, event["type"], event["data"], listener)
+        finally:
+            socket.close()
+        if result.status == "success":
+            result.outputs = self.get(f"/history/{result.prompt_id}")[result.prompt_id]["outputs"]
+        result.seconds = time.monotonic() - started
+        return result
+
+    def _submit(self, prompt: dict[str, Any]) -> RunResult:
+        try:
+            answer = self.post("/prompt", {"prompt": prompt, "client_id": self.client_id})
+        except urllib.error.HTTPError as error:
+            answer = json.load(error)
+            sentences = {
+                node: "; ".join(f"{one['message']}: {one['details']}" for one in found["errors"])
+                for node, found in answer.get("node_errors", {}).items()
+            }
+            return RunResult(status="refused", errors=sentences or {"": answer["error"]["message"]})
+        return RunResult(prompt_id=answer["prompt_id"])
+
+
+def _take(
+    result: RunResult, kind: str, event: dict[str, Any], listener: Callable[[str, dict[str, Any]], None]
+) -> None:
+    if event.get("prompt_id") not in (None, result.prompt_id):
+        return
+    listener(kind, event)
+    if kind == "progress":
+        result.progress[str(event["node"])] = (event["value"], event["max"])
+    elif kind == "execution_success":
+        result.status = "success"
+    elif kind == "execution_interrupted":
+        result.status = "interrupted"
+    elif kind == "execution_error":
+        result.status = "error"
+        result.errors[str(event["node_id"])] = event["exception_message"].strip()

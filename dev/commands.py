@@ -1,0 +1,33 @@
+"""What each command of run.py does once the environment stands."""
+
+import sys
+
+from .environment import set_up
+from .paths import ROOT
+
+
+def test(arguments: list[str]) -> int:
+    """The checks, then pytest; with arguments, pytest alone with them."""
+    environment = set_up()
+    if not arguments:
+        checks = (("ruff", "check"), ("ruff", "format", "--check", "--quiet"), ("basedpyright",))
+        for check in checks:
+            if code := environment.run("-m", *check):
+                return code
+    return environment.run("-m", "pytest", *arguments)
+
+
+def demo() -> int:
+    return set_up().run("-m", "dev.demo")
+
+
+def serve() -> int:
+    return set_up().run("-m", "dev.serve")
+
+
+def bench(name: str, arguments: list[str]) -> int:
+    """Run benchmarks/NAME as a module."""
+    known = sorted(path.parent.name for path in (ROOT / "benchmarks").glob("*/__main__.py"))
+    if name not in known:
+        sys.exit(f"Benchmark {name}: expected one of {', '.join(known) or 'none yet'}.")
+    return set_up().run("-m", f"benchmarks.{name}", *arguments)

@@ -1,0 +1,18 @@
+"""Where things lie. Everything that run.py makes is below RUN, which git ignores."""
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+RUN = ROOT / ".run"
+
+VENV = RUN / "venv"
+PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+CUDA_STUBS = RUN / "cuda_stubs"
+STAMPS = RUN / "stamps"
+SMALL_MODELS = RUN / "small_models"
+DEMO = RUN / "demo"
+HOST = RUN / "host"
+
+PACK_FOLDER = "ComfyUI-LoRA-Transfer"
+EXAMPLE = ROOT / "example_workflows" / "lora_transfer.json"

@@ -1,0 +1,33 @@
+"""ComfyUI with the pack, the small models and the example workflow, for a person to look at."""
+
+import os
+import shutil
+import signal
+import threading
+from pathlib import Path
+
+from .paths import EXAMPLE, HOST, SMALL_MODELS
+from .server import ComfyServer, link_models, port_is_free
+from .small_models import write_all
+
+PORT = 8188  # ComfyUI's own
+
+
+def main() -> None:
+    write_all(SMALL_MODELS)
+    link_models(SMALL_MODELS, HOST)
+    workflows = HOST / "user" / "default" / "workflows"
+    workflows.mkdir(parents=True, exist_ok=True)
+    shutil.copy(EXAMPLE, workflows)
+    print("starting ComfyUI ...", flush=True)
+    port = PORT if port_is_free(PORT) else None
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    with ComfyServer(Path(os.environ["LORA_TRANSFER_COMFYUI"]), HOST, port) as client:
+        print(f"Open http://{client.address} and choose lora_transfer under Workflows. Ctrl-C ends it.", flush=True)
+        stop.wait()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""A real ComfyUI process with the pack in it, for the demo, the tests and a person."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from types import TracebackType
+
+from .client import ComfyClient
+from .paths import PACK_FOLDER, ROOT
+
+FOLDERS = (
+    "models/checkpoints",
+    "models/diffusion_models",
+    "models/loras",
+    "custom_nodes",
+    "input",
+    "output",
+    "temp",
+    "user/default",
+)
+FLAGS = "--cpu --disable-auto-launch --disable-api-nodes --database-url sqlite:///:memory:".split()
+START_LIMIT = 300  # seconds; a first start compiles every module and took 56 s on two cores
+
+
+class ComfyServer:
+    """Starts ComfyUI on 127.0.0.1 in `base` (its models, input, output and user folder) and stops it at the end."""
+
+    def __init__(self, comfyui: Path, base: Path, port: int | None = None) -> None:
+        self.comfyui = comfyui
+        self.base = base
+        self.port = port or _free_port()
+        self.log = base / "comfyui.log"
+
+    def __enter__(self) -> ComfyClient:
+        prepare_base(self.base)
+        command = [sys.executable, "main.py", "--listen", "127.0.0.1", "--port", str(self.port), *FLAGS]
+        with self.log.open("w") as log:
+            self._process = subprocess.Popen(
+                [*command, "--base-directory", str(self.base)],
+                cwd=self.comfyui,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # a group of its own: nothing that it starts outlives it
+            )
+        client = ComfyClient(f"127.0.0.1:{self.port}")
+        try:
+            self._wait(client)
+        except BaseException:
+            self._stop()
+            raise
+        return client
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stop()
+
+    def peak_memory(self) -> int:
+        """The process's largest resident set so far, in bytes (Linux)."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+    def _wait(self, client: ComfyClient) -> None:
+        started = time.monotonic()
+        while time.monotonic() - started < START_LIMIT:
+            if self._process.poll() is not None:
+                raise RuntimeError(f"ComfyUI ended with code {self._process.returncode} at its start:\n{self._tail()}")
+            try:
+                client.get("/system_stats")
+            except (urllib.error.URLError, ConnectionError):
+                time.sleep(0.3)
+            else:
+                return
+        raise RuntimeError(f"ComfyUI did not answer within {START_LIMIT} s:\n{self._tail()}")
+
+    def _tail(self) -> str:
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-20:])
+
+    def _stop(self) -> None:
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGTERM)
+            try:
+                self._process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                os.killpg(self._process.pid, signal.SIGKILL)
+                self._process.wait()
+
+
+def prepare_base(base: Path) -> None:
+    """The folders that ComfyUI expects, the pack among its custom nodes, and no first-use dialogs on the page."""
+    for folder in FOLDERS:
+        (base / folder).mkdir(parents=True, exist_ok=True)
+    pack = base / "custom_nodes" / PACK_FOLDER
+    if not pack.exists():
+        try:
+            pack.symlink_to(ROOT, target_is_directory=True)
+        except OSError:  # Windows without the right to link
+            shutil.copytree(ROOT, pack, ignore=shutil.ignore_patterns(".*", "tests", "dev"))
+    settings = {"Comfy.TutorialCompleted": True, "Comfy.InstalledVersion": "1.47.12", "Comfy.Workflow.Persist": False}
+    (base / "user" / "default" / "comfy.settings.json").write_text(json.dumps(settings))
+
+
+def link_models(models: Path, base: Path) -> None:
+    """Give a base folder the files of `models`, without a second copy on the disk."""
+    for file in (path for path in models.rglob("*.safetensors") if path.is_file()):
+        place = base / "models" / file.relative_to(models)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if not place.exists():
+            os.link(file, place)
+
+
+def port_is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,25 @@
+"""The nodes of the pack: a schema, a call into core, a result."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from .apply import ApplyLora
+from .load_base import LoadSourceBase, LoadTargetBase
+from .load_lora import LoadLora
+from .project import ProjectLora
+from .save import SaveLora
+from .similarity import ComputeSimilarity
+
+NODES: list[type[io.ComfyNode]] = [
+    LoadSourceBase,
+    LoadTargetBase,
+    LoadLora,
+    ComputeSimilarity,
+    ProjectLora,
+    ApplyLora,
+    SaveLora,
+]
+
+
+class LoraTransferExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES

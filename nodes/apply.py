@@ -1,0 +1,52 @@
+"""Apply LoRA (Transfer)."""
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from .host.adapter import Adapter, apply
+from .sockets import CATEGORY, AdapterSocket
+
+
+class ApplyLora(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoraTransferApply",
+            display_name="Apply LoRA (Transfer)",
+            category=CATEGORY,
+            description="Applies a LoRA, projected or as it is, to a model: ComfyUI's own way, without a file between.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model to apply the LoRA to: for a projected LoRA the target."),
+                io.Clip.Input("clip", optional=True, tooltip="The text encoder, for LoRAs that change it too."),
+                AdapterSocket.Input(
+                    "adapter", tooltip="From Project LoRA, or from Load LoRA (Transfer) to compare with."
+                ),
+                io.Float.Input(
+                    "strength_model",
+                    default=1.0,
+                    min=-100.0,
+                    max=100.0,
+                    step=0.01,
+                    tooltip="How strongly the model is changed; 0 leaves it as it is.",
+                ),
+                io.Float.Input(
+                    "strength_clip",
+                    default=1.0,
+                    min=-100.0,
+                    max=100.0,
+                    step=0.01,
+                    tooltip="How strongly the text encoder is changed; 0 leaves it as it is.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="The model with the LoRA."),
+                io.Clip.Output(display_name="clip", tooltip="The text encoder with the LoRA."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, model: Any, adapter: Adapter, strength_model: float, strength_clip: float, clip: Any = None
+    ) -> io.NodeOutput:
+        return io.NodeOutput(*apply(adapter, model, clip, strength_model, strength_clip))

@@ -1,0 +1,61 @@
+"""Where the user's files are, and where new ones go."""
+
+from pathlib import Path
+
+import folder_paths
+from comfy.cli_args import args
+
+from ...core.errors import UnreadableFile
+
+BASE_FOLDERS = ("checkpoints", "diffusion_models")
+
+
+def base_names() -> list[str]:
+    """Every base file as `checkpoints/NAME` or `diffusion_models/NAME`."""
+    return [f"{folder}/{name}" for folder in BASE_FOLDERS for name in folder_paths.get_filename_list(folder)]
+
+
+def adapter_names() -> list[str]:
+    return folder_paths.get_filename_list("loras")
+
+
+def base_path(base_name: str) -> Path:
+    """The file behind a name of base_names(); UnreadableFile where there is none."""
+    folder, _, name = base_name.partition("/")
+    return (
+        _found(folder, name, f"Base {base_name}")
+        if folder in BASE_FOLDERS
+        else _missing(f"Base {base_name}", BASE_FOLDERS)
+    )
+
+
+def adapter_path(lora_name: str) -> Path:
+    """The file behind a name of adapter_names(); UnreadableFile where there is none."""
+    return _found("loras", lora_name, f"LoRA {lora_name}")
+
+
+def state_of(path: Path) -> tuple[int, int]:
+    """(mtime in ns, size): what ComfyUI's cache must watch, for it sees names only."""
+    status = path.stat()
+    return status.st_mtime_ns, status.st_size
+
+
+def output_place(filename_prefix: str) -> tuple[Path, str]:
+    """Folder and file stem in ComfyUI's output folder; output/loras is on the search path of every LoRA menu."""
+    folder, stem, *_ = folder_paths.get_save_image_path(filename_prefix, folder_paths.get_output_directory())
+    return Path(folder), stem
+
+
+def metadata_allowed() -> bool:
+    """False when the user started ComfyUI with --disable-metadata."""
+    return not args.disable_metadata
+
+
+def _found(folder: str, name: str, what: str) -> Path:
+    path = folder_paths.get_full_path(folder, name)
+    return Path(path) if path is not None else _missing(what, (folder,))
+
+
+def _missing(what: str, folders: tuple[str, ...]) -> Path:
+    searched = ", ".join(path for folder in folders for path in folder_paths.get_folder_paths(folder))
+    raise UnreadableFile(f"{what}: not found in {searched}. Put the file there and refresh, or choose another.")

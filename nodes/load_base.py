@@ -1,0 +1,75 @@
+"""Load Source Base, Load Target Base."""
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from .host.base import HostBase, base_from_file, base_from_model, with_text_encoder
+from .host.paths import base_names, base_path, state_of
+from .sockets import CATEGORY, BaseSocket
+
+
+class LoadSourceBase(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return _schema(
+            "LoraTransferLoadSourceBase",
+            "Load Source Base",
+            "The base model that the LoRA was trained on. Only names and shapes are read here; no model is loaded.",
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, base_name: str, **_: Any) -> tuple[int, int]:
+        return state_of(base_path(base_name))
+
+    @classmethod
+    def validate_inputs(cls, base_name: str) -> bool:
+        return True  # naming the input here lets a missing file reach execute(), which says where it was looked for
+
+    @classmethod
+    def execute(cls, base_name: str, model: Any = None, clip: Any = None) -> io.NodeOutput:
+        return io.NodeOutput(_load(base_name, model, clip))
+
+
+class LoadTargetBase(LoadSourceBase):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return _schema(
+            "LoraTransferLoadTargetBase",
+            "Load Target Base",
+            "The base model that the LoRA is carried to. Only names and shapes are read here; no model is loaded.",
+        )
+
+
+def _schema(node_id: str, display_name: str, description: str) -> io.Schema:
+    return io.Schema(
+        node_id=node_id,
+        display_name=display_name,
+        category=CATEGORY,
+        description=description,
+        inputs=[
+            io.Combo.Input(
+                "base_name",
+                options=base_names(),
+                tooltip="A safetensors file of models/checkpoints or models/diffusion_models. "
+                "It is read layer by layer and never loaded whole.",
+            ),
+            io.Model.Input(
+                "model",
+                optional=True,
+                tooltip="A loaded model of any loader (fp8, merged, ...). When connected it is used in place of "
+                "base_name. LoRAs patched onto it are left out.",
+            ),
+            io.Clip.Input(
+                "clip",
+                optional=True,
+                tooltip="The base's text encoder. Connect it on both bases to carry the LoRA's text encoder part too.",
+            ),
+        ],
+        outputs=[BaseSocket.Output(display_name="base", tooltip="A lazy handle on the base: names and shapes.")],
+    )
+
+
+def _load(base_name: str, model: Any, clip: Any) -> HostBase:
+    base = base_from_file(base_path(base_name), base_name) if model is None else base_from_model(model)
+    return base if clip is None else with_text_encoder(base, clip)

@@ -1,0 +1,45 @@
+"""Load LoRA (Transfer)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from .host.adapter import adapter_from_file, adapter_from_state_dict
+from .host.paths import adapter_names, adapter_path, state_of
+from .sockets import CATEGORY, AdapterSocket, LoraModelSocket
+
+
+class LoadLora(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoraTransferLoadLora",
+            display_name="Load LoRA (Transfer)",
+            category=CATEGORY,
+            description="The LoRA to carry to another base.",
+            inputs=[
+                io.Combo.Input("lora_name", options=adapter_names(), tooltip="A safetensors file of models/loras."),
+                LoraModelSocket.Input(
+                    "lora",
+                    optional=True,
+                    tooltip="A LoRA from another node, such as Train LoRA. When connected it replaces lora_name.",
+                ),
+            ],
+            outputs=[AdapterSocket.Output(display_name="adapter", tooltip="The LoRA, for the nodes of LoRA Transfer.")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, lora_name: str, **_: Any) -> tuple[int, int]:
+        return state_of(adapter_path(lora_name))
+
+    @classmethod
+    def validate_inputs(cls, lora_name: str) -> bool:
+        return True  # naming the input here lets a missing file reach execute(), which says where it was looked for
+
+    @classmethod
+    def execute(cls, lora_name: str, lora: Mapping[str, Tensor] | None = None) -> io.NodeOutput:
+        if lora is not None:
+            return io.NodeOutput(adapter_from_state_dict(lora, "(connected LoRA)"))
+        return io.NodeOutput(adapter_from_file(adapter_path(lora_name), lora_name))

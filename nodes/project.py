@@ -1,0 +1,105 @@
+"""Project LoRA."""
+
+import time
+from typing import get_args
+
+from comfy_api.latest import io
+
+from ..core.errors import NothingToTransfer
+from ..core.methods import METHODS
+from ..core.plan import BelowThreshold, OutRank, Rescale, TransferSettings, plan_transfer
+from ..core.report import Identity, transfer_report
+from ..core.similarity import Comparison
+from ..core.transfer import transfer
+from .host.adapter import Adapter, transferred_adapter
+from .host.base import HostBase
+from .host.placing import place, to_state_dict
+from .host.session import compute_device, host_progress
+from .sockets import CATEGORY, AdapterSocket, LoraModelSocket, SimilaritySocket
+
+
+class ProjectLora(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoraTransferProject",
+            display_name="Project LoRA",
+            category=CATEGORY,
+            description="Carries the LoRA to the target base, layer by layer, where the layers are alike.",
+            inputs=[
+                SimilaritySocket.Input("similarity", tooltip="From Compute Subspace Similarity, with the same LoRA."),
+                AdapterSocket.Input("adapter", tooltip="The LoRA, as it was trained on the source base."),
+                io.Combo.Input(
+                    "method",
+                    options=[method.name for method in METHODS],
+                    default=TransferSettings.method,
+                    tooltip="\n".join(f"{method.name}: {method.summary}" for method in METHODS),
+                ),
+                io.Float.Input(
+                    "threshold",
+                    default=TransferSettings.threshold,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Layers whose similarity is lower are not projected. Unrelated bases score at the chance "
+                    "level that the report gives, not at zero.",
+                ),
+                io.Combo.Input(
+                    "below_threshold",
+                    options=list(get_args(BelowThreshold)),
+                    default=TransferSettings.below_threshold,
+                    tooltip="What happens to layers below the threshold: leave them out, or carry them unchanged.",
+                ),
+                io.Combo.Input(
+                    "rescale",
+                    options=list(get_args(Rescale)),
+                    default=TransferSettings.rescale,
+                    tooltip="relative_norm: each layer's change is as large, relative to its weight, as in the source. "
+                    "Not for lora_x and prolora, which cut a part of the LoRA away.",
+                ),
+                io.Combo.Input(
+                    "out_rank",
+                    options=list(get_args(OutRank)),
+                    default=TransferSettings.out_rank,
+                    tooltip="exact: the rank that the method yields (prolora doubles it). keep: cut back to the LoRA's "
+                    "own rank; the report says what is lost.",
+                ),
+            ],
+            outputs=[
+                AdapterSocket.Output(display_name="adapter", tooltip="For Apply LoRA and Save LoRA."),
+                LoraModelSocket.Output(display_name="lora_model", tooltip="For ComfyUI's own LoRA nodes."),
+                io.String.Output(display_name="report", tooltip="What happened to every layer, as JSON (schema 1)."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        similarity: Comparison[HostBase],
+        adapter: Adapter,
+        method: str,
+        threshold: float,
+        below_threshold: BelowThreshold,
+        rescale: Rescale,
+        out_rank: OutRank,
+    ) -> io.NodeOutput:
+        started = time.monotonic()
+        source, target = similarity.source, similarity.target
+        settings = TransferSettings(method, threshold, below_threshold, rescale, out_rank)
+        placed = place(adapter, source)
+        plan = plan_transfer(placed.modules, similarity, settings)
+        if not plan.pairs:
+            raise NothingToTransfer(plan.why_nothing(source.name, target.name))
+        progress = host_progress(len(plan.pairs))
+        moved = transfer(plan, placed.deltas, source, target, device=compute_device(), progress=progress)
+        report = transfer_report(
+            similarity,
+            plan,
+            moved.layers,
+            Identity.of(adapter),
+            placed.skipped,
+            placed.unread,
+            time.monotonic() - started,
+        )
+        result = transferred_adapter(adapter, to_state_dict(moved.deltas, placed.scales, target), report)
+        return io.NodeOutput(result, result.state_dict(), report.dumps())

@@ -1,0 +1,41 @@
+"""Save LoRA (Transfer)."""
+
+from comfy_api.latest import io, ui
+
+from ..core.files import write_new
+from .host.adapter import SAVED_DTYPES, Adapter, for_file
+from .host.paths import metadata_allowed, output_place
+from .sockets import CATEGORY, AdapterSocket
+
+
+class SaveLora(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoraTransferSave",
+            display_name="Save LoRA (Transfer)",
+            category=CATEGORY,
+            description="Saves the LoRA for every loader, with the original's metadata and where it came from. "
+            "Nothing is ever overwritten.",
+            is_output_node=True,
+            inputs=[
+                AdapterSocket.Input("adapter", tooltip="From Project LoRA."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="loras/transferred",
+                    tooltip="Below ComfyUI's output folder; output/loras appears in the LoRA menus after a refresh.",
+                ),
+                io.Combo.Input(
+                    "dtype",
+                    options=list(SAVED_DTYPES),
+                    tooltip="float16 is what most LoRA files use. float32 keeps every digit at twice the size.",
+                ),
+            ],
+            outputs=[io.String.Output(display_name="path", tooltip="The file that was written.")],
+        )
+
+    @classmethod
+    def execute(cls, adapter: Adapter, filename_prefix: str, dtype: str) -> io.NodeOutput:
+        tensors = for_file(adapter, dtype)
+        path = write_new(*output_place(filename_prefix), tensors, adapter.metadata if metadata_allowed() else None)
+        return io.NodeOutput(str(path), ui=ui.PreviewText(str(path)))

@@ -1,0 +1,10 @@
+"""What travels between the nodes: light, frozen handles; no weight of a base is in any of them."""
+
+from comfy_api.latest import io
+
+CATEGORY = "LoRA Transfer"
+
+BaseSocket = io.Custom("LORA_TRANSFER_BASE")  # HostBase
+AdapterSocket = io.Custom("LORA_TRANSFER_ADAPTER")  # Adapter
+SimilaritySocket = io.Custom("LORA_TRANSFER_SIMILARITY")  # Comparison[HostBase]
+LoraModelSocket = io.Custom("LORA_MODEL")  # ComfyUI's own: a plain state dict
