@@ -71,11 +71,12 @@ class ComfyClient:
         )
         try:
             result = self._submit(prompt)
-            while result.status == "running":
+            over = result.status == "refused"
+            while not over:
                 message = socket.recv()
                 if isinstance(message, str):  # binary ones are preview pictures
                     event = json.loads(message)
-                    _take(result, event["type"], event["data"], listener)
+                    over = _take(result, event["type"], event["data"], listener)
         finally:
             socket.close()
         if result.status == "success":
@@ -98,9 +99,11 @@ class ComfyClient:
 
 def _take(
     result: RunResult, kind: str, event: dict[str, Any], listener: Callable[[str, dict[str, Any]], None]
-) -> None:
+) -> bool:
+    """Note what an event says; True at the last one. That is "executing" no node: at "execution_success" the history,
+    from which the outputs are read, is not written yet."""
     if event.get("prompt_id") not in (None, result.prompt_id):
-        return
+        return False
     listener(kind, event)
     if kind == "progress":
         result.progress[str(event["node"])] = (event["value"], event["max"])
@@ -111,3 +114,4 @@ def _take(
     elif kind == "execution_error":
         result.status = "error"
         result.errors[str(event["node_id"])] = event["exception_message"].strip()
+    return kind == "executing" and event["node"] is None

@@ -19,8 +19,9 @@ CONTEXT = 768  # width of CLIP-L, which ComfyUI takes SD1.5 by
 WIDTH = 320  # the model_channels that ComfyUI takes SD1.5 by
 CLEAR = 8  # channels of the clear path: each of four latents with either sign, for silu(x) - silu(-x) = x
 GROUP = WIDTH // 32  # a group norm must not mix the clear path with the rest
-CLEAR_BLUR = 0.65  # how much of the blur the prediction spares: larger shapes, stronger colours
-LAYER_SHARE = 0.08  # what the random layers add to the prediction, next to the clear path
+CLEAR_GAIN, CLEAR_BLUR = 1.6, 1.25  # prediction = gain * input - blur * blurred input: fine noise goes, shapes stay
+LAYER_SHARE = 0.03  # what the random layers add to the prediction, next to the clear path
+ENDS = 0.01  # how much of a change the clear path's two ends take: more, and noise drowns the rest
 
 BLUR = torch.tensor([1.0, 2.0, 1.0]).outer(torch.tensor([1.0, 2.0, 1.0])) / 16
 
@@ -35,7 +36,7 @@ def write_checkpoint(
     include_clip: bool = True,
 ) -> Path:
     """Write an SD1.5 checkpoint in float16; one with `drifted_from` is that one with noise of relative norm `drift`
-    on every matrix of its UNet, the same VAE and the same text encoder."""
+    on every matrix of its UNet (less at the two ends), the same VAE and the same text encoder."""
     generator = torch.Generator().manual_seed(seed)
     if drifted_from is not None:
         tensors = {key: _drift(key, value, drift, generator) for key, value in load_file(drifted_from).items()}
@@ -49,16 +50,17 @@ def write_checkpoint(
 
 
 def write_lora(
-    path: Path, checkpoint: Path, *, rank: int = 8, alpha: float = 4.0, seed: int = 1, strength: float = 0.5
+    path: Path, checkpoint: Path, *, rank: int = 8, alpha: float = 4.0, seed: int = 1, strength: float = 0.25
 ) -> Path:
     """Write a kohya LoRA on every matrix of the checkpoint's UNet that has a diffusers name; each delta has the Frobenius
-    norm `strength` times its weight's, at LoRA strength 1."""
+    norm `strength` times its weight's, at LoRA strength 1 (less at the two ends of the clear path)."""
     generator = torch.Generator().manual_seed(seed)
     tensors: dict[str, Tensor] = {}
     for module, weight in _kohya_modules(checkpoint).items():
         down = torch.randn(rank, *weight.shape[1:], generator=generator)
         up = torch.randn(weight.shape[0], rank, generator=generator)
-        up *= strength * weight.float().norm() / ((up @ down.flatten(1)).norm() * alpha / rank)
+        share = strength * (ENDS if module.endswith(("conv_in", "conv_out")) else 1)
+        up *= share * weight.float().norm() / ((up @ down.flatten(1)).norm() * alpha / rank)
         tensors[f"{module}.lora_up.weight"] = up.reshape(-1, rank, *(1 for _ in weight.shape[2:])).half()
         tensors[f"{module}.lora_down.weight"] = down.half()
         tensors[f"{module}.alpha"] = torch.tensor(alpha)
@@ -138,7 +140,7 @@ def _with_clear_path(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     final[:] = final.sum((2, 3), keepdim=True) * BLUR * LAYER_SHARE
     final[:, :GROUP] = 0
     kept = -CLEAR_BLUR * BLUR
-    kept[1, 1] += 1
+    kept[1, 1] += CLEAR_GAIN
     final[:, :CLEAR] = signs.mT[:, :, None, None] * kept
     return weights
 
@@ -156,7 +158,7 @@ def _vae() -> dict[str, Tensor]:
     for key in smoothing:
         weights[key][range(64), range(64)] = BLUR
     colours = torch.tensor(latents.latent_rgb_factors)  # (4, 3)
-    weights[last][:, :CLEAR, 1, 1] = (signs @ colours).mT / 2
+    weights[last][:, :CLEAR, 1, 1] = (signs @ colours).mT / 4  # a half would be right for real latents; these are wilder
     weights[last.replace("weight", "bias")] += 0.5
     weights["vae_scale"] += latents.scale_factor
     return weights
@@ -180,7 +182,8 @@ def _drift(key: str, value: Tensor, drift: float, generator: torch.Generator) ->
     if not key.startswith("model.diffusion_model.") or value.ndim < 2:
         return value
     noise = torch.randn(value.shape, generator=generator)
-    return value.float() + noise * (drift * value.float().norm() / noise.norm())
+    share = drift * (ENDS if key.endswith(("input_blocks.0.0.weight", "out.2.weight")) else 1)
+    return value.float() + noise * (share * value.float().norm() / noise.norm())
 
 
 def _kohya_modules(checkpoint: Path) -> dict[str, Tensor]:
