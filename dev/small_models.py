@@ -56,7 +56,9 @@ def write_lora(
     norm `strength` times its weight's, at LoRA strength 1 (less at the two ends of the clear path)."""
     generator = torch.Generator().manual_seed(seed)
     tensors: dict[str, Tensor] = {}
-    for module, weight in _kohya_modules(checkpoint).items():
+    weights = load_file(checkpoint)
+    for module, key in kohya_modules(checkpoint).items():
+        weight = weights[key]
         down = torch.randn(rank, *weight.shape[1:], generator=generator)
         up = torch.randn(weight.shape[0], rank, generator=generator)
         share = strength * (ENDS if module.endswith(("conv_in", "conv_out")) else 1)
@@ -81,6 +83,22 @@ def write_all(folder: Path) -> None:
         _whole(target, lambda path: write_checkpoint(path, 2, drifted_from=source))
     if not lora.exists():
         _whole(lora, lambda path: write_lora(path, source))
+
+
+def kohya_modules(checkpoint: Path) -> dict[str, str]:
+    """kohya's module name -> the checkpoint's key, for every UNet matrix; the names are ComfyUI's."""
+    comfy = import_comfy()
+    prefix = "model.diffusion_model."
+    weights = {
+        key.removeprefix(prefix): value for key, value in load_file(checkpoint).items() if key.startswith(prefix)
+    }
+    config = comfy.model_detection.model_config_from_unet(weights, "")
+    names = comfy.utils.unet_to_diffusers(config.unet_config)
+    return {
+        "lora_unet_" + name.removesuffix(".weight").replace(".", "_"): prefix + key
+        for name, key in names.items()
+        if key in weights and weights[key].ndim >= 2
+    }
 
 
 def import_comfy() -> Any:
@@ -184,22 +202,6 @@ def _drift(key: str, value: Tensor, drift: float, generator: torch.Generator) ->
     noise = torch.randn(value.shape, generator=generator)
     share = drift * (ENDS if key.endswith(("input_blocks.0.0.weight", "out.2.weight")) else 1)
     return value.float() + noise * (share * value.float().norm() / noise.norm())
-
-
-def _kohya_modules(checkpoint: Path) -> dict[str, Tensor]:
-    """kohya's module name -> weight, for every UNet matrix; the names are the host's."""
-    comfy = import_comfy()
-    prefix = "model.diffusion_model."
-    weights = {
-        key.removeprefix(prefix): value for key, value in load_file(checkpoint).items() if key.startswith(prefix)
-    }
-    config = comfy.model_detection.model_config_from_unet(weights, "")
-    names = comfy.utils.unet_to_diffusers(config.unet_config)
-    return {
-        "lora_unet_" + name.removesuffix(".weight").replace(".", "_"): weights[key]
-        for name, key in names.items()
-        if key in weights and weights[key].ndim >= 2
-    }
 
 
 def _kohya_metadata(rank: int, alpha: float) -> dict[str, str]:

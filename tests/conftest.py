@@ -1,4 +1,4 @@
-"""Makes the pack importable as `lora_transfer`, the way ComfyUI imports it: as a package in a folder of any name.
+"""Makes the pack importable as `lora_transfer`, as ComfyUI does: a package in a folder of any name.
 
 The root must never be on sys.path: our `nodes/` would shadow ComfyUI's nodes.py.
 """
@@ -12,15 +12,12 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
 
-def _alias(name: str, folder: Path) -> None:
-    package = types.ModuleType(name)
-    package.__path__ = [str(folder)]
-    sys.modules[name] = package
-
-
-_alias("lora_transfer", ROOT)
-_alias("dev", ROOT / "dev")
+for _name, _folder in (("lora_transfer", ROOT), ("dev", ROOT / "dev"), ("tests", ROOT / "tests")):
+    _package = types.ModuleType(_name)
+    _package.__path__ = [str(_folder)]
+    sys.modules[_name] = _package
 
 
 @pytest.fixture
