@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .errors import ShapeMismatch
-from .linalg import NUMERICAL_RANK
+from .linalg import NUMERICAL_RANK, frobenius, qr, thin_svd
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,12 @@ class LowRankDelta:
 
     def norm(self) -> float:
         """Frobenius norm. Through QR: the Gram form loses half the digits of a difference of near-equal deltas."""
-        return float(torch.linalg.matrix_norm(self._core()[1]))
+        return frobenius(self._core()[1])
 
     def svd(self) -> tuple[Tensor, Tensor, Tensor]:
         """dW = left (m, q) diag(singular_values) right (n, q)^T with q = min(m, n, r), never formed densely."""
         left, core, right = self._core()
-        u, singular_values, vh = torch.linalg.svd(core, full_matrices=False)
+        u, singular_values, vh = thin_svd(core)
         return left @ u, singular_values, right @ vh.mT
 
     def row_basis(self) -> Tensor:
@@ -84,6 +84,6 @@ class LowRankDelta:
 
     def _core(self) -> tuple[Tensor, Tensor, Tensor]:
         """left (m, a), core (a, b), right (n, b) with orthonormal left and right and dW = left core right^T."""
-        left, up_core = torch.linalg.qr(self.up)
-        right, down_core = torch.linalg.qr(self.down.mT)
+        left, up_core = qr(self.up)
+        right, down_core = qr(self.down.mT)
         return left, up_core @ down_core.mT, right

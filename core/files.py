@@ -1,5 +1,8 @@
 """safetensors files: the header first, one tensor at a time, and writing that can lose nothing."""
 
+# safe_open has no types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 import hashlib
 import os
 from collections.abc import Mapping

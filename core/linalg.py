@@ -1,5 +1,8 @@
 """The linear algebra of the pack and the one owner of its tolerances."""
 
+# torch.linalg has no types: its functions are called here alone, and come out typed.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 import torch
 from torch import Tensor
 
@@ -37,6 +40,23 @@ def gram_svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     left, singular_values = eigenvectors.flip(1)[:, :kept], singular_values[:kept]
     right = (wide.mT @ left) / singular_values
     return left.to(matrix), singular_values.to(matrix), right.to(matrix)
+
+
+def thin_svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """U (m, q), singular values (q) descending, V^T (q, n), q = min(m, n), for small matrices."""
+    left, singular_values, right = torch.linalg.svd(matrix, full_matrices=False)
+    return left, singular_values, right
+
+
+def qr(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Orthonormal Q (m, q) and upper triangular R (q, n) with Q R = matrix, q = min(m, n)."""
+    orthonormal, triangular = torch.linalg.qr(matrix)
+    return orthonormal, triangular
+
+
+def frobenius(matrix: Tensor) -> float:
+    """||X||_F."""
+    return float(torch.linalg.matrix_norm(matrix))
 
 
 def project(basis: Tensor, x: Tensor) -> Tensor:

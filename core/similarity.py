@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .layers import Base, LayerPair, Skipped
+from .linalg import frobenius
 from .matching import match_by_name
 from .progress import Progress, silent
 from .subspace import RankRule, Subspace, subspaces
@@ -61,26 +62,24 @@ def side_similarity(source_basis: Tensor, target_basis: Tensor) -> SideSimilarit
     dimension, small, large = source_basis.shape[0], *sorted((source_basis.shape[1], target_basis.shape[1]))
     if small == 0 or large == dimension:
         return SideSimilarity(None, large / dimension)
-    overlap = torch.linalg.matrix_norm(source_basis.mT @ target_basis).square()
-    return SideSimilarity(float(overlap) / small, large / dimension)
+    return SideSimilarity(frobenius(source_basis.mT @ target_basis) ** 2 / small, large / dimension)
 
 
 def layer_similarity(weights: tuple[Tensor, Tensor], bases: tuple[Subspace, Subspace]) -> LayerSimilarity:
     """Compare two weights (m, n) through their subspaces and directly."""
     source_weight, target_weight = weights
     source, target = bases
-    source_norm, target_norm = source_weight.norm(), target_weight.norm()
-    comparable = bool(source_norm > 0) and bool(target_norm > 0)
+    norms = frobenius(source_weight) * frobenius(target_weight)
+    cosine = float((source_weight * target_weight).sum()) / norms if norms > 0 else None
+    drift = frobenius(target_weight - source_weight) / frobenius(source_weight) if norms > 0 else None
     return LayerSimilarity(
         left=side_similarity(source.left, target.left),
         right=side_similarity(source.right, target.right),
         rank=max(source.rank, target.rank),
         source_energy=source.energy,
         target_energy=target.energy,
-        weight_cosine=float((source_weight / source_norm * (target_weight / target_norm)).sum())
-        if comparable
-        else None,
-        drift=float((target_weight - source_weight).norm() / source_norm) if comparable else None,
+        weight_cosine=cosine,
+        drift=drift,
     )
 
 

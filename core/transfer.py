@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .delta import LowRankDelta
 from .layers import Base
-from .linalg import SAME_DELTA, project, reject
+from .linalg import SAME_DELTA, frobenius, project, reject
 from .methods import LayerPairBases
 from .plan import PlannedPair, TransferPlan, TransferSettings
 from .progress import Progress, silent
@@ -128,7 +128,7 @@ def _rescaled(
     """||dW_t|| / ||W_t|| = ||dW_s|| / ||W_s|| where the settings ask for it and the figures allow it."""
     if settings.rescale == "off" or weights is None:
         return result
-    source_norm, target_norm, norm = float(weights[0].norm()), float(weights[1].norm()), result.norm()
+    source_norm, target_norm, norm = frobenius(weights[0]), frobenius(weights[1]), result.norm()
     if source_norm == 0 or norm == 0:
         return result
     return result.scaled(delta.norm() * target_norm / (source_norm * norm))

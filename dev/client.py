@@ -42,11 +42,11 @@ class ComfyClient:
         self.client_id = uuid.uuid4().hex
 
     def get(self, path: str) -> Any:
-        with urllib.request.urlopen(f"http://{self.address}{path}", timeout=60) as answer:  # noqa: S310
+        with urllib.request.urlopen(f"http://{self.address}{path}", timeout=60) as answer:
             return json.load(answer)
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
-        request = urllib.request.Request(f"http://{self.address}{path}", json.dumps(body).encode())  # noqa: S310
+        request = urllib.request.Request(f"http://{self.address}{path}", json.dumps(body).encode())
         with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
             text = answer.read()
         return json.loads(text) if text else None
@@ -57,7 +57,7 @@ class ComfyClient:
     def view(self, image: dict[str, str]) -> bytes:
         """The bytes of an image of a node's output."""
         query = urllib.parse.urlencode(image)
-        with urllib.request.urlopen(f"http://{self.address}/view?{query}", timeout=60) as answer:  # noqa: S310
+        with urllib.request.urlopen(f"http://{self.address}/view?{query}", timeout=60) as answer:
             return answer.read()
 
     def interrupt(self) -> None:
@@ -97,9 +97,7 @@ class ComfyClient:
         return RunResult(prompt_id=answer["prompt_id"])
 
 
-def _take(
-    result: RunResult, kind: str, event: dict[str, Any], listener: Callable[[str, dict[str, Any]], None]
-) -> bool:
+def _take(result: RunResult, kind: str, event: dict[str, Any], listener: Callable[[str, dict[str, Any]], None]) -> bool:
     """Note what an event says; True at the last one. That is "executing" no node: at "execution_success" the history,
     from which the outputs are read, is not written yet."""
     if event.get("prompt_id") not in (None, result.prompt_id):

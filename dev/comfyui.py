@@ -45,7 +45,7 @@ def _unpack(tree: Path) -> None:
     download = RUN / "download"
     shutil.rmtree(download, ignore_errors=True)
     shutil.rmtree(tree, ignore_errors=True)
-    words = "--no-deps --no-binary :all: --ignore-requires-python --no-build-isolation".split()
+    words = ["--no-deps", "--no-binary", ":all:", "--ignore-requires-python", "--no-build-isolation"]
     quietly([PYTHON, "-m", "pip", "download", "-q", *words, "-d", download, PACKAGE])
     (archive,) = download.glob("*.tar.gz")
     found = hashlib.sha256(archive.read_bytes()).hexdigest()

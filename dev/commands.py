@@ -14,7 +14,7 @@ def test(arguments: list[str]) -> int:
         for check in checks:
             if code := environment.run("-m", *check):
                 return code
-    return environment.run("-m", "pytest", *arguments)
+    return environment.run("-m", "pytest", "-c", "tests/pytest.ini", *(arguments or ["tests"]))
 
 
 def demo() -> int:

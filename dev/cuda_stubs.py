@@ -1,7 +1,7 @@
 """Lets torchvision and torchaudio load beside a torch without CUDA.
 
-ComfyUI imports both, and their Linux wheels are CUDA builds that want libc10_cuda and libtorch_cuda. Two small libraries
-with the missing symbols satisfy the loader: the device count is 0, so nothing else in them is ever called.
+ComfyUI imports both, and their Linux wheels are CUDA builds that want libc10_cuda and libtorch_cuda. Two small
+libraries with the missing symbols satisfy the loader: the device count is 0, so nothing else in them is ever called.
 """
 
 import os

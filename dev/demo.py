@@ -24,7 +24,9 @@ def main() -> int:
         prompt = to_prompt(json.loads(EXAMPLE.read_text()), client.object_info())
         result = client.queue(prompt, _Narrator(prompt))
         if result.status != "success":
-            print(f"The example workflow ended with {result.status}: {result.errors}. ComfyUI's log: {HOST}/comfyui.log")
+            print(
+                f"The example workflow ended with {result.status}: {result.errors}. ComfyUI's log: {HOST}/comfyui.log"
+            )
             return 1
         shutil.rmtree(DEMO, ignore_errors=True)
         DEMO.mkdir(parents=True)

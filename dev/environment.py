@@ -29,7 +29,9 @@ class Environment:
         """The process environment: no look-ups on model hubs, and torchvision's stubs where they were needed."""
         ours = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "LORA_TRANSFER_COMFYUI": str(self.comfyui)}
         if CUDA_STUBS.is_dir():
-            ours["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, (str(CUDA_STUBS), os.environ.get("LD_LIBRARY_PATH"))))
+            ours["LD_LIBRARY_PATH"] = os.pathsep.join(
+                filter(None, (str(CUDA_STUBS), os.environ.get("LD_LIBRARY_PATH")))
+            )
         return {**os.environ, **ours}
 
     def run(self, *words: object) -> int:

@@ -26,7 +26,7 @@ FOLDERS = (
     "temp",
     "user/default",
 )
-FLAGS = "--cpu --disable-auto-launch --disable-api-nodes --database-url sqlite:///:memory:".split()
+FLAGS = ["--cpu", "--disable-auto-launch", "--disable-api-nodes", "--database-url", "sqlite:///:memory:"]
 START_LIMIT = 300  # seconds; a first start compiles every module and took 56 s on two cores
 
 

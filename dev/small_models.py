@@ -1,8 +1,8 @@
 """Small, seeded SD1.5 checkpoints and a kohya LoRA that ComfyUI's own loaders accept: for the demo and the tests.
 
-Nothing in them is trained. Their weights are random, with one path kept clear through the UNet: the prediction is the input
-less its own blur, so sampling leaves smooth coloured shapes in place of noise, and what the random layers add, and a LoRA
-changes, can be seen. Run it as `python -m dev.small_models FOLDER` in the environment that run.py makes.
+Nothing in them is trained. Their weights are random, with one path kept clear through the UNet: the prediction is the
+input less its own blur, so sampling leaves smooth coloured shapes in place of noise, and what the random layers add,
+and a LoRA changes, can be seen. Run it as `python -m dev.small_models FOLDER` in the environment that run.py makes.
 """
 
 import json
@@ -52,8 +52,9 @@ def write_checkpoint(
 def write_lora(
     path: Path, checkpoint: Path, *, rank: int = 8, alpha: float = 4.0, seed: int = 1, strength: float = 0.25
 ) -> Path:
-    """Write a kohya LoRA on every matrix of the checkpoint's UNet that has a diffusers name; each delta has the Frobenius
-    norm `strength` times its weight's, at LoRA strength 1 (less at the two ends of the clear path)."""
+    """Write a kohya LoRA on every matrix of the checkpoint's UNet that has a diffusers name.
+
+    Each delta has the Frobenius norm `strength` times its weight's (less at the two ends of the clear path)."""
     generator = torch.Generator().manual_seed(seed)
     tensors: dict[str, Tensor] = {}
     weights = load_file(checkpoint)
@@ -129,7 +130,7 @@ def _unet(levels: int, generator: torch.Generator) -> dict[str, Tensor]:
         model_channels=WIDTH,
         num_res_blocks=[1] * levels,
         channel_mult=[1] * levels,
-        transformer_depth=depth,
+        transformer_depth=depth,  # pyright: ignore[reportArgumentType]  (the host says int and takes a list)
         transformer_depth_output=[value for value in depth for _ in range(2)],
         transformer_depth_middle=-2,
         num_heads=8,
@@ -176,7 +177,9 @@ def _vae() -> dict[str, Tensor]:
     for key in smoothing:
         weights[key][range(64), range(64)] = BLUR
     colours = torch.tensor(latents.latent_rgb_factors)  # (4, 3)
-    weights[last][:, :CLEAR, 1, 1] = (signs @ colours).mT / 4  # a half would be right for real latents; these are wilder
+    weights[last][:, :CLEAR, 1, 1] = (
+        signs @ colours
+    ).mT / 4  # a half would be right for real latents; these are wilder
     weights[last.replace("weight", "bias")] += 0.5
     weights["vae_scale"] += latents.scale_factor
     return weights

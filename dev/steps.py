@@ -26,9 +26,11 @@ def step(name: str, made_from: Sequence[object], action: Callable[[], None]) -> 
 def quietly(command: Sequence[object], tries: int = 2) -> None:
     """Run a program without its noise; when it fails twice, end with the tail of what it said."""
     words = [str(word) for word in command]
-    for _ in range(tries):
-        finished = subprocess.run(words, capture_output=True, text=True, check=False)
-        if finished.returncode == 0:
-            return
+    finished = subprocess.run(words, capture_output=True, text=True, check=False)
+    if finished.returncode == 0:
+        return
+    if tries > 1:
+        quietly(command, tries - 1)
+        return
     tail = "\n".join((finished.stdout + finished.stderr).splitlines()[-15:])
-    sys.exit(f"\nThis command failed {tries} times with exit code {finished.returncode}:\n{' '.join(words)}\n{tail}")
+    sys.exit(f"\nThis command failed again with exit code {finished.returncode}:\n{' '.join(words)}\n{tail}")

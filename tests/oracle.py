@@ -78,7 +78,7 @@ def _null(projector: Tensor) -> Tensor:
 def _rotated(source: Tensor, target: Tensor, columns: Tensor) -> Tensor:
     """K X, with K the orthogonal polar factor of M = P_t P_s + P'_t P'_s, for bases (m, k) and X (m, c).
 
-    M is the identity outside the span of both subspaces, so the polar factor is taken inside a basis of that span alone.
+    M is the identity outside the span of both subspaces, so the polar factor is taken inside that span.
     """
     span, _ = torch.linalg.qr(torch.cat([source, target], 1))
     p_s, p_t = (inside @ inside.mT for inside in (span.mT @ source, span.mT @ target))

@@ -1,10 +1,9 @@
 """The smallest rotation that takes the source's subspaces to the target's."""
 
-import torch
 from torch import Tensor
 
 from ..delta import LowRankDelta
-from ..linalg import RIGHT_ANGLE
+from ..linalg import RIGHT_ANGLE, thin_svd
 from .method import LayerPairBases, Method, Projected
 from .prolora_full import carry
 
@@ -18,7 +17,7 @@ def direct_rotation(source_basis: Tensor, target_basis: Tensor, x: Tensor) -> tu
     Dividing by the sine instead would blow up rounding where the subspaces agree. Planes at a right angle, where K is
     undefined, are left as M gives them. Source: T. Kato, Perturbation Theory for Linear Operators, I.4.6.
     """
-    left, cosines, right_t = torch.linalg.svd(source_basis.mT @ target_basis, full_matrices=False)
+    left, cosines, right_t = thin_svd(source_basis.mT @ target_basis)
     defined = cosines > RIGHT_ANGLE
     undefined = max(source_basis.shape[1], target_basis.shape[1]) - int(defined.sum())
     c = cosines[defined].clamp(max=1)[:, None]

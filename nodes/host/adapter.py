@@ -33,7 +33,10 @@ class Adapter:
 
     def state_dict(self) -> dict[str, Tensor]:
         """A new dict of the adapter's tensors; those of a file are mapped, not read."""
-        return dict(self.tensors) if self.path is None else comfy.utils.load_torch_file(str(self.path), safe_load=True)
+        if self.tensors is not None:
+            return dict(self.tensors)
+        tensors: Any = comfy.utils.load_torch_file(str(self.path), safe_load=True)
+        return tensors
 
 
 def adapter_from_file(path: Path, name: str) -> Adapter:

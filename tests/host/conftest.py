@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from dev.client import ComfyClient
 from dev.paths import SMALL_MODELS
 from dev.server import ComfyServer, link_models

@@ -44,7 +44,7 @@ def transfer_prompt(
 
 
 def image_prompt(name: str, model: list[Any], extra: dict[str, Any]) -> dict[str, Any]:
-    """One 64 px image of the small target by the model output `model` of a node in `extra`; saved by the node `name`."""
+    """One 64 px image by the model output `model` of a node in `extra`, saved by the node `name`."""
     return {
         **extra,
         "checkpoint": node("CheckpointLoaderSimple", ckpt_name="small_target.safetensors"),
@@ -70,5 +70,3 @@ def image_prompt(name: str, model: list[Any], extra: dict[str, Any]) -> dict[str
 
 def node(class_type: str, **inputs: Any) -> dict[str, Any]:
     return {"class_type": class_type, "inputs": inputs}
-
-

@@ -1,0 +1,81 @@
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lora_transfer.core import files
+from lora_transfer.core.errors import UnreadableFile
+from lora_transfer.core.files import open_tensor_file, sampled_fingerprint, to_float32, write_new
+
+TENSORS = {"a": torch.arange(12.0).reshape(4, 3), "b": torch.ones(2, dtype=torch.bfloat16)}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    save_file(TENSORS, tmp_path / "some.safetensors", {"who": "me"})
+    return tmp_path / "some.safetensors"
+
+
+def test_the_header_tells_shapes_dtypes_and_metadata(path: Path) -> None:
+    file = open_tensor_file(path)
+    assert {key: (one.shape, one.dtype) for key, one in file.tensors.items()} == {
+        "a": ((4, 3), "F32"),
+        "b": ((2,), "BF16"),
+    }
+    assert file.metadata == {"who": "me"}
+
+
+def test_a_tensor_or_some_of_its_rows_are_read(path: Path) -> None:
+    file = open_tensor_file(path)
+    assert torch.equal(file.read("a"), TENSORS["a"])
+    assert torch.equal(file.read("a", (1, 2)), TENSORS["a"][1:3])
+    assert to_float32(file.read("b")).dtype == torch.float32
+
+
+def test_a_missing_a_truncated_and_a_foreign_file_each_get_a_sentence(path: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnreadableFile, match=r"nowhere.safetensors: not found"):
+        open_tensor_file(tmp_path / "nowhere.safetensors")
+    whole = path.read_bytes()
+    for number, content in enumerate((whole[:-5], whole[:20], b"PK\x03\x04 not at all", b"")):
+        broken = tmp_path / f"broken{number}.safetensors"
+        broken.write_bytes(content)
+        with pytest.raises(UnreadableFile, match="expected a whole safetensors file"):
+            open_tensor_file(broken)
+
+
+def test_writing_takes_the_next_free_number_and_never_overwrites(tmp_path: Path) -> None:
+    first = write_new(tmp_path / "loras", "x", TENSORS, {"k": "v"})
+    second = write_new(tmp_path / "loras", "x", {"c": torch.zeros(1)}, None)
+    assert (first.name, second.name) == ("x_00001_.safetensors", "x_00002_.safetensors")
+    assert set(load_file(first)) == {"a", "b"}
+    assert sorted(os.listdir(tmp_path / "loras")) == [first.name, second.name]
+
+
+def test_where_links_are_not_to_be_had_it_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "link", refuse)  # what an exFAT disk answers
+    names = [write_new(tmp_path, "x", TENSORS, None).name for _ in range(2)]
+    assert names == ["x_00001_.safetensors", "x_00002_.safetensors"] == sorted(os.listdir(tmp_path))
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(tensors: object, path: Path, metadata: object) -> None:
+        path.write_bytes(b"half a fi")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, "save_file", full)
+    with pytest.raises(OSError, match="No space"):
+        write_new(tmp_path, "x", TENSORS, None)
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_fingerprint_follows_the_content_and_not_the_name(path: Path, tmp_path: Path) -> None:
+    twin = tmp_path / "twin.safetensors"
+    twin.write_bytes(path.read_bytes())
+    assert sampled_fingerprint(twin) == sampled_fingerprint(path)
+    twin.write_bytes(path.read_bytes()[:-1] + b"\x01")
+    assert sampled_fingerprint(twin) != sampled_fingerprint(path)

@@ -1,0 +1,82 @@
+import pytest
+import torch
+
+from lora_transfer.core.similarity import compare, layer_similarity, side_similarity
+from lora_transfer.core.subspace import RankRule, subspaces
+from tests import oracle
+from tests.core.bases import related_bases
+
+
+@pytest.mark.parametrize("rule", [RankRule("fixed", 9), RankRule("fraction", 0.5), RankRule("energy", 0.9)])
+@pytest.mark.parametrize("shape", [(48, 40), (40, 48), (44, 44)])
+def test_phi_matches_the_oracle(generator: torch.Generator, shape: tuple[int, int], rule: RankRule) -> None:
+    source = torch.randn(*shape, generator=generator)
+    target = source + 0.4 * torch.randn(*shape, generator=generator)
+    found = layer_similarity((source, target), subspaces(source, target, rule))
+    projectors = oracle.Projectors.of(source, target, rule.kind, rule.amount)
+    left, right = projectors.similarity()
+    assert found.rank == projectors.k
+    assert found.left.phi == pytest.approx(left, abs=1e-6)
+    assert found.right.phi == pytest.approx(right, abs=1e-6)
+
+
+def test_unrelated_layers_score_at_their_chance_level() -> None:
+    scores = []
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        weights = torch.randn(60, 90, generator=generator), torch.randn(60, 90, generator=generator)
+        found = layer_similarity(weights, subspaces(*weights, RankRule("fraction", 0.5)))
+        assert found.left.chance == 0.5
+        assert found.right.chance == pytest.approx(1 / 3)
+        scores.append(found.above_chance)
+    assert sum(scores) / len(scores) == pytest.approx(0, abs=0.01)
+
+
+def test_a_loose_cut_makes_unrelated_square_layers_look_alike(generator: torch.Generator) -> None:
+    """method.md section 2: they score 0.76, so a bare 0.8 means nothing without the chance level."""
+    weights = torch.randn(200, 200, generator=generator), torch.randn(200, 200, generator=generator)
+    found = layer_similarity(weights, subspaces(*weights, RankRule("fraction", 0.76)))
+    assert found.phi == pytest.approx(0.76, abs=0.01)
+    assert found.above_chance == pytest.approx(0, abs=0.03)
+
+
+def test_equal_layers_score_one() -> None:
+    basis, _ = torch.linalg.qr(torch.randn(30, 8, generator=torch.Generator().manual_seed(0)))
+    assert side_similarity(basis, basis).phi == pytest.approx(1, abs=1e-5)
+    assert side_similarity(basis, basis).above_chance == pytest.approx(1, abs=1e-5)
+
+
+def test_a_complete_side_tells_nothing_and_is_left_out_of_the_mean(generator: torch.Generator) -> None:
+    weights = torch.randn(20, 50, generator=generator), torch.randn(20, 50, generator=generator)
+    found = layer_similarity(weights, subspaces(*weights, RankRule("fraction", 1.0)))
+    assert found.left.phi is None
+    assert found.left.above_chance is None
+    assert found.phi == found.right.phi
+    square = weights[0][:, :20], weights[1][:, :20]
+    assert layer_similarity(square, subspaces(*square, RankRule("fixed", 320))).phi is None
+
+
+def test_a_weight_of_zeros_has_no_similarity(generator: torch.Generator) -> None:
+    weights = torch.zeros(12, 12), torch.randn(12, 12, generator=generator)
+    found = layer_similarity(weights, subspaces(*weights, RankRule("fraction", 0.5)))
+    assert (found.phi, found.weight_cosine, found.drift) == (None, None, None)
+
+
+def test_a_comparison_accounts_for_every_layer_and_reads_each_weight_once() -> None:
+    source, target = related_bases()
+    steps: list[tuple[int, int, str]] = []
+    found = compare(
+        source,
+        target,
+        source.layers,
+        RankRule("fraction", 0.5),
+        device=torch.device("cpu"),
+        progress=lambda *step: steps.append(step),
+    )
+    assert set(found.layers) | set(found.unpaired) == set(source.layers)
+    assert found.unpaired["b.gone"].reason == "the target base has no layer of this name"
+    assert set(source.reads.values()) == set(target.reads.values()) == {1}
+    assert steps == [(0, 3, "a.0.q"), (1, 3, "a.0.up"), (2, 3, "a.1.conv"), (3, 3, "")]
+    _, figures = found.layers["a.0.q"]
+    assert figures.drift == pytest.approx(0.2, abs=0.02)
+    assert figures.weight_cosine == pytest.approx(0.98, abs=0.01)

@@ -1,0 +1,204 @@
+import json
+import math
+
+import pytest
+import torch
+
+from lora_transfer.core.delta import LowRankDelta
+from lora_transfer.core.errors import InvalidSetting
+from lora_transfer.core.layers import Skipped
+from lora_transfer.core.plan import Module, TransferPlan, TransferSettings, plan_transfer
+from lora_transfer.core.report import Identity, similarity_report, transfer_report
+from lora_transfer.core.similarity import Comparison, compare
+from lora_transfer.core.subspace import RankRule
+from lora_transfer.core.transfer import Transferred, transfer
+from tests.core.bases import MemoryBase, related_bases
+
+CPU = torch.device("cpu")
+
+
+class Job:
+    """A small adapter on two related bases, ready to be carried over with any settings."""
+
+    def __init__(self, drift: float = 0.2, bases: tuple[MemoryBase, MemoryBase] | None = None) -> None:
+        self.source, self.target = bases or related_bases(drift)
+        generator = torch.Generator().manual_seed(3)
+        self.deltas = {
+            name: LowRankDelta(
+                torch.randn(layer.weight.matrix_shape[0], 2, generator=generator),
+                torch.randn(2, layer.weight.matrix_shape[1], generator=generator),
+            )
+            for name, layer in self.source.layers.items()
+        }
+        self.modules = [
+            Module(name, delta.shape, (f"{name}.up", f"{name}.down")) for name, delta in self.deltas.items()
+        ]
+        rule = RankRule("fraction", 0.5)
+        self.comparison: Comparison[MemoryBase] = compare(
+            self.source, self.target, self.source.layers, rule, device=CPU
+        )
+        self.source.reads.clear()
+        self.target.reads.clear()
+
+    def plan(self, **settings: object) -> TransferPlan:
+        chosen = {"threshold": 0.0, **settings}
+        return plan_transfer(self.modules, self.comparison, TransferSettings(**chosen))  # pyright: ignore[reportArgumentType]
+
+    def run(self, **settings: object) -> Transferred:
+        return transfer(self.plan(**settings), self.deltas, self.source, self.target, device=CPU)
+
+
+def test_every_module_is_planned_or_skipped_with_a_reason() -> None:
+    job = Job()
+    plan = job.plan()
+    assert {one.pair.source.name for one in plan.pairs} | {one.layer for one in plan.skipped} == set(job.deltas)
+    assert [(one.layer, one.reason, one.keys) for one in plan.skipped] == [
+        ("b.gone", "the target base has no layer of this name", ("b.gone.up", "b.gone.down"))
+    ]
+
+
+def test_layers_below_the_threshold_are_skipped_or_copied_as_asked() -> None:
+    job = Job(drift=3.0)
+    skipped = job.plan(threshold=0.99)
+    assert not skipped.pairs
+    assert "is below 0.99" in skipped.skipped[0].reason
+    assert "found none among 4 modules" in skipped.why_nothing("A", "B")
+    copied = job.plan(threshold=0.99, below_threshold="copy", method="rotate")
+    assert {one.action for one in copied.pairs} == {"copy"}
+    result = transfer(copied, job.deltas, job.source, job.target, device=CPU)
+    assert all(torch.equal(result.deltas[name].up, job.deltas[name].up) for name in result.deltas)
+    assert all(layer.decision == "copied" and layer.equals_copy for layer in result.layers)
+
+
+def test_a_module_that_does_not_fit_its_layer_is_skipped_with_both_shapes() -> None:
+    job = Job()
+    job.modules[0] = Module("a.0.q", (32, 31), ("k",))
+    (skipped, _) = job.plan().skipped
+    assert skipped == Skipped("a.0.q", "its delta has shape [32, 31], the source layer [32, 32]", ("k",))
+
+
+def test_a_layer_that_was_not_compared_is_skipped_and_says_what_to_connect() -> None:
+    job = Job()
+    job.modules.append(Module("a.9.q", (32, 32), ()))
+    assert "connect the same adapter" in job.plan().skipped[-1].reason
+
+
+@pytest.mark.parametrize("method", ["lora_x", "prolora"])
+def test_a_truncated_projection_is_never_blown_up_again(method: str) -> None:
+    with pytest.raises(InvalidSetting, match="more harm than a random LoRA"):
+        TransferSettings(method=method, rescale="relative_norm")
+
+
+def test_settings_out_of_range_and_unknown_methods_are_refused() -> None:
+    with pytest.raises(InvalidSetting, match=r"\[0, 1\], found 1.5"):
+        TransferSettings(threshold=1.5)
+    with pytest.raises(InvalidSetting, match="Known: copy, lora_x"):
+        Job().plan(method="magic")
+
+
+@pytest.mark.parametrize(("method", "reads"), [("copy", 0), ("restore", 1), ("lora_x", 1)])
+def test_a_method_reads_no_weight_more_than_it_needs(method: str, reads: int) -> None:
+    job = Job()
+    job.run(method=method)
+    assert set(job.source.reads.values()) == set(job.target.reads.values()) == ({reads} if reads else set())
+
+
+def test_rescaling_gives_the_same_size_relative_to_the_weight() -> None:
+    job = Job(drift=1.0)
+    result = job.run(method="rotate", rescale="relative_norm")
+    for name, delta in result.deltas.items():
+        source, target = (float(base.read(base.layers[name]).norm()) for base in (job.source, job.target))
+        assert delta.norm() / target == pytest.approx(job.deltas[name].norm() / source, rel=1e-5)
+
+
+def test_keeping_the_rank_cuts_prolora_back_and_reports_the_loss() -> None:
+    exact, kept = (Job().run(method="prolora", out_rank=rank) for rank in ("exact", "keep"))
+    for before, after in zip(exact.layers, kept.layers, strict=True):
+        assert (before.rank_out, after.rank_out) == (4, 2)
+        assert before.energy_lost == 0
+        assert 0 < after.energy_lost < 1
+        name = after.pair.target.name
+        difference = kept.deltas[name].minus(exact.deltas[name]).norm()
+        assert (difference / exact.deltas[name].norm()) ** 2 == pytest.approx(after.energy_lost, rel=1e-3)
+
+
+def test_block_energies_share_out_the_whole_delta() -> None:
+    for layer in Job().run(method="prolora").layers:
+        assert layer.block_energies is not None
+        assert sum(layer.block_energies) == pytest.approx(1, abs=1e-5)
+        inside, _, _, outside = layer.block_energies
+        assert 0 < inside < 1
+        assert 0 < outside < 1
+
+
+def test_the_figures_of_a_layer_are_those_of_the_dense_matrices() -> None:
+    job = Job()
+    result = job.run(method="prolora_full")
+    layer = result.layers[0]
+    moved, delta = result.deltas["a.0.q"].dense(), job.deltas["a.0.q"].dense()
+    assert layer.norm_ratio == pytest.approx(float(moved.norm() / delta.norm()), rel=1e-4)
+    cosine = float((moved * delta).sum() / (moved.norm() * delta.norm()))
+    assert layer.cosine_to_copy == pytest.approx(cosine, rel=1e-4)
+    assert not layer.equals_copy
+
+
+def test_between_equal_bases_the_report_says_that_the_result_is_the_copy() -> None:
+    source, _ = related_bases()
+    result = Job(bases=(source, source)).run(method="restore")
+    assert all(layer.equals_copy for layer in result.layers)
+
+
+class Cancelled(BaseException):
+    """Like ComfyUI's own interruption: no Exception."""
+
+
+def test_progress_is_told_before_each_layer_and_can_cancel() -> None:
+    job = Job()
+    steps: list[str] = []
+
+    def cancel_at_the_second(done: int, total: int, layer: str) -> None:
+        steps.append(layer)
+        if done == 1:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        transfer(job.plan(), job.deltas, job.source, job.target, device=CPU, progress=cancel_at_the_second)
+    assert steps == ["a.0.q", "a.0.up"]
+    assert set(job.source.reads) == {"a.0.q"}
+
+
+def test_a_report_accounts_for_every_key_and_survives_json() -> None:
+    job = Job()
+    plan = job.plan()
+    moved = transfer(plan, job.deltas, job.source, job.target, device=CPU)
+    unplaced = (Skipped("x", "adapters of kind OFT are not transferred yet", ("x.oft_blocks",)),)
+    report = transfer_report(
+        job.comparison,
+        plan,
+        moved.layers,
+        Identity("lora", "sha"),
+        unplaced,
+        {"y.z": "the base has no such layer"},
+        1.5,
+    )
+    text = json.loads(report.dumps())
+    counts = text["counts"]
+    assert (text["schema"], text["kind"]) == (1, "transfer")
+    assert counts["keys"] == 2 * 4 + 1 + 1
+    assert counts["keys"] == counts["keys_transferred"] + counts["keys_skipped"] + counts["keys_unread"]
+    assert text["settings"]["rank_rule"] == "fraction"
+    assert text["layers"][0]["chance_left"] == 0.5
+    assert "layers" not in report.provenance()
+
+
+def test_a_report_of_similarity_alone_has_the_same_schema() -> None:
+    job = Job()
+    report = similarity_report(job.comparison, None, 0.1).as_json()
+    assert report["counts"]["compared"] == 3
+    assert report["adapter"] is None
+    assert set(report["layers"][0]) == set(
+        transfer_report(job.comparison, job.plan(), job.run().layers, Identity("", ""), (), {}, 0).as_json()["layers"][
+            0
+        ]
+    )
+    assert math.isfinite(report["means"]["phi"])
