@@ -11,7 +11,7 @@ from .report import LayerReport, Report
 _VIRIDIS = ("#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725")
 
 _BACKGROUND, _TEXT, _FAINT, _NOTHING, _HATCH = "#1e1e22", "#ececf0", "#9a9aa4", "#3a3a40", "#5c5c66"
-_WIDEST, _NARROWEST = 1640, 960  # pixels; what a browser shows at full size, and what the legend needs
+_WIDEST, _NARROWEST = 1240, 960  # pixels: still readable under a node, and what the legend needs
 _TALLEST_PANEL = 1500  # pixels; more rows than fit get lower, and lose their figures
 _CELL_WIDTH, _CELL_HEIGHT, _READABLE = 44, 20, 14
 _LABEL_LETTERS, _GAP, _MARGIN = 40, 28, 28

@@ -63,7 +63,8 @@ def place(adapter: Adapter, base: HostBase) -> PlacedAdapter:
         unread |= {key: "the host reads no such key of a LoRA" for key in tensors if key not in patch.loaded_keys}
         deltas[layer], scales[layer] = _low_rank(patch, adapter.name, spelled)
         modules[layer] = Module(layer, deltas[layer].shape, tuple(key for key in tensors if key in patch.loaded_keys))
-    return PlacedAdapter(tuple(modules.values()), deltas, scales, tuple(skipped), unread)
+    in_order = tuple(modules[layer] for layer in base.layers if layer in modules)
+    return PlacedAdapter(in_order, deltas, scales, tuple(skipped), unread)
 
 
 def to_state_dict(deltas: Mapping[str, LowRankDelta], scales: Mapping[str, float], base: HostBase) -> dict[str, Tensor]:
