@@ -1,9 +1,11 @@
 """What a transfer will do with every module of an adapter, decided before any weight is read."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from torch import Tensor
 
 from .errors import InvalidSetting
 from .layers import LayerPair, Skipped
@@ -23,6 +25,7 @@ class Module:
     layer: str
     shape: tuple[int, int]
     keys: tuple[str, ...]
+    exact: bool = True  # False: the delta has no low-rank form and is cut to the settings' dense_rank
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class TransferSettings:
     threshold: layers whose similarity Phi is below are skipped, or copied (ProLoRA, arXiv 2506.04244, uses 0.8).
     rescale: relative_norm sets ||dW_t|| / ||W_t|| to ||dW_s|| / ||W_s||.
     out_rank: exact keeps the rank that the method yields; keep cuts back to the adapter's own, with the loss reported.
+    dense_rank: the rank to which a change without a low-rank form (DoRA, OFT, full differences) is cut; loss reported.
     """
 
     method: str = "restore"  # the best of the pilots in method.md 6b
@@ -39,10 +43,13 @@ class TransferSettings:
     below_threshold: BelowThreshold = "skip"
     rescale: Rescale = "off"
     out_rank: OutRank = "exact"
+    dense_rank: int = 64
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
             raise InvalidSetting(f"Threshold: expected a similarity in [0, 1], found {self.threshold}.")
+        if self.dense_rank < 1:
+            raise InvalidSetting(f"Dense rank: expected at least 1, found {self.dense_rank}.")
         if self.rescale == "relative_norm" and not method_named(self.method).keeps_whole_delta:
             raise InvalidSetting(
                 f"Rescale relative_norm with method {self.method}: this method cuts a part of the LoRA away, and "
@@ -59,7 +66,7 @@ class PlannedPair:
     similarity: LayerSimilarity
     action: Literal["transfer", "copy"]
     reason: str
-    keys: tuple[str, ...]
+    module: Module
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,33 @@ class TransferPlan:
             f"the LoRA ({count} of them: {reason}). The bases may be unrelated: look at the heatmap before you lower "
             "the threshold or set below_threshold to copy."
         )
+
+
+@dataclass(frozen=True)
+class Vector:
+    """A change of a bias or a norm, which has no subspace: (length), added to the parameter ("diff") or put in its
+    place ("set")."""
+
+    parameter: str
+    kind: Literal["diff", "set"]
+    values: Tensor
+    keys: tuple[str, ...]
+
+
+def plan_vectors(
+    vectors: Sequence[Vector], parameters: Mapping[str, tuple[int, ...]], target: str
+) -> tuple[tuple[Vector, ...], tuple[Skipped, ...]]:
+    """Vectors are copied where the target has the same parameter; otherwise they are listed (method.md section 7)."""
+    copied: list[Vector] = []
+    skipped: list[Skipped] = []
+    for vector in vectors:
+        found = parameters.get(vector.parameter)
+        if found == tuple(vector.values.shape):
+            copied.append(vector)
+        else:
+            reason = "has no such parameter" if found is None else f"has it with {list(found)} values"
+            skipped.append(Skipped(vector.parameter, f"a bias or norm: {target} {reason}", vector.keys))
+    return tuple(copied), tuple(skipped)
 
 
 def plan_transfer(modules: Sequence[Module], comparison: Comparison[Any], settings: TransferSettings) -> TransferPlan:
@@ -114,11 +148,11 @@ def _decide(
     phi = similarity.phi
     if phi is None:
         reason = "similarity carries no information here: the subspaces are complete or the weight is zero"
-        return PlannedPair(pair, similarity, "transfer", reason, module.keys)
+        return PlannedPair(pair, similarity, "transfer", reason, module)
     if phi >= settings.threshold:
         reason = f"similarity {phi:.3f} is at least {settings.threshold:g}"
-        return PlannedPair(pair, similarity, "transfer", reason, module.keys)
+        return PlannedPair(pair, similarity, "transfer", reason, module)
     reason = f"similarity {phi:.3f} is below {settings.threshold:g}"
     if settings.below_threshold == "copy":
-        return PlannedPair(pair, similarity, "copy", reason, module.keys)
+        return PlannedPair(pair, similarity, "copy", reason, module)
     return Skipped(module.layer, reason, module.keys)

@@ -6,12 +6,15 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from .layers import LayerPair, Skipped
-from .plan import TransferPlan
+from .plan import TransferPlan, Vector
 from .similarity import Comparison, LayerSimilarity
 from .subspace import RankRule
 from .version import VERSION
 
 SCHEMA = 1
+
+
+_LISTS = ("layers", "vectors", "skipped", "unread")
 
 
 class Named(Protocol):
@@ -95,7 +98,8 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class Report:
-    """A whole run. Every key of the adapter's file is in a layer, in `skipped` or in `unread` (key: reason)."""
+    """A whole run. Every key of the adapter's file is in a layer, in `vectors` (biases and norms, copied), in `skipped`
+    or in `unread` (key: reason)."""
 
     kind: Literal["similarity", "transfer"]
     source: Identity
@@ -105,6 +109,7 @@ class Report:
     layers: tuple[LayerReport, ...]
     skipped: tuple[Skipped, ...]
     unread: Mapping[str, str] = field(default_factory=dict[str, str])
+    vectors: tuple[Vector, ...] = ()
     seconds: float = 0.0
 
     def counts(self) -> dict[str, int]:
@@ -113,11 +118,12 @@ class Report:
             decision: sum(layer.decision == decision for layer in self.layers)
             for decision in ("compared", "transferred", "copied")
         }
-        transferred = sum(len(layer.keys) for layer in self.layers)
+        transferred = sum(len(one.keys) for one in (*self.layers, *self.vectors))
         skipped = sum(len(layer.keys) for layer in self.skipped)
         return {
             **by_decision,
             "skipped": len(self.skipped),
+            "vectors": len(self.vectors),
             "equal_to_copy": sum(bool(layer.equals_copy) for layer in self.layers),
             "keys": transferred + skipped + len(self.unread),
             "keys_transferred": transferred,
@@ -148,6 +154,7 @@ class Report:
             "counts": self.counts(),
             "means": self.means(),
             "layers": [layer.as_json() for layer in self.layers],
+            "vectors": [{"parameter": one.parameter, "keys": list(one.keys)} for one in self.vectors],
             "skipped": [{"layer": one.layer, "reason": one.reason, "keys": list(one.keys)} for one in self.skipped],
             "unread": [{"key": key, "reason": reason} for key, reason in self.unread.items()],
             "seconds": self.seconds,
@@ -155,7 +162,7 @@ class Report:
 
     def provenance(self) -> dict[str, Any]:
         """What a saved adapter says of its origin: the report without its lists."""
-        return {key: value for key, value in self.as_json().items() if key not in ("layers", "skipped", "unread")}
+        return {key: value for key, value in self.as_json().items() if key not in _LISTS}
 
     def dumps(self) -> str:
         """The report as indented JSON text; non-finite numbers are an error, for JSON has none."""
@@ -181,11 +188,13 @@ def transfer_report(
     plan: TransferPlan,
     layers: tuple[LayerReport, ...],
     adapter: Identity,
-    unplaced: tuple[Skipped, ...],
-    unread: Mapping[str, str],
-    seconds: float,
+    *,
+    vectors: tuple[Vector, ...] = (),
+    skipped: tuple[Skipped, ...] = (),
+    unread: Mapping[str, str] | None = None,
+    seconds: float = 0.0,
 ) -> Report:
-    """The report of an adapter carried over; `unplaced` are the modules that never reached the plan."""
+    """The report of an adapter carried over; `skipped` are the parts of it that never reached the plan."""
     return Report(
         kind="transfer",
         source=Identity.of(comparison.source),
@@ -193,8 +202,9 @@ def transfer_report(
         adapter=adapter,
         settings={**_rank_settings(comparison.rank_rule), **vars(plan.settings)},
         layers=layers,
-        skipped=(*plan.skipped, *unplaced),
-        unread=unread,
+        skipped=(*plan.skipped, *skipped),
+        unread=unread or {},
+        vectors=vectors,
         seconds=seconds,
     )
 

@@ -54,13 +54,12 @@ def transfer_layer(
 ) -> tuple[LowRankDelta, LayerReport]:
     """One layer by the plan's method; a planned copy stays a copy whatever the method is."""
     if planned.action == "copy":
-        return delta, describe_layer(planned, delta, delta)
+        result, lost = _cut(delta, delta, planned, plan.settings)
+        return result, describe_layer(planned, delta, result, energy_lost=lost)
     bases = _read_bases(plan, planned, source, target, delta.up.device)
     projected = plan.method.function(delta, bases)
-    result = _rescaled(projected.delta, delta, bases.weights, plan.settings)
-    lost = 0.0
-    if plan.settings.out_rank == "keep" and result.rank > delta.rank:
-        result, lost = result.truncated(delta.rank)
+    whole = _rescaled(projected.delta, delta, bases.weights, plan.settings)
+    result, lost = _cut(whole, delta, planned, plan.settings)
     report = describe_layer(
         planned,
         delta,
@@ -99,7 +98,7 @@ def describe_layer(
         similarity=planned.similarity,
         decision="copied" if planned.action == "copy" else "transferred",
         reason=planned.reason,
-        keys=planned.keys,
+        keys=planned.module.keys,
         rank_in=delta.rank,
         rank_out=result.rank,
         norm_ratio=norm / source_norm if source_norm > 0 else None,
@@ -120,6 +119,21 @@ def _read_bases(
         return LayerPairBases()
     weights = source.read(planned.pair.source).to(device), target.read(planned.pair.target).to(device)
     return LayerPairBases(weights, subspaces(*weights, plan.rank_rule) if method.needs_subspaces else None)
+
+
+def _cut(
+    result: LowRankDelta, delta: LowRankDelta, planned: PlannedPair, settings: TransferSettings
+) -> tuple[LowRankDelta, float]:
+    """The result at the rank that it is stored with, and the share of its energy that this loses.
+
+    More factors than the smaller side of the weight are never needed: that cut loses nothing.
+    """
+    limit = min(result.shape)
+    if not planned.module.exact:
+        limit = min(limit, settings.dense_rank)
+    elif settings.out_rank == "keep":
+        limit = min(limit, delta.rank)
+    return result.truncated(limit) if result.rank > limit else (result, 0.0)
 
 
 def _rescaled(

@@ -4,7 +4,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .host.base import HostBase, base_from_file, base_from_model, with_text_encoder
+from .host.base import HostBase, base_from_model, with_text_encoder
+from .host.base_file import base_from_file
 from .host.paths import base_names, base_path, state_of
 from .sockets import CATEGORY, BaseSocket
 

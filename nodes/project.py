@@ -7,14 +7,15 @@ from comfy_api.latest import io
 
 from ..core.errors import NothingToTransfer
 from ..core.methods import METHODS
-from ..core.plan import BelowThreshold, OutRank, Rescale, TransferSettings, plan_transfer
+from ..core.plan import BelowThreshold, OutRank, Rescale, TransferSettings, plan_transfer, plan_vectors
 from ..core.report import Identity, transfer_report
 from ..core.similarity import Comparison
 from ..core.transfer import transfer
 from .host.adapter import Adapter, transferred_adapter
 from .host.base import HostBase
-from .host.placing import place, to_state_dict
+from .host.placing import place
 from .host.session import compute_device, host_progress
+from .host.writing import to_state_dict
 from .sockets import CATEGORY, AdapterSocket, LoraModelSocket, SimilaritySocket
 
 
@@ -64,6 +65,14 @@ class ProjectLora(io.ComfyNode):
                     tooltip="exact: the rank that the method yields (prolora doubles it). keep: cut back to the LoRA's "
                     "own rank; the report says what is lost.",
                 ),
+                io.Int.Input(
+                    "dense_rank",
+                    default=TransferSettings.dense_rank,
+                    min=1,
+                    max=4096,
+                    tooltip="The rank at which changes without a low-rank form are stored (DoRA, OFT, GLoRA, full "
+                    "differences); the report says what is lost.",
+                ),
             ],
             outputs=[
                 AdapterSocket.Output(display_name="adapter", tooltip="For Apply LoRA and Save LoRA."),
@@ -82,12 +91,14 @@ class ProjectLora(io.ComfyNode):
         below_threshold: BelowThreshold,
         rescale: Rescale,
         out_rank: OutRank,
+        dense_rank: int,
     ) -> io.NodeOutput:
         started = time.monotonic()
         source, target = similarity.source, similarity.target
-        settings = TransferSettings(method, threshold, below_threshold, rescale, out_rank)
+        settings = TransferSettings(method, threshold, below_threshold, rescale, out_rank, dense_rank)
         placed = place(adapter, source)
         plan = plan_transfer(placed.modules, similarity, settings)
+        vectors, lost = plan_vectors(placed.vectors, target.parameters, target.name)
         if not plan.pairs:
             raise NothingToTransfer(plan.why_nothing(source.name, target.name))
         progress = host_progress(len(plan.pairs))
@@ -97,9 +108,11 @@ class ProjectLora(io.ComfyNode):
             plan,
             moved.layers,
             Identity.of(adapter),
-            placed.skipped,
-            placed.unread,
-            time.monotonic() - started,
+            vectors=vectors,
+            skipped=(*placed.skipped, *lost),
+            unread=placed.unread,
+            seconds=time.monotonic() - started,
         )
-        result = transferred_adapter(adapter, to_state_dict(moved.deltas, placed.scales, target), report)
+        tensors = to_state_dict(moved.deltas, placed.scales, target, vectors=vectors)
+        result = transferred_adapter(adapter, tensors, report, target)
         return io.NodeOutput(result, result.state_dict(), report.dumps())

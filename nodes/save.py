@@ -5,6 +5,8 @@ from comfy_api.latest import io, ui
 from ..core.files import write_new
 from .host.adapter import SAVED_DTYPES, Adapter, for_file
 from .host.paths import metadata_allowed, output_place
+from .host.placing import respelled
+from .host.writing import SPELLINGS
 from .sockets import CATEGORY, AdapterSocket
 
 
@@ -30,12 +32,18 @@ class SaveLora(io.ComfyNode):
                     options=list(SAVED_DTYPES),
                     tooltip="float16 is what most LoRA files use. float32 keeps every digit at twice the size.",
                 ),
+                io.Combo.Input(
+                    "spelling",
+                    options=list(SPELLINGS),
+                    tooltip="How the layers are named in the file. comfy: ComfyUI's own names, for every model. kohya: "
+                    "as sd-scripts and most SD tools write. diffusers: for diffusers and what is built on it.",
+                ),
             ],
             outputs=[io.String.Output(display_name="path", tooltip="The file that was written.")],
         )
 
     @classmethod
-    def execute(cls, adapter: Adapter, filename_prefix: str, dtype: str) -> io.NodeOutput:
-        tensors = for_file(adapter, dtype)
+    def execute(cls, adapter: Adapter, filename_prefix: str, dtype: str, spelling: str) -> io.NodeOutput:
+        tensors = for_file(respelled(adapter, spelling), adapter, dtype)
         path = write_new(*output_place(filename_prefix), tensors, adapter.metadata if metadata_allowed() else None)
         return io.NodeOutput(str(path), ui=ui.PreviewText(str(path)))

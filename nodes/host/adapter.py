@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,27 @@ from torch import Tensor
 from ...core.errors import InvalidSetting, UnreadableFile
 from ...core.files import file_sha256, open_tensor_file
 from ...core.report import Report
+from .base import HostBase
+from .spelling import number_bare_list
 
 PROVENANCE = "lora_transfer"  # the key of our own entry in a file's metadata
 
 SAVED_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+
+# Pickled files that users still have; what else torch.load may open is no adapter.
+_PICKLED = (".pt", ".bin", ".ckpt", ".pth")
+
+# Files that are chosen by mistake, by how their keys begin.
+_NO_ADAPTERS = {
+    "model.diffusion_model.input_blocks.0.0.weight": "a whole checkpoint",
+    "first_stage_model.": "a whole checkpoint",
+    "control_model.": "a ControlNet",
+    "controlnet_": "a ControlNet",
+    "input_hint_block.": "a ControlNet",
+}
+
+# Facts about the old base and the old file, as sd-scripts writes them.
+_STALE = ("ss_sd_model_hash", "ss_new_sd_model_hash", "sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256")
 
 
 @dataclass(frozen=True)
@@ -30,21 +48,29 @@ class Adapter:
     metadata: Mapping[str, str]
     path: Path | None = None
     tensors: Mapping[str, Tensor] | None = None
+    fits: HostBase | None = None  # the base that it was carried to, which knows the names of its layers
 
     def state_dict(self) -> dict[str, Tensor]:
         """A new dict of the adapter's tensors; those of a file are mapped, not read."""
         if self.tensors is not None:
             return dict(self.tensors)
-        tensors: Any = comfy.utils.load_torch_file(str(self.path), safe_load=True)
-        return tensors
+        return _read(Path(str(self.path)), self.name)
 
 
 def adapter_from_file(path: Path, name: str) -> Adapter:
-    """An adapter file by its header; UnreadableFile where it is missing, damaged or empty."""
-    file = open_tensor_file(path)
-    if not file.tensors:
+    """An adapter file; UnreadableFile where it is missing, damaged, empty or no adapter. Pickled files (.pt, .bin) are
+    read with weights_only: code in them is refused, not run."""
+    if path.suffix.lower() not in _PICKLED:
+        file = open_tensor_file(path)
+        keys, metadata = file.tensors.keys(), file.metadata
+    else:
+        keys, metadata = _read(path, name).keys(), {}
+    if not keys:
         raise UnreadableFile(f"LoRA {name}: expected tensors, found an empty file. Choose another one.")
-    return Adapter(name, file_sha256(path), file.metadata, path=path)
+    for mark, what in _NO_ADAPTERS.items():
+        if any(key.startswith(mark) for key in keys):
+            raise UnreadableFile(f"LoRA {name}: expected a LoRA, found {what} (its keys begin with {mark}).")
+    return Adapter(name, file_sha256(path), metadata, path=path)
 
 
 def adapter_from_state_dict(tensors: Mapping[str, Tensor], name: str) -> Adapter:
@@ -63,13 +89,27 @@ def fingerprint_of(tensors: Mapping[str, Tensor]) -> str:
     return "tensors-sha256:" + digest.hexdigest()
 
 
-def transferred_adapter(original: Adapter, tensors: Mapping[str, Tensor], report: Report) -> Adapter:
+def transferred_adapter(original: Adapter, tensors: Mapping[str, Tensor], report: Report, target: HostBase) -> Adapter:
     """The adapter for the target, with the original's metadata and, under `lora_transfer`, its origin as JSON."""
     provenance = report.provenance()
     if PROVENANCE in original.metadata:  # carried over before: A -> B -> C keeps the whole way
         provenance["before"] = json.loads(original.metadata[PROVENANCE])
-    metadata = {**original.metadata, PROVENANCE: json.dumps(provenance)}
-    return Adapter(f"{original.name} on {report.target.name}", fingerprint_of(tensors), metadata, tensors=tensors)
+    metadata = {**_metadata_on(original.metadata, tensors, target), PROVENANCE: json.dumps(provenance)}
+    name = f"{original.name} on {target.name}"
+    return Adapter(name, fingerprint_of(tensors), metadata, tensors=tensors, fits=target)
+
+
+def _metadata_on(original: Mapping[str, str], tensors: Mapping[str, Tensor], target: HostBase) -> dict[str, str]:
+    """The original's metadata (trigger words, training settings) with what is no longer true brought up to date: base,
+    rank and alpha; hashes of the old base and of the old file go."""
+    kept = {key: value for key, value in original.items() if key not in _STALE}
+    ranks = [tensor.shape[0] for key, tensor in tensors.items() if key.endswith(".lora_down.weight")]
+    alphas = [float(tensor) for key, tensor in tensors.items() if key.endswith(".alpha")]
+    if "ss_network_dim" in kept and ranks:
+        kept["ss_network_dim"], kept["ss_network_alpha"] = str(max(ranks)), f"{max(alphas):g}"
+    if "ss_sd_model_name" in kept:
+        kept["ss_sd_model_name"] = target.name
+    return kept
 
 
 def apply(
@@ -81,13 +121,29 @@ def apply(
     return comfy.sd.load_lora_for_models(model, clip, adapter.state_dict(), strength_model, strength_clip)
 
 
-def for_file(adapter: Adapter, dtype: str) -> dict[str, Tensor]:
-    """The adapter's tensors in a precision for saving; InvalidSetting where it cannot hold them."""
-    cast = {key: tensor.to(SAVED_DTYPES[dtype]).contiguous() for key, tensor in adapter.state_dict().items()}
+def for_file(tensors: Mapping[str, Tensor], adapter: Adapter, dtype: str) -> dict[str, Tensor]:
+    """An adapter's tensors in a precision for saving; InvalidSetting where it cannot hold them."""
+    cast = {key: tensor.to(SAVED_DTYPES[dtype]).contiguous() for key, tensor in tensors.items()}
     for key, tensor in cast.items():
         if not bool(torch.isfinite(tensor).all()):
             raise InvalidSetting(
                 f"Saving {adapter.name} as {dtype}: {key} holds values beyond what {dtype} can (largest "
-                f"{float(adapter.state_dict()[key].abs().max()):.3g}). Nothing was written: choose bfloat16 or float32."
+                f"{float(tensors[key].abs().max()):.3g}). Nothing was written: choose bfloat16 or float32."
             )
     return cast
+
+
+def _read(path: Path, name: str) -> dict[str, Tensor]:
+    """Every tensor of an adapter file; bare lists of factors get numbered keys."""
+    try:
+        tensors: Any = comfy.utils.load_torch_file(str(path), safe_load=True)
+    except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError) as error:
+        raise UnreadableFile(
+            f"LoRA {name}: expected tensors, found a file that holds none, is damaged, or holds code that is not run "
+            f"({str(error).splitlines()[0][:120]}). Take a safetensors version of it."
+        ) from error
+    if isinstance(tensors, list):
+        tensors = number_bare_list(tensors)
+    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise UnreadableFile(f"LoRA {name}: expected named tensors, found a {type(tensors).__name__}. It is no LoRA.")
+    return tensors

@@ -35,32 +35,36 @@ def layer_name(target: Any) -> str:
     return name if rows is None else f"{name}[{rows[0]}:{rows[0] + rows[1]}]"
 
 
-def layers_of(key_map: Mapping[str, Any], headers: Mapping[str, TensorHeader]) -> dict[str, Layer]:
-    """Every matrix that an adapter of this base can name, in the model's order. `headers` is keyed by model key."""
+def layers_of(
+    key_map: Mapping[str, Any],
+    headers: Mapping[str, TensorHeader],
+    places: Mapping[str, tuple[str, tuple[int, int] | None]] | None = None,
+) -> dict[str, Layer]:
+    """Every matrix that an adapter of this base can name, in the order of `headers`, which is keyed by model key.
+
+    places: model key -> (key, rows) where a file stores it; a place under a layer's own name (a slice that the file
+    keeps apart) goes before the one of its fused weight.
+    """
     targets = {layer_name(target): parse_target(target) for target in key_map.values()}
     order = {key: position for position, key in enumerate(headers)}
     layers: dict[str, Layer] = {}
     for name, (key, rows, is_plain) in sorted(targets.items(), key=lambda item: order.get(item[1][0], -1)):
-        if not (is_plain and key.endswith(".weight") and key in headers and len(headers[key].shape) >= 2):
+        if name in headers:
+            key, rows = name, None
+        if not (is_plain and (key == name or key.endswith(".weight")) and key in headers):
             continue
         header = headers[key]
+        if len(header.shape) < 2 or (rows is not None and sum(rows) > header.shape[0]):
+            continue
+        stored, first = (key, None) if places is None else places[key]
         shape = header.shape if rows is None else (rows[1], *header.shape[1:])
-        block = (_BLOCK.match(name) or re.match("", name))[0]  # type: ignore[index]
-        role = name[len(block) + 1 :] if block else name
-        layers[name] = Layer(name, role, block, WeightRef(key, shape, header.dtype, rows))
+        taken = None if first is None and rows is None else (sum(one[0] for one in (first, rows) if one), shape[0])
+        block, role = block_and_role(name)
+        layers[name] = Layer(name, role, block, WeightRef(stored, shape, header.dtype, taken))
     return layers
 
 
-def writable_names(key_map: Mapping[str, Any]) -> dict[str, str]:
-    """For every layer, the name under which the host reads it back: the generic one where it exists (`diffusion_model.`
-    or `text_encoders.` and the model's key), otherwise the first that the key map gives (slices of fused weights)."""
-    names: dict[str, str] = {}
-    for spelled, target in key_map.items():
-        key, rows, is_plain = parse_target(target)
-        generic = rows is None and spelled in (
-            key.removesuffix(".weight"),
-            f"text_encoders.{key.removesuffix('.weight')}",
-        )
-        if is_plain and (generic or layer_name(target) not in names):
-            names[layer_name(target)] = spelled
-    return names
+def block_and_role(name: str) -> tuple[str, str]:
+    """The part of a layer's name that counts the model's depth, and the rest; ("", name) where nothing counts."""
+    found = _BLOCK.match(name)
+    return (found[0], name[len(found[0]) + 1 :]) if found else ("", name)

@@ -1,36 +1,40 @@
-"""An adapter on the layers of a base and back into a file: ComfyUI's reader, with every key accounted for."""
+"""An adapter on the layers of a base: ComfyUI's reader behind a table of spellings, and every key accounted for."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import comfy.lora
 import comfy.lora_convert
-import torch
-from comfy.weight_adapter import LoRAAdapter
 from torch import Tensor
 
 from ...core.delta import LowRankDelta
-from ...core.errors import ShapeMismatch, UnsupportedAdapter
+from ...core.errors import InvalidSetting, ShapeMismatch, UnsupportedAdapter
 from ...core.layers import Skipped
-from ...core.plan import Module
+from ...core.plan import Module, Vector
 from .adapter import Adapter
 from .base import HostBase
-from .names import layer_name
+from .kinds import LazyDeltas, PlacedDelta, peft_dora, placed_delta
+from .names import layer_name, parse_target
+from .spelling import host_key, named_by_number, peft_scale
+from .writing import to_state_dict
 
 _TEXT_ENCODER_KEYS = ("lora_te", "text_encoder", "text_model", "lora_prior_te")
+_MAGNITUDE = ".lora_magnitude_vector"
 
 
 @dataclass(frozen=True)
 class PlacedAdapter:
-    """An adapter on the layers of a base. Every key of the file is in a module, in `skipped` or in `unread`.
+    """An adapter on the layers of a base. Every key of the file is in a module, a vector, in `skipped` or in `unread`.
 
-    deltas: layer -> delta, scale inside, in the file's precision promoted to float32. scales: layer -> alpha / rank.
+    deltas: layer -> delta, scale inside, float32. scales: layer -> alpha / rank. A change of a fused weight is split
+    into its slices; its keys are counted with the first of them.
     """
 
     modules: tuple[Module, ...]
     deltas: Mapping[str, LowRankDelta]
     scales: Mapping[str, float]
+    vectors: tuple[Vector, ...]
     skipped: tuple[Skipped, ...]
     unread: Mapping[str, str]
 
@@ -38,65 +42,103 @@ class PlacedAdapter:
         return [module.layer for module in self.modules]
 
 
+@dataclass(frozen=True)
+class _Group:
+    """One module of the file: its tensors in the host's spelling, and the file's own key of each."""
+
+    tensors: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    file_keys: dict[str, str] = field(default_factory=dict[str, str])
+
+    def keys(self, read: Any = None) -> tuple[str, ...]:
+        """The file's keys, of all tensors or of those in `read`."""
+        return tuple(self.file_keys[key] for key in self.tensors if read is None or key in read)
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """What one module of the file comes to."""
+
+    deltas: Mapping[str, tuple[PlacedDelta, tuple[str, ...]]] = field(default_factory=dict[str, Any])
+    vectors: tuple[Vector, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+    unread: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
 def place(adapter: Adapter, base: HostBase) -> PlacedAdapter:
-    """Put every module of the adapter on its layer of the base, through the host's key map and its reader.
+    """Put every module of the adapter on its layer of the base.
 
     UnsupportedAdapter when not a single key belongs to the base: it was made for another family.
     """
-    groups, unread = _by_module(comfy.lora_convert.convert_lora(adapter.state_dict()), base.key_map)
+    groups, unread = _by_module(_in_host_spelling(adapter.state_dict(), base), base.key_map)
     if not groups:
         raise UnsupportedAdapter(
             f"LoRA {adapter.name}: expected a LoRA for {base.name} ({base.family}), found {len(unread)} keys of which "
             f"none names a layer of it (first: {next(iter(unread))}). Choose the base that it was trained on as the "
             "source."
         )
-    modules: dict[str, Module] = {}
-    deltas: dict[str, LowRankDelta] = {}
-    scales: dict[str, float] = {}
-    skipped: list[Skipped] = []
-    for spelled, tensors in groups.items():
-        target = base.key_map[spelled]
-        layer, patch = layer_name(target), _read_patch(tensors, spelled, target)
-        if reason := _refusal(patch, layer, base, modules):
-            skipped.append(Skipped(layer, reason, tuple(tensors)))
-            continue
-        unread |= {key: "the host reads no such key of a LoRA" for key in tensors if key not in patch.loaded_keys}
-        deltas[layer], scales[layer] = _low_rank(patch, adapter.name, spelled)
-        modules[layer] = Module(layer, deltas[layer].shape, tuple(key for key in tensors if key in patch.loaded_keys))
-    in_order = tuple(modules[layer] for layer in base.layers if layer in modules)
-    return PlacedAdapter(in_order, deltas, scales, tuple(skipped), unread)
+    deltas: dict[str, tuple[PlacedDelta, tuple[str, ...]]] = {}
+    placed: list[_Placed] = []
+    for spelled, group in groups.items():
+        one = _place_module(spelled, group, adapter, base)
+        if taken := [layer for layer in one.deltas if layer in deltas]:
+            reason = "the file changes this layer under another name too; that one was taken"
+            one = _Placed(skipped=(Skipped(taken[0], reason, group.keys()),))
+        deltas |= one.deltas
+        placed.append(one)
+    order = [layer for layer in base.layers if layer in deltas]
+    modules = [Module(layer, deltas[layer][0].shape, deltas[layer][1], deltas[layer][0].exact) for layer in order]
+    return PlacedAdapter(
+        modules=tuple(modules),
+        deltas=LazyDeltas({layer: deltas[layer][0] for layer in order}),
+        scales={layer: deltas[layer][0].scale for layer in order},
+        vectors=tuple(vector for one in placed for vector in one.vectors),
+        skipped=tuple(skipped for one in placed for skipped in one.skipped),
+        unread={key: reason for part in (unread, *(one.unread for one in placed)) for key, reason in part.items()},
+    )
 
 
-def to_state_dict(deltas: Mapping[str, LowRankDelta], scales: Mapping[str, float], base: HostBase) -> dict[str, Tensor]:
-    """The deltas under the base's own names, as every loader of LoRA reads them: lora_up, lora_down and alpha.
+def respelled(adapter: Adapter, spelling: str) -> dict[str, Tensor]:
+    """The adapter's tensors in a spelling. One that was never carried over has no base to name its layers by: it stays
+    as it is, and any other spelling than "comfy" is refused."""
+    if adapter.fits is not None:
+        placed = place(adapter, adapter.fits)
+        return to_state_dict(placed.deltas, placed.scales, adapter.fits, spelling, placed.vectors)
+    if spelling != "comfy":
+        raise InvalidSetting(
+            f"Saving {adapter.name} as {spelling}: expected an adapter from Project LoRA, whose target names the "
+            "layers; found one as it was loaded. Project it first, or choose comfy to save it unchanged."
+        )
+    return adapter.state_dict()
 
-    The scale alpha / rank of the original is kept: alpha follows the rank (method.md section 3, law 8).
-    """
-    tensors: dict[str, Tensor] = {}
-    for layer, delta in deltas.items():
-        written, shape = base.written[layer], base.layers[layer].weight.shape
-        scale = scales[layer] or 1.0  # alpha = 0 leaves a delta of zeros, which any scale writes
-        kernel = shape[2:]
-        tensors[f"{written}.lora_up.weight"] = (delta.up / scale).reshape(-1, delta.rank, *(1 for _ in kernel))
-        tensors[f"{written}.lora_down.weight"] = delta.down.reshape(delta.rank, *shape[1:]).contiguous()
-        tensors[f"{written}.alpha"] = torch.tensor(scale * delta.rank)
-    return tensors
+
+def _in_host_spelling(tensors: dict[str, Tensor], base: HostBase) -> dict[str, tuple[str, Tensor]]:
+    """Key in ComfyUI's spelling -> (the file's key, tensor). ComfyUI's own conversions keep the tensors: they are found
+    again by identity, and what it adds (the shape of a widened layer) belongs to no key of the file."""
+    numbered = named_by_number(tensors, base.diffusers)
+    file_keys = {id(tensor): key for key, tensor in tensors.items()}
+    converted = comfy.lora_convert.convert_lora(tensors)
+    if converted is tensors:
+        return {numbered.get(key) or host_key(key): (key, tensor) for key, tensor in tensors.items()}
+    return {key: (file_keys.get(id(tensor), ""), tensor) for key, tensor in converted.items()}
 
 
 def _by_module(
-    tensors: Mapping[str, Tensor], key_map: Mapping[str, Any]
-) -> tuple[dict[str, dict[str, Tensor]], dict[str, str]]:
+    tensors: Mapping[str, tuple[str, Tensor]], key_map: Mapping[str, Any]
+) -> tuple[dict[str, _Group], dict[str, str]]:
     """The file's tensors by the module that they belong to, and the keys that belong to none, with the reason."""
-    groups: dict[str, dict[str, Tensor]] = {}
+    groups: dict[str, _Group] = {}
     unread: dict[str, str] = {}
-    for key, tensor in tensors.items():
+    for key, (file_key, tensor) in tensors.items():
         module = _module_of(key, key_map)
         if module is not None:
-            groups.setdefault(module, {})[key] = tensor
+            group = groups.setdefault(module, _Group())
+            group.tensors[key], group.file_keys[key] = tensor, file_key
+        elif key.startswith("<"):
+            unread[file_key] = "a learned word (textual inversion): save it as an embedding to keep it"
         elif key.startswith(_TEXT_ENCODER_KEYS):
-            unread[key] = "it belongs to a text encoder: connect the CLIP of both bases to transfer it"
+            unread[file_key] = "it belongs to a text encoder: connect the CLIP of both bases to transfer it"
         else:
-            unread[key] = "the base has no layer of this name"
+            unread[file_key] = "the base has no layer of this name"
     return groups, unread
 
 
@@ -106,38 +148,103 @@ def _module_of(key: str, key_map: Mapping[str, Any]) -> str | None:
     return next((key[:end] for end in reversed(ends) if key[:end] in key_map), None)
 
 
-def _read_patch(tensors: dict[str, Tensor], spelled: str, target: Any) -> Any:
-    """What the host makes of one module's tensors: an adapter object, a tuple such as ("diff", ...), or None."""
-    return comfy.lora.load_lora(tensors, {spelled: target}, log_missing=False).get(target)
+def _place_module(spelled: str, group: _Group, adapter: Adapter, base: HostBase) -> _Placed:
+    """One module: its matrix as a delta or as those of its slices, its bias and norm as vectors."""
+    target = base.key_map[spelled]
+    layer = layer_name(target)
+    patches, read = _read_patches(spelled, group, target)
+    refused = _refusal(patches, layer, base)
+    if refused is not None:
+        return _Placed(skipped=(Skipped(layer, refused, group.keys()),))
+    vectors = _vectors(patches, group, target, base)
+    vector_keys = {key for vector in vectors for key in vector.keys}
+    own = tuple(key for key in group.keys(read) if key not in vector_keys)
+    left = set(group.keys()) - vector_keys - set(own)
+    unread = dict.fromkeys(sorted(left), "the host reads no such key of a LoRA")
+    matrix = None if layer not in base.layers else patches.get(target)
+    if matrix is None:
+        return _Placed(vectors=vectors, unread=unread)
+    try:
+        delta = _delta(matrix, spelled, group, layer, adapter, base)
+    except ShapeMismatch as error:
+        raise UnsupportedAdapter(
+            f"LoRA {adapter.name}, module {spelled}: {error} The file is damaged: fetch it again."
+        ) from error
+    parts = base.parts_of(layer) if delta.shape == base.layers[layer].weight.matrix_shape else []
+    deltas = {layer: (delta, own)} if not parts else _split(delta, parts, own, base)
+    return _Placed(deltas, vectors, unread=unread)
 
 
-def _refusal(patch: Any, layer: str, base: HostBase, placed: Mapping[str, Module]) -> str | None:
-    """Why a module cannot be transferred, or None."""
-    if layer not in base.layers:
-        return "it changes a vector, or a layer that the base's file does not hold"
-    if layer in placed:
-        return "the file names this layer twice; the other spelling was taken"
-    if patch is None:
+def _read_patches(spelled: str, group: _Group, target: Any) -> tuple[dict[Any, Any], set[str]]:
+    """What the host makes of a module's tensors, and the keys that it read to do so."""
+    if f"{spelled}{_MAGNITUDE}" in group.tensors and not isinstance(target, str):
+        return {}, set()
+    patches = comfy.lora.load_lora(group.tensors, {spelled: target}, log_missing=False)
+    read = {key for patch in patches.values() for key in getattr(patch, "loaded_keys", ())}
+    tuples = [patch for patch in patches.values() if isinstance(patch, tuple)]
+    values = {id(value) for patch in tuples for value in patch[1]}
+    read |= {key for key, tensor in group.tensors.items() if id(tensor) in values}
+    return patches, read | ({f"{spelled}{_MAGNITUDE}"} & group.tensors.keys())
+
+
+def _refusal(patches: Mapping[Any, Any], layer: str, base: HostBase) -> str | None:
+    """Why nothing of a module can be transferred, or None."""
+    if not patches:
         return "the host finds no adapter in these keys"
-    if not isinstance(patch, LoRAAdapter):
-        kind = patch[0] if isinstance(patch, tuple) else patch.name
-        return f"adapters of kind {kind} are not transferred yet"
-    *_, dora_scale, reshape = patch.weights
-    if dora_scale is not None or reshape is not None:
-        return f"adapters of kind {'DoRA' if reshape is None else 'reshape'} are not transferred yet"
+    if any(getattr(patch, "name", "") == "lora" and patch.weights[5] is not None for patch in patches.values()):
+        return "it widens its layer (reshape_weight), which the target's layer is not"
+    matrices = [patch for patch in patches.values() if not isinstance(patch, tuple)]
+    if matrices and layer not in base.layers:
+        return "the base's file does not hold this layer as a matrix of its own"
     return None
 
 
-def _low_rank(patch: LoRAAdapter, adapter: str, spelled: str) -> tuple[LowRankDelta, float]:
-    """The module's delta in float32 with alpha / rank inside, and that scale. A Tucker mid is contracted into down."""
-    up, down, alpha, mid, *_ = patch.weights
-    scale = 1.0 if alpha is None else float(alpha) / down.shape[0]
-    up, down = up.to(torch.float32).flatten(1), down.to(torch.float32)
-    if mid is not None:
-        down = torch.einsum("ij...,jc->ic...", mid.to(torch.float32), down.flatten(1))
-    try:
-        return LowRankDelta(up * scale, down.flatten(1)), scale
-    except ShapeMismatch as error:
-        raise UnsupportedAdapter(
-            f"LoRA {adapter}, module {spelled}: {error} The file is damaged: fetch it again."
-        ) from error
+def _delta(patch: Any, spelled: str, group: _Group, layer: str, adapter: Adapter, base: HostBase) -> PlacedDelta:
+    place_of = base.layers[layer]
+
+    def source_weight() -> Tensor:
+        return base.read(place_of)
+
+    def without_alpha(rank: int) -> float:
+        return peft_scale(adapter.metadata, spelled, rank)
+
+    magnitude = group.tensors.get(f"{spelled}{_MAGNITUDE}")
+    if magnitude is None:
+        return placed_delta(patch, without_alpha, place_of, source_weight)
+    up, down, alpha, *_ = patch.weights
+    scale = without_alpha(down.shape[0]) if alpha is None else alpha / down.shape[0]
+    return peft_dora(up, down, magnitude, scale, place_of, source_weight)
+
+
+def _split(
+    delta: PlacedDelta, parts: list[str], keys: tuple[str, ...], base: HostBase
+) -> dict[str, tuple[PlacedDelta, tuple[str, ...]]]:
+    """A delta on a fused weight as deltas on its slices, which start where the last one ended."""
+    split: dict[str, tuple[PlacedDelta, tuple[str, ...]]] = {}
+    row = 0
+    for part in parts:
+        length = base.layers[part].weight.shape[0]
+        split[part] = delta.rows(row, length), (keys if row == 0 else ())
+        row += length
+    return split
+
+
+def _vectors(patches: Mapping[Any, Any], group: _Group, target: Any, base: HostBase) -> tuple[Vector, ...]:
+    """The changes of biases and norms. On a slice, the host names the bias after the slice's tuple (a bug of 0.30): the
+    bias of the fused weight is meant, with zeros on the other rows."""
+    key, rows, _ = parse_target(target)
+    vectors: list[Vector] = []
+    for name, patch in patches.items():
+        if not isinstance(patch, tuple):
+            continue
+        parameter = key if name == target else key.removesuffix(".weight") + ".bias"
+        values = patch[1][0]
+        if values.ndim != 1 or parameter not in base.parameters:
+            continue
+        if rows is not None:
+            whole = values.new_zeros(base.parameters[parameter])
+            whole[rows[0] : sum(rows)] = values
+            values = whole
+        file_keys = tuple(group.file_keys[one] for one, tensor in group.tensors.items() if tensor is patch[1][0])
+        vectors.append(Vector(parameter, patch[0], values, file_keys))
+    return tuple(vectors)

@@ -6,8 +6,9 @@ import torch
 
 from lora_transfer.core.delta import LowRankDelta
 from lora_transfer.core.errors import InvalidSetting
+from lora_transfer.core.kinds import full
 from lora_transfer.core.layers import Skipped
-from lora_transfer.core.plan import Module, TransferPlan, TransferSettings, plan_transfer
+from lora_transfer.core.plan import Module, TransferPlan, TransferSettings, Vector, plan_transfer, plan_vectors
 from lora_transfer.core.report import Identity, similarity_report, transfer_report
 from lora_transfer.core.similarity import Comparison, compare
 from lora_transfer.core.subspace import RankRule
@@ -172,19 +173,20 @@ def test_a_report_accounts_for_every_key_and_survives_json() -> None:
     plan = job.plan()
     moved = transfer(plan, job.deltas, job.source, job.target, device=CPU)
     unplaced = (Skipped("x", "adapters of kind OFT are not transferred yet", ("x.oft_blocks",)),)
+    vectors = (Vector("norm", "diff", torch.zeros(3), ("norm.diff",)),)
     report = transfer_report(
         job.comparison,
         plan,
         moved.layers,
         Identity("lora", "sha"),
-        unplaced,
-        {"y.z": "the base has no such layer"},
-        1.5,
+        vectors=vectors,
+        skipped=unplaced,
+        unread=unread,
     )
     text = json.loads(report.dumps())
     counts = text["counts"]
     assert (text["schema"], text["kind"]) == (1, "transfer")
-    assert counts["keys"] == 2 * 4 + 1 + 1
+    assert counts["keys"] == 2 * 4 + 1 + 1 + 1
     assert counts["keys"] == counts["keys_transferred"] + counts["keys_skipped"] + counts["keys_unread"]
     assert text["settings"]["rank_rule"] == "fraction"
     assert text["layers"][0]["chance_left"] == 0.5
@@ -197,8 +199,31 @@ def test_a_report_of_similarity_alone_has_the_same_schema() -> None:
     assert report["counts"]["compared"] == 3
     assert report["adapter"] is None
     assert set(report["layers"][0]) == set(
-        transfer_report(job.comparison, job.plan(), job.run().layers, Identity("", ""), (), {}, 0).as_json()["layers"][
-            0
-        ]
+        transfer_report(job.comparison, job.plan(), job.run().layers, Identity("", "")).as_json()["layers"][0]
     )
     assert math.isfinite(report["means"]["phi"])
+
+
+def test_a_change_without_a_low_rank_form_is_cut_to_the_dense_rank_with_the_loss_in_the_report() -> None:
+    job = Job()
+    job.modules = [Module(one.layer, one.shape, one.keys, exact=False) for one in job.modules]
+    job.deltas = {name: full(one.dense() + torch.eye(*one.shape)) for name, one in job.deltas.items()}
+    for action in ("skip", "copy"):
+        result = job.run(
+            method="copy", dense_rank=5, threshold=1.0 if action == "copy" else 0.0, below_threshold=action
+        )
+        for layer in result.layers:
+            assert layer.rank_out == 5
+            name = layer.pair.source.name
+            lost = result.deltas[name].minus(job.deltas[name]).norm() / job.deltas[name].norm()
+            assert layer.energy_lost == pytest.approx(lost**2, rel=1e-2)
+
+
+def test_biases_and_norms_are_copied_where_the_target_has_them() -> None:
+    vectors = [Vector(name, "diff", torch.zeros(4), (f"{name}.diff",)) for name in ("here", "longer", "nowhere")]
+    copied, skipped = plan_vectors(vectors, {"here": (4,), "longer": (9,)}, "B")
+    assert [one.parameter for one in copied] == ["here"]
+    assert [one.reason for one in skipped] == [
+        "a bias or norm: B has it with [9] values",
+        "a bias or norm: B has no such parameter",
+    ]

@@ -13,7 +13,7 @@ from lora_transfer.core.similarity import compare
 from lora_transfer.core.subspace import RankRule
 from lora_transfer.core.transfer import transfer
 from lora_transfer.nodes.host.adapter import adapter_from_file
-from lora_transfer.nodes.host.base import base_from_file
+from lora_transfer.nodes.host.base_file import base_from_file
 from lora_transfer.nodes.host.placing import place
 
 CPU = torch.device("cpu")

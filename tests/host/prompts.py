@@ -10,6 +10,7 @@ def transfer_prompt(
     lora: str = "small_lora.safetensors",
     dtype: str = "float32",
     prefix: str = "loras/test",
+    spelling: str = "comfy",
     rank_rule: tuple[str, str, float] = ("fraction", "fraction", 0.5),
     **settings: Any,
 ) -> dict[str, Any]:
@@ -22,6 +23,7 @@ def transfer_prompt(
         "below_threshold": "skip",
         "rescale": "off",
         "out_rank": "exact",
+        "dense_rank": 64,
         **settings,
     }
     return {
@@ -37,7 +39,9 @@ def transfer_prompt(
             **{f"rank_rule.{amount_name}": amount},
         ),
         "project": node("LoraTransferProject", similarity=["similarity", 0], adapter=["lora", 0], **project),
-        "save": node("LoraTransferSave", adapter=["project", 0], filename_prefix=prefix, dtype=dtype),
+        "save": node(
+            "LoraTransferSave", adapter=["project", 0], filename_prefix=prefix, dtype=dtype, spelling=spelling
+        ),
         "report": node("PreviewAny", source=["project", 2]),
         "similarity_report": node("PreviewAny", source=["similarity", 2]),
     }

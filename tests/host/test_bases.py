@@ -6,8 +6,10 @@ from safetensors.torch import load_file, save_file
 
 from lora_transfer.core.matching import match_by_name
 from lora_transfer.nodes.host.adapter import Adapter, adapter_from_file, adapter_from_state_dict
-from lora_transfer.nodes.host.base import base_from_file, base_from_model
-from lora_transfer.nodes.host.placing import place, to_state_dict
+from lora_transfer.nodes.host.base import base_from_model
+from lora_transfer.nodes.host.base_file import base_from_file
+from lora_transfer.nodes.host.placing import place
+from lora_transfer.nodes.host.writing import to_state_dict
 from tests.host.conftest import SmallPair
 
 PREFIX = "model.diffusion_model."
@@ -40,13 +42,15 @@ def test_a_loaded_model_gives_the_same_layers_and_weights_as_its_file(pair: Smal
 def test_patches_on_a_loaded_model_are_left_out(pair: SmallPair) -> None:
     model, *_ = comfy.sd.load_checkpoint_guess_config(str(pair.source), output_vae=False, output_clip=False)
     patched, _ = comfy.sd.load_lora_for_models(model, None, load_file(pair.lora), 1.0, 0.0)
-    layer = base_from_file(pair.source, "small").layers["time_embed.0"]
-    pristine = base_from_file(pair.source, "small").read(layer)
+    stored = base_from_file(pair.source, "small")
+    pristine = stored.read(stored.layers["time_embed.0"])
     patched.patch_model()  # as sampling does
     try:
         written = patched.model.diffusion_model.time_embed[0].weight.float()
         assert not torch.equal(written, pristine)
-        assert torch.equal(base_from_model(patched).read(layer), pristine)
+        base = base_from_model(patched)
+        assert torch.equal(base.read(base.layers["time_embed.0"]), pristine)
+        assert "patched weights" in base.notes[0]
     finally:
         patched.unpatch_model()
 
@@ -70,7 +74,7 @@ def test_every_key_of_an_adapter_is_accounted_for(pair: SmallPair) -> None:
     transferred = [key for module in placed.modules for key in module.keys]
     skipped = [key for one in placed.skipped for key in one.keys]
     assert sorted([*transferred, *skipped, *placed.unread]) == sorted(tensors)
-    assert [one.reason for one in placed.skipped] == ["adapters of kind oft are not transferred yet"]
+    assert {module.layer for module in placed.modules if not module.exact} == {"time_embed.0"}
     assert "connect the CLIP" in placed.unread["lora_te_text_model_encoder_layers_0_mlp_fc1.alpha"]
     assert placed.unread["lora_unet_conv_in.strange"] == "the host reads no such key of a LoRA"
 
@@ -83,7 +87,7 @@ def test_an_adapter_goes_through_placing_and_writing_unchanged(pair: SmallPair) 
     assert again.scales == first.scales
     for layer, delta in first.deltas.items():
         assert again.deltas[layer].minus(delta).norm() <= 1e-6 * delta.norm()
-    assert all(float(written[f"{base.written[layer]}.alpha"]) == 4.0 for layer in first.deltas)
+    assert all(float(value) == 4.0 for key, value in written.items() if key.endswith(".alpha"))
 
 
 def test_a_tucker_core_is_contracted_into_down(pair: SmallPair) -> None:

@@ -1,0 +1,163 @@
+"""A base model from a file's header: ComfyUI detects the family on meta tensors, no weight is read."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import comfy.lora
+import comfy.model_detection
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ...core.errors import UnsupportedBase
+from ...core.files import TensorFile, TensorHeader, open_tensor_file, sampled_fingerprint, to_float32
+from ...core.layers import WeightRef
+from .base import HostBase, diffusers_names, joined, vectors_of
+from .names import UNET, layer_name, layers_of
+from .spelling import extra_names
+
+# Marks of a quantised file: its weights mean nothing without the scales beside them.
+_QUANTISED = (".comfy_quant", ".scale_weight", ".weight_scale", "scaled_fp8", ".qweight", ".wscales")
+
+# safetensors' dtypes as torch's, for the meta tensors that stand in for weights while the family is detected.
+_TORCH_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
+
+# Where a model key's tensor is in the file: the file's key, and rows of it where the host splits it on loading.
+_Places = dict[str, tuple[str, tuple[int, int] | None]]
+
+
+def base_from_file(path: Path, name: str) -> HostBase:
+    """A base from a safetensors checkpoint or diffusion model, with the text encoder that a checkpoint carries."""
+    file = open_tensor_file(path)
+    if marks := [key for key in file.tensors if key.endswith(_QUANTISED)]:
+        raise UnsupportedBase(
+            f"Base {name}: expected plain weights, found quantised ones ({marks[0]}). Load it with ComfyUI's own "
+            "loader and connect that MODEL to this node: it is then de-quantised layer by layer."
+        )
+    with torch.inference_mode(False):  # inference tensors do not know what they are a slice of
+        meta = {key: _meta(header) for key, header in file.tensors.items()}
+        config, tensors, foreign = _detect(meta, file, name)
+        model = config.get_model(dict(tensors), "", device=torch.device("meta"))
+        places = _places(meta, {UNET + k: v for k, v in config.process_unet_state_dict(dict(tensors)).items()})
+        encoder = _text_encoder(config, meta, file, name)
+    model_keys = model.state_dict()
+    diffusers = diffusers_names(config, model_keys)
+    known = comfy.lora.model_lora_keys_unet(model, {})
+    extra = {name: key for name, key in extra_names(diffusers).items() if name not in known}
+    key_map = {**known, **extra}
+    if foreign:
+        places = _foreign_places(file, key_map)
+    places = {key: places[key] for key in [*model_keys, *places] if key in places and (foreign or key in model_keys)}
+    base = _base(name, path, type(config).__name__, key_map, places, file)
+    base = replace(base, extra=frozenset(extra), diffusers=diffusers)
+    return base if encoder is None else joined(base, encoder)
+
+
+def _base(
+    name: str, path: Path, family: str, key_map: Mapping[str, Any], places: _Places, file: TensorFile
+) -> HostBase:
+    """The layers of one part of a file; `places` is keyed by model key, or by layer name for a foreign layout."""
+
+    def header(place: tuple[str, tuple[int, int] | None]) -> TensorHeader:
+        whole = file.tensors[place[0]]
+        return whole if place[1] is None else TensorHeader((place[1][1], *whole.shape[1:]), whole.dtype)
+
+    def read(weight: WeightRef) -> Tensor:
+        return to_float32(file.read(weight.key, weight.rows))
+
+    headers = {key: header(place) for key, place in places.items()}
+    return HostBase(
+        name=name,
+        fingerprint=sampled_fingerprint(path),
+        family=family,
+        key_map=key_map,
+        extra=frozenset(),
+        diffusers={},
+        layers=layers_of(key_map, headers, places),
+        parameters=vectors_of(headers),
+        reader=read,
+    )
+
+
+def _detect(meta: dict[str, Tensor], file: TensorFile, name: str) -> tuple[Any, dict[str, Tensor], bool]:
+    """The host's model class, the diffusion model's tensors by the host's keys, and whether the file names them
+    otherwise (a diffusers layout). The order is that of comfy.sd.load_diffusion_model_state_dict."""
+    prefix = comfy.model_detection.unet_prefix_from_state_dict(meta)
+    own = comfy.utils.state_dict_prefix_replace(dict(meta), {prefix: ""}, filter_keys=True) or dict(meta)
+    config = comfy.model_detection.model_config_from_unet(own, "", metadata=dict(file.metadata))
+    if config is not None:
+        return config, own, False
+    converted = comfy.model_detection.convert_diffusers_mmdit(dict(own), "")
+    if converted is not None:
+        config = comfy.model_detection.model_config_from_unet(converted, "")
+    elif "conv_in.weight" in own:
+        config = comfy.model_detection.model_config_from_diffusers_unet(own)
+        names = {} if config is None else comfy.utils.unet_to_diffusers(config.unet_config)
+        converted = {key: own[spelled] for spelled, key in names.items() if spelled in own}
+    if config is None or converted is None:
+        raise UnsupportedBase(
+            f"Base {name}: expected a diffusion model that ComfyUI knows, found {len(file.tensors)} tensors of none "
+            f"(first: {next(iter(file.tensors), 'nothing')}). Choose a checkpoint or a diffusion model."
+        )
+    return config, converted, True
+
+
+def _places(meta: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> _Places:
+    """Find each of the host's tensors in the file by identity: the host renames them, and takes slices of them."""
+    origin = {id(tensor): key for key, tensor in meta.items()}
+    places: _Places = {}
+    for key, tensor in tensors.items():
+        whole = tensor if tensor._base is None else tensor._base
+        if id(whole) not in origin:
+            continue  # the host computed it: its values are not those of the file
+        if whole is tensor:
+            places[key] = origin[id(whole)], None
+        elif tensor.shape[1:] == whole.shape[1:] and tensor.stride() == whole.stride():
+            places[key] = origin[id(whole)], (tensor.storage_offset() // whole.stride(0), tensor.shape[0])
+    return places
+
+
+def _foreign_places(file: TensorFile, key_map: Mapping[str, Any]) -> _Places:
+    """A diffusers layout: the names that adapters have for the modules are those of the file. Keyed by layer name."""
+    places: _Places = {}
+    for key in file.tensors:
+        module = key.removesuffix(".weight")
+        spelled = (f"{prefix}{module}" for prefix in ("unet.", "transformer.", "base_model.model.", ""))
+        target = next((key_map[one] for one in spelled if one in key_map), None)
+        if target is not None and key.endswith(".weight"):
+            places[layer_name(target)] = key, None
+    return places
+
+
+def _text_encoder(config: Any, meta: Mapping[str, Tensor], file: TensorFile, name: str) -> HostBase | None:
+    """The text encoder inside a checkpoint; None where there is none that the host knows."""
+    mine = {key: value for key, value in meta.items() if key.startswith(tuple(config.text_encoder_key_prefix))}
+    if not mine:
+        return None
+    tensors = config.process_clip_state_dict(dict(mine))
+    places = _places(meta, tensors)
+    key_map = comfy.lora.model_lora_keys_clip(_Named(places), {})
+    return _base(name, file.path, "text encoder", key_map, places, file)
+
+
+class _Named:
+    """What the host's function that names a text encoder's layers asks of it: the keys of its state dict."""
+
+    def __init__(self, places: _Places) -> None:
+        self._places = places
+
+    def state_dict(self) -> _Places:
+        return self._places
+
+
+def _meta(header: TensorHeader) -> Tensor:
+    return torch.empty(header.shape, dtype=_TORCH_DTYPES.get(header.dtype, torch.uint8), device="meta")

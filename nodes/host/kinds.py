@@ -1,0 +1,142 @@
+"""From what ComfyUI reads of a module to its delta: exactly factored where the kind allows it, else formed densely."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.lora
+import torch
+from comfy.weight_adapter import LoHaAdapter, LoKrAdapter, LoRAAdapter
+from torch import Tensor
+
+from ...core import kinds
+from ...core.delta import LowRankDelta
+from ...core.errors import UnsupportedAdapter
+from ...core.layers import Layer
+
+
+@dataclass(frozen=True)
+class PlacedDelta:
+    """One module's delta, made when it is asked for.
+
+    exact: it has a low-rank form; otherwise it is dense, depends on the source's weight, and is cut after the transfer.
+    scale: alpha / rank of the file, inside the delta already.
+    """
+
+    shape: tuple[int, int]
+    exact: bool
+    scale: float
+    build: Callable[[], LowRankDelta]
+
+    def rows(self, start: int, length: int) -> "PlacedDelta":
+        """The delta of a slice of a fused weight."""
+
+        def build() -> LowRankDelta:
+            whole = self.build()
+            return LowRankDelta(whole.up[start : start + length], whole.down)
+
+        return PlacedDelta((length, self.shape[1]), self.exact, self.scale, build)
+
+
+class LazyDeltas(Mapping[str, LowRankDelta]):
+    """Deltas by layer, made one at a time: together they can be larger than a base."""
+
+    def __init__(self, placed: Mapping[str, PlacedDelta]) -> None:
+        self._placed = placed
+
+    def __getitem__(self, layer: str) -> LowRankDelta:
+        return self._placed[layer].build()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._placed)
+
+    def __len__(self) -> int:
+        return len(self._placed)
+
+
+def placed_delta(
+    patch: Any, scale_without_alpha: Callable[[int], float], layer: Layer, source_weight: Callable[[], Tensor]
+) -> PlacedDelta:
+    """The delta of a host's patch on a layer. `source_weight` reads the layer's matrix (m, n), if the kind needs it."""
+    if isinstance(patch, tuple):
+        return _difference(patch, layer, source_weight)
+    if type(patch) in _FACTORED and patch.weights[_DORA[type(patch)]] is None:
+        factors, scale = _FACTORED[type(patch)](patch.weights, scale_without_alpha)
+        shape = factors(*(one.to("meta") if isinstance(one, Tensor) else one for one in patch.weights)).shape
+
+        def build() -> LowRankDelta:
+            return factors(*(_float32(one) for one in patch.weights)).scaled(scale)
+
+        return PlacedDelta(shape, True, scale, build)
+
+    def build_densely() -> LowRankDelta:
+        weight = source_weight().reshape(layer.weight.shape)
+        changed = comfy.lora.calculate_weight([(1.0, patch, 1.0, None, None)], weight.clone(), layer.weight.key)
+        if torch.equal(changed, weight):  # the host logs what goes wrong in an adapter and leaves the weight as it is
+            raise UnsupportedAdapter(f"Layer {layer.name}: expected a {patch.name} that fits, found one that does not.")
+        return kinds.full((changed - weight).flatten(1))
+
+    return PlacedDelta(layer.weight.matrix_shape, False, 1.0, build_densely)
+
+
+def peft_dora(
+    up: Tensor, down: Tensor, magnitude: Tensor, scale: float, layer: Layer, source_weight: Callable[[], Tensor]
+) -> PlacedDelta:
+    """DoRA as PEFT has it (arXiv 2402.09353, Eq. 5): W' = m (W + dW) / ||W + dW||, the norm over each output's row."""
+
+    def build() -> LowRankDelta:
+        weight = source_weight()
+        changed = weight + kinds.lora(up.float(), down.float()).scaled(scale).dense()
+        norms = torch.linalg.vector_norm(changed, dim=1, keepdim=True)
+        return kinds.full(changed * (magnitude.float().reshape(-1, 1) / norms) - weight)
+
+    return PlacedDelta(layer.weight.matrix_shape, False, 1.0, build)
+
+
+def _difference(patch: tuple[Any, ...], layer: Layer, source_weight: Callable[[], Tensor]) -> PlacedDelta:
+    """Full differences ("diff") and replaced weights ("set")."""
+    kind, (tensor, *_) = patch
+    matrix = tensor.flatten(1)
+    if tuple(matrix.shape) != layer.weight.matrix_shape:
+        found, expected = list(tensor.shape), list(layer.weight.shape)
+        raise UnsupportedAdapter(f"its {kind} has shape {found}, the layer {expected}")
+    if kind == "set":
+        return PlacedDelta(layer.weight.matrix_shape, False, 1.0, lambda: kinds.full(matrix.float() - source_weight()))
+    return PlacedDelta(layer.weight.matrix_shape, False, 1.0, lambda: kinds.full(matrix.float()))
+
+
+def _float32(value: Any) -> Any:
+    return value.to(torch.float32) if isinstance(value, Tensor) else value
+
+
+def _lora(weights: Any, without_alpha: Callable[[int], float]) -> tuple[Callable[..., LowRankDelta], float]:
+    rank, alpha = weights[1].shape[0], weights[2]
+    return (
+        lambda up, down, alpha, mid, *_: kinds.lora(up, down, mid),
+        without_alpha(rank) if alpha is None else alpha / rank,
+    )
+
+
+def _loha(weights: Any, without_alpha: Callable[[int], float]) -> tuple[Callable[..., LowRankDelta], float]:
+    rank, alpha = weights[1].shape[0], weights[2]
+    return (
+        lambda w1_a, w1_b, alpha, w2_a, w2_b, t1, t2, *_: kinds.loha(w1_a, w1_b, w2_a, w2_b, t1, t2),
+        1.0 if alpha is None else alpha / rank,
+    )
+
+
+def _lokr(weights: Any, without_alpha: Callable[[int], float]) -> tuple[Callable[..., LowRankDelta], float]:
+    """The host takes the rank of w2, else of w1, and no alpha at all where both are full matrices."""
+    _, _, alpha, _, w1_b, _, w2_b, *_ = weights
+    rank = next((factor.shape[0] for factor in (w2_b, w1_b) if factor is not None), None)
+    return (
+        lambda w1, w2, alpha, w1_a, w1_b, w2_a, w2_b, t2, *_: kinds.lokr(
+            kinds.kronecker_factor(w1, w1_a, w1_b), kinds.kronecker_factor(w2, w2_a, w2_b, t2)
+        ),
+        1.0 if alpha is None or rank is None else alpha / rank,
+    )
+
+
+# The host's adapter classes with an exact factored form, and where each keeps a DoRA scale, which undoes it.
+_FACTORED: dict[type, Any] = {LoRAAdapter: _lora, LoHaAdapter: _loha, LoKrAdapter: _lokr}
+_DORA = {LoRAAdapter: 4, LoHaAdapter: 7, LoKrAdapter: 8}
