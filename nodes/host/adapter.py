@@ -146,4 +146,4 @@ def _read(path: Path, name: str) -> dict[str, Tensor]:
         tensors = number_bare_list(tensors)
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise UnreadableFile(f"LoRA {name}: expected named tensors, found a {type(tensors).__name__}. It is no LoRA.")
-    return tensors
+    return {key: value.detach() for key, value in tensors.items()}

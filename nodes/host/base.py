@@ -16,7 +16,7 @@ from torch import Tensor
 from ...core.errors import UnsupportedBase
 from ...core.files import TensorHeader
 from ...core.layers import Layer, WeightRef
-from .names import UNET, layers_of
+from .names import UNET, layers_of, slice_of
 from .spelling import extra_names
 
 
@@ -26,8 +26,8 @@ class HostBase:
 
     family: the host's class of model (SD15, SDXL, Flux, ...). key_map: adapter names -> model keys, as
     comfy.lora.model_lora_keys_unet and _clip give it, and the names in `extra`, which those lack. diffusers: diffusers'
-    name of a UNet's module -> the model's key. parameters: shapes of biases and norms by model key. notes: what a reader
-    of the report should know of this base.
+    name of a UNet's module -> the model's key. parameters: shapes of biases and norms by model key. notes: what a
+    reader of the report should know of this base.
     """
 
     name: str
@@ -42,26 +42,19 @@ class HostBase:
     notes: tuple[str, ...] = ()
 
     def own_layers(self) -> list[str]:
-        """Every layer once: a fused weight is left out where its slices (q, k and v of qkv) are layers of their own."""
-        sliced = {layer.weight.key for layer in self.layers.values() if layer.weight.rows is not None}
-        return [name for name, layer in self.layers.items() if layer.weight.rows or layer.weight.key not in sliced]
+        """Every weight once: a fused one as its slices (q, k and v of qkv) where these are all of it."""
+        whole = [name for name in self.layers if slice_of(name)[0] not in self.layers]
+        return [part for name in whole for part in (self.parts_of(name) or [name])]
 
     def parts_of(self, name: str) -> list[str]:
         """The slices of a fused layer that together are all of it, in the order of their rows; empty without."""
-        whole = self.layers[name].weight
-        if whole.rows is not None:
-            return []
-        slices = {
-            layer.weight.rows: part
-            for part, layer in self.layers.items()
-            if layer.weight.key == whole.key and layer.weight.rows is not None
-        }
+        slices = {rows: part for part in self.layers for fused, rows in [slice_of(part)] if fused == name and rows}
         parts: list[str] = []
         row = 0
-        while (found := min((rows for rows in slices if rows[0] == row), key=sum, default=None)) is not None:
+        while (found := min((rows for rows in slices if rows[0] == row), default=None)) is not None:
             parts.append(slices[found])
-            row = sum(found)
-        return parts if row == whole.shape[0] else []
+            row = found[1]
+        return parts if row == self.layers[name].weight.shape[0] else []
 
     def read(self, layer: Layer) -> Tensor:
         """The weight as a float32 matrix (m, n); UnsupportedBase where it holds NaN or infinity."""

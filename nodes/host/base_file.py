@@ -37,18 +37,22 @@ _Places = dict[str, tuple[str, tuple[int, int] | None]]
 
 def base_from_file(path: Path, name: str) -> HostBase:
     """A base from a safetensors checkpoint or diffusion model, with the text encoder that a checkpoint carries."""
-    file = open_tensor_file(path)
+    return base_from_header(open_tensor_file(path), name, sampled_fingerprint(path))
+
+
+def base_from_header(file: TensorFile, name: str, fingerprint: str) -> HostBase:
+    """A base from a file's header alone; weights are read from the file when their turn comes."""
     if marks := [key for key in file.tensors if key.endswith(_QUANTISED)]:
         raise UnsupportedBase(
             f"Base {name}: expected plain weights, found quantised ones ({marks[0]}). Load it with ComfyUI's own "
             "loader and connect that MODEL to this node: it is then de-quantised layer by layer."
         )
     with torch.inference_mode(False):  # inference tensors do not know what they are a slice of
-        meta = {key: _meta(header) for key, header in file.tensors.items()}
+        meta = {key: _stand_in(header) for key, header in file.tensors.items()}
         config, tensors, foreign = _detect(meta, file, name)
         model = config.get_model(dict(tensors), "", device=torch.device("meta"))
         places = _places(meta, {UNET + k: v for k, v in config.process_unet_state_dict(dict(tensors)).items()})
-        encoder = _text_encoder(config, meta, file, name)
+        encoder = _text_encoder(config, meta, file, name, fingerprint)
     model_keys = model.state_dict()
     diffusers = diffusers_names(config, model_keys)
     known = comfy.lora.model_lora_keys_unet(model, {})
@@ -57,13 +61,13 @@ def base_from_file(path: Path, name: str) -> HostBase:
     if foreign:
         places = _foreign_places(file, key_map)
     places = {key: places[key] for key in [*model_keys, *places] if key in places and (foreign or key in model_keys)}
-    base = _base(name, path, type(config).__name__, key_map, places, file)
+    base = _base(name, fingerprint, type(config).__name__, key_map, places, file)
     base = replace(base, extra=frozenset(extra), diffusers=diffusers)
     return base if encoder is None else joined(base, encoder)
 
 
 def _base(
-    name: str, path: Path, family: str, key_map: Mapping[str, Any], places: _Places, file: TensorFile
+    name: str, fingerprint: str, family: str, key_map: Mapping[str, Any], places: _Places, file: TensorFile
 ) -> HostBase:
     """The layers of one part of a file; `places` is keyed by model key, or by layer name for a foreign layout."""
 
@@ -77,7 +81,7 @@ def _base(
     headers = {key: header(place) for key, place in places.items()}
     return HostBase(
         name=name,
-        fingerprint=sampled_fingerprint(path),
+        fingerprint=fingerprint,
         family=family,
         key_map=key_map,
         extra=frozenset(),
@@ -138,7 +142,9 @@ def _foreign_places(file: TensorFile, key_map: Mapping[str, Any]) -> _Places:
     return places
 
 
-def _text_encoder(config: Any, meta: Mapping[str, Tensor], file: TensorFile, name: str) -> HostBase | None:
+def _text_encoder(
+    config: Any, meta: Mapping[str, Tensor], file: TensorFile, name: str, fingerprint: str
+) -> HostBase | None:
     """The text encoder inside a checkpoint; None where there is none that the host knows."""
     mine = {key: value for key, value in meta.items() if key.startswith(tuple(config.text_encoder_key_prefix))}
     if not mine:
@@ -146,7 +152,7 @@ def _text_encoder(config: Any, meta: Mapping[str, Tensor], file: TensorFile, nam
     tensors = config.process_clip_state_dict(dict(mine))
     places = _places(meta, tensors)
     key_map = comfy.lora.model_lora_keys_clip(_Named(places), {})
-    return _base(name, file.path, "text encoder", key_map, places, file)
+    return _base(name, fingerprint, "text encoder", key_map, places, file)
 
 
 class _Named:
@@ -159,5 +165,8 @@ class _Named:
         return self._places
 
 
-def _meta(header: TensorHeader) -> Tensor:
-    return torch.empty(header.shape, dtype=_TORCH_DTYPES.get(header.dtype, torch.uint8), device="meta")
+def _stand_in(header: TensorHeader) -> Tensor:
+    """A tensor without memory. Vectors get zeros: a few families read one to tell their prediction type, which names no
+    layer."""
+    dtype = _TORCH_DTYPES.get(header.dtype, torch.uint8)
+    return torch.empty(header.shape, dtype=dtype, device="meta" if len(header.shape) > 1 else "cpu").fill_(0)

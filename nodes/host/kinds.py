@@ -37,6 +37,16 @@ class PlacedDelta:
 
         return PlacedDelta((length, self.shape[1]), self.exact, self.scale, build)
 
+    def arranged(self, function: Callable[[Tensor], Tensor]) -> "PlacedDelta":
+        """The delta with its rows in the model's order, where a file has them in another (Flux's last modulation: scale
+        and shift change places)."""
+
+        def build() -> LowRankDelta:
+            whole = self.build()
+            return LowRankDelta(function(whole.up), whole.down)
+
+        return PlacedDelta(self.shape, self.exact, self.scale, build)
+
 
 class LazyDeltas(Mapping[str, LowRankDelta]):
     """Deltas by layer, made one at a time: together they can be larger than a base."""

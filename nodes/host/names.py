@@ -1,8 +1,10 @@
 """Layer names: derived from ComfyUI's own key maps, so that the pack knows every family that ComfyUI knows."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+
+from torch import Tensor
 
 from ...core.files import TensorHeader
 from ...core.layers import Layer, WeightRef
@@ -28,11 +30,25 @@ def parse_target(target: Any) -> tuple[str, tuple[int, int] | None, bool]:
     return key, (start, length), dim == 0 and not function
 
 
+def row_order(target: Any) -> Callable[[Tensor], Tensor] | None:
+    """What the host does to the rows of a delta before it adds it; None for most layers."""
+    return target[2] if isinstance(target, tuple) and len(target) > 2 else None
+
+
 def layer_name(target: Any) -> str:
     """The pack's name for a key map's value: the model's own key without prefix and suffix, and the rows of a slice."""
     key, rows, _ = parse_target(target)
     name = key.removeprefix(UNET).removesuffix(".weight")
     return name if rows is None else f"{name}[{rows[0]}:{rows[0] + rows[1]}]"
+
+
+def slice_of(name: str) -> tuple[str | None, tuple[int, int] | None]:
+    """The fused layer that a layer is rows of, and the first and last row; (None, None) for one of its own."""
+    fused, _, rows = name.partition("[")
+    if not rows:
+        return None, None
+    first, _, last = rows.removesuffix("]").partition(":")
+    return fused, (int(first), int(last))
 
 
 def layers_of(
@@ -45,13 +61,13 @@ def layers_of(
     places: model key -> (key, rows) where a file stores it; a place under a layer's own name (a slice that the file
     keeps apart) goes before the one of its fused weight.
     """
-    targets = {layer_name(target): parse_target(target) for target in key_map.values()}
+    parsed = {layer_name(target): parse_target(target) for target in key_map.values() if parse_target(target)[2]}
     order = {key: position for position, key in enumerate(headers)}
     layers: dict[str, Layer] = {}
-    for name, (key, rows, is_plain) in sorted(targets.items(), key=lambda item: order.get(item[1][0], -1)):
+    for name, (key, rows, _) in sorted(parsed.items(), key=lambda item: order.get(item[1][0], -1)):
         if name in headers:
             key, rows = name, None
-        if not (is_plain and (key == name or key.endswith(".weight")) and key in headers):
+        if not (key in headers and (key == name or key.endswith(".weight"))):
             continue
         header = headers[key]
         if len(header.shape) < 2 or (rows is not None and sum(rows) > header.shape[0]):

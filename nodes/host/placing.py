@@ -15,7 +15,7 @@ from ...core.plan import Module, Vector
 from .adapter import Adapter
 from .base import HostBase
 from .kinds import LazyDeltas, PlacedDelta, peft_dora, placed_delta
-from .names import layer_name, parse_target
+from .names import layer_name, parse_target, row_order
 from .spelling import host_key, named_by_number, peft_scale
 from .writing import to_state_dict
 
@@ -170,6 +170,8 @@ def _place_module(spelled: str, group: _Group, adapter: Adapter, base: HostBase)
         raise UnsupportedAdapter(
             f"LoRA {adapter.name}, module {spelled}: {error} The file is damaged: fetch it again."
         ) from error
+    if (function := row_order(target)) is not None:
+        delta = delta.arranged(function)
     parts = base.parts_of(layer) if delta.shape == base.layers[layer].weight.matrix_shape else []
     deltas = {layer: (delta, own)} if not parts else _split(delta, parts, own, base)
     return _Placed(deltas, vectors, unread=unread)
@@ -241,6 +243,8 @@ def _vectors(patches: Mapping[Any, Any], group: _Group, target: Any, base: HostB
         values = patch[1][0]
         if values.ndim != 1 or parameter not in base.parameters:
             continue
+        if (function := row_order(target)) is not None:
+            values = function(values)
         if rows is not None:
             whole = values.new_zeros(base.parameters[parameter])
             whole[rows[0] : sum(rows)] = values

@@ -10,7 +10,7 @@ from torch import Tensor
 from ...core.delta import LowRankDelta
 from ...core.plan import Vector
 from .base import HostBase
-from .names import UNET, layer_name, parse_target
+from .names import UNET, layer_name, parse_target, slice_of
 
 
 @dataclass(frozen=True)
@@ -96,17 +96,14 @@ def _whole_where_unnamed(
     sum of their ranks."""
     whole: dict[str, LowRankDelta] = {}
     for layer, delta in deltas.items():
-        weight = base.layers[layer].weight
-        if layer in names or weight.rows is None:
+        fused, rows = slice_of(layer)
+        if layer in names or fused is None or rows is None or fused not in base.layers:
             whole[layer] = delta
             continue
-        fused = next(
-            name for name, one in base.layers.items() if one.weight.key == weight.key and one.weight.rows is None
-        )
         up = delta.up.new_zeros(base.layers[fused].weight.shape[0], delta.rank)
-        up[weight.rows[0] : sum(weight.rows)] = delta.up
-        slice_in_place = LowRankDelta(up, delta.down)
-        whole[fused] = whole[fused].plus(slice_in_place) if fused in whole else slice_in_place
+        up[rows[0] : rows[1]] = delta.up
+        in_place = LowRankDelta(up, delta.down)
+        whole[fused] = whole[fused].plus(in_place) if fused in whole else in_place
     return whole
 
 

@@ -173,6 +173,7 @@ def test_a_report_accounts_for_every_key_and_survives_json() -> None:
     plan = job.plan()
     moved = transfer(plan, job.deltas, job.source, job.target, device=CPU)
     unplaced = (Skipped("x", "adapters of kind OFT are not transferred yet", ("x.oft_blocks",)),)
+    unread = {"y.z": "the base has no such layer"}
     vectors = (Vector("norm", "diff", torch.zeros(3), ("norm.diff",)),)
     report = transfer_report(
         job.comparison,
@@ -208,10 +209,8 @@ def test_a_change_without_a_low_rank_form_is_cut_to_the_dense_rank_with_the_loss
     job = Job()
     job.modules = [Module(one.layer, one.shape, one.keys, exact=False) for one in job.modules]
     job.deltas = {name: full(one.dense() + torch.eye(*one.shape)) for name, one in job.deltas.items()}
-    for action in ("skip", "copy"):
-        result = job.run(
-            method="copy", dense_rank=5, threshold=1.0 if action == "copy" else 0.0, below_threshold=action
-        )
+    for threshold, below in ((0.0, "skip"), (1.0, "copy")):
+        result = job.run(method="copy", dense_rank=5, threshold=threshold, below_threshold=below)
         for layer in result.layers:
             assert layer.rank_out == 5
             name = layer.pair.source.name

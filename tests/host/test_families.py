@@ -1,0 +1,89 @@
+"""Full-size architectures by their headers, real adapter files and the keys of others that are not at hand."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from lora_transfer.nodes.host.adapter import Adapter, adapter_from_file
+from lora_transfer.nodes.host.base import HostBase
+from lora_transfer.nodes.host.base_file import base_from_header
+from lora_transfer.nodes.host.placing import PlacedAdapter, place
+from tests.conftest import ROOT
+from tests.host.families import FAMILIES, header_of
+from tests.host.formulas import delta_of
+
+SHARED = ROOT.parent / "shared" / "data"
+REAL = sorted((SHARED / "loras").glob("*"))
+DUMPS = sorted((SHARED / "key_dumps").glob("*.json"))
+needs_shared = pytest.mark.skipif(not REAL, reason="the project's shared data are not beside this clone")
+
+
+def base_of(family: str, text_encoder: bool = False) -> HostBase:
+    return base_from_header(header_of(family, text_encoder), family, "header")
+
+
+def assert_every_key_is_accounted_for(placed: PlacedAdapter, keys: set[str]) -> None:
+    found = [
+        *(key for one in placed.modules for key in one.keys),
+        *(key for one in placed.vectors for key in one.keys),
+        *(key for one in placed.skipped for key in one.keys),
+        *placed.unread,
+    ]
+    assert sorted(found) == sorted(keys)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_matrix_of_a_full_size_model_is_a_layer_once(family: str) -> None:
+    header = header_of(family)
+    base = base_from_header(header, family, "header")
+    matrices = {key: one.shape for key, one in header.tensors.items() if key.endswith(".weight") and len(one.shape) > 1}
+    rows: dict[str, int] = {}
+    for name in base.own_layers():
+        weight = base.layers[name].weight
+        rows[weight.key] = rows.get(weight.key, 0) + weight.shape[0]
+        assert weight.shape[1:] == matrices[weight.key][1:]
+    assert rows == {key: shape[0] for key, shape in matrices.items()}
+
+
+def test_the_text_encoder_of_a_checkpoint_is_read_with_it() -> None:
+    base = base_of("SD15", text_encoder=True)
+    weight = base.layers["clip_l.transformer.text_model.encoder.layers.3.self_attn.k_proj"].weight
+    assert weight.key == "cond_stage_model.transformer.text_model.encoder.layers.3.self_attn.k_proj.weight"
+    assert weight.shape == (768, 768)
+
+
+@needs_shared
+@pytest.mark.parametrize("path", REAL, ids=lambda path: path.name)
+def test_a_real_file_is_read_to_the_last_key_and_means_what_it_says(path: Path) -> None:
+    base = base_of("SD21" if "sd2__" in path.name else "SD15", text_encoder=True)
+    adapter = adapter_from_file(path, path.name)
+    tensors = adapter.state_dict()
+    placed = place(adapter, base)
+    assert_every_key_is_accounted_for(placed, set(tensors))
+    assert all(key.startswith("<s") for key in placed.unread)
+    assert not placed.skipped
+    assert len(placed.modules) >= 48
+    for module in placed.modules:
+        expected = delta_of(module.keys, tensors)
+        found = placed.deltas[module.layer].dense().double()
+        assert float((found - expected).norm()) <= 1e-6 * float(expected.norm()), module.layer
+
+
+@needs_shared
+@pytest.mark.parametrize("path", DUMPS, ids=lambda path: path.stem)
+def test_the_keys_of_a_real_file_resolve_on_the_full_size_model(path: Path) -> None:
+    if "anima" in path.name:
+        pytest.skip("no full-size Anima among the families yet")
+    shapes = json.loads(path.read_text())
+    tensors = {
+        key: torch.ones(shape) if not shape else torch.empty(shape, device="meta") for key, shape in shapes.items()
+    }
+    base = base_of("Flux dev")
+    placed = place(Adapter(path.stem, "dump", {}, tensors=tensors), base)
+    assert_every_key_is_accounted_for(placed, set(tensors))
+    assert all("text encoder" in reason for reason in placed.unread.values())
+    assert all("widens its layer" in one.reason for one in placed.skipped)
+    for module in placed.modules:
+        assert module.shape == base.layers[module.layer].weight.matrix_shape, module.layer
