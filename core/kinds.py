@@ -35,7 +35,8 @@ def loha(
 def lokr(w1: LowRankDelta, w2: LowRankDelta) -> LowRankDelta:
     """LoKr: kron(w1, w2), exact at the product of the ranks. A convolution's w2 is (c, d kh kw), kernel innermost,
     so the Kronecker product of the flattened factors is the flattened product."""
-    return LowRankDelta(torch.kron(w1.up.contiguous(), w2.up), torch.kron(w1.down.contiguous(), w2.down))
+    up, down = ((one.contiguous(), two.contiguous()) for one, two in ((w1.up, w2.up), (w1.down, w2.down)))
+    return LowRankDelta(torch.kron(*up), torch.kron(*down))
 
 
 def kronecker_factor(

@@ -73,11 +73,13 @@ def placed_delta(
     if type(patch) in _FACTORED and patch.weights[_DORA[type(patch)]] is None:
         factors, scale = _FACTORED[type(patch)](patch.weights, scale_without_alpha)
         shape = factors(*(one.to("meta") if isinstance(one, Tensor) else one for one in patch.weights)).shape
+        # A Kronecker product of another shape is reshaped by the host, which leaves it without factors of that shape.
+        if shape == layer.weight.matrix_shape or not isinstance(patch, LoKrAdapter):
 
-        def build() -> LowRankDelta:
-            return factors(*(_float32(one) for one in patch.weights)).scaled(scale)
+            def build() -> LowRankDelta:
+                return factors(*(_float32(one) for one in patch.weights)).scaled(scale)
 
-        return PlacedDelta(shape, True, scale, build)
+            return PlacedDelta(shape, True, scale, build)
 
     def build_densely() -> LowRankDelta:
         weight = source_weight().reshape(layer.weight.shape)

@@ -50,8 +50,10 @@ class _Group:
     file_keys: dict[str, str] = field(default_factory=dict[str, str])
 
     def keys(self, read: Any = None) -> tuple[str, ...]:
-        """The file's keys, of all tensors or of those in `read`."""
-        return tuple(self.file_keys[key] for key in self.tensors if read is None or key in read)
+        """The file's keys, of all tensors or of those in `read`; what the host added has none."""
+        return tuple(
+            self.file_keys[key] for key in self.tensors if self.file_keys[key] and (read is None or key in read)
+        )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,217 @@
+"""Every kind of adapter, made by the libraries that trainers use or by hand, against its own formula."""
+
+import comfy.lora
+import pytest
+import torch
+from lycoris.modules import ButterflyOFTModule, DiagOFTModule, GLoRAModule, LoConModule, LohaModule, LokrModule
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from torch import Tensor, nn
+
+from lora_transfer.core.delta import LowRankDelta
+from lora_transfer.nodes.host.adapter import Adapter
+from lora_transfer.nodes.host.base import HostBase
+from lora_transfer.nodes.host.base_file import base_from_file
+from lora_transfer.nodes.host.placing import PlacedAdapter, place
+from tests.host.conftest import SmallPair
+from tests.host.formulas import delta_of
+
+LINEAR = "input_blocks.3.1.transformer_blocks.0.attn2.to_k"
+LINEAR_KOHYA = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
+CONV = "input_blocks.1.0.in_layers.2"
+CONV_KOHYA = "lora_unet_down_blocks_0_resnets_0_conv1"
+
+
+@pytest.fixture
+def base(pair: SmallPair) -> HostBase:
+    return base_from_file(pair.source, "small")
+
+
+def weight_of(base: HostBase, layer: str) -> Tensor:
+    return base.read(base.layers[layer]).reshape(base.layers[layer].weight.shape)
+
+
+def module_on(weight: Tensor) -> nn.Module:
+    """The layer as torch has it, for a library to wrap."""
+    if weight.ndim == 2:
+        made: nn.Module = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+    else:
+        made = nn.Conv2d(weight.shape[1], weight.shape[0], weight.shape[2], padding=1, bias=False)
+    made.weight.data.copy_(weight)  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
+    return made
+
+
+def filled(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Trained in name: every factor small noise, what a library keeps for itself untouched."""
+    generator = torch.Generator().manual_seed(8)
+    kept = ("alpha", "dora_scale", "lora_magnitude_vector", "rescale", "bias", "scale")
+    return {
+        key: value.clone() if key.rpartition(".")[2] in kept or value.ndim == 0 else _noise(value, generator)
+        for key, value in state.items()
+    }
+
+
+def _noise(value: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(value.shape, generator=generator) * 0.05
+
+
+def placed_on(base: HostBase, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> PlacedAdapter:
+    return place(Adapter("made", "here", metadata or {}, tensors=tensors), base)
+
+
+def assert_same(found: LowRankDelta, expected: Tensor, limit: float = 1e-6) -> None:
+    expected = expected.double().flatten(1)
+    assert float(expected.norm()) > 0
+    assert float((found.dense().double() - expected).norm() / expected.norm()) <= limit
+
+
+FACTORED = [
+    ("LoCon", LoConModule, {}),
+    ("LoCon Tucker", LoConModule, {"use_tucker": True}),
+    ("LoCon rsLoRA", LoConModule, {"rs_lora": True}),
+    ("LoHa", LohaModule, {}),
+    ("LoHa Tucker", LohaModule, {"use_tucker": True}),
+    ("LoKr", LokrModule, {"factor": 8}),
+    ("LoKr both", LokrModule, {"factor": 8, "decompose_both": True}),
+    ("LoKr full", LokrModule, {"factor": 8, "full_matrix": True}),
+    ("LoKr Tucker", LokrModule, {"factor": 8, "use_tucker": True}),
+]
+
+
+@pytest.mark.parametrize(("layer", "kohya"), [(LINEAR, LINEAR_KOHYA), (CONV, CONV_KOHYA)], ids=["linear", "conv"])
+@pytest.mark.parametrize(("make", "options"), [one[1:] for one in FACTORED], ids=[one[0] for one in FACTORED])
+def test_lycoris_kinds_with_factors_are_exact(base: HostBase, layer: str, kohya: str, make, options) -> None:
+    module = make(kohya, module_on(weight_of(base, layer)), 1.0, lora_dim=4, alpha=2.0, **options)
+    state = filled(module.state_dict())
+    module.load_state_dict(state)
+    tensors = {f"{kohya}.{key}": value for key, value in state.items() if not key.startswith("org_module")}
+    placed = placed_on(base, tensors)
+    # LoHa's and LoKr's get_diff_weight multiplies the scale in twice; forward() does not.
+    shape = weight_of(base, layer).shape
+    once = module.get_weight(shape) if make is not LoConModule else module.get_diff_weight(1.0, shape)[0]
+    assert_same(placed.deltas[layer], once.detach(), 2e-6)
+    assert [one.exact for one in placed.modules] == [True]
+    assert sorted([*placed.modules[0].keys, *placed.unread]) == sorted(tensors)
+
+
+@pytest.mark.parametrize(("layer", "kohya"), [(LINEAR, LINEAR_KOHYA), (CONV, CONV_KOHYA)], ids=["linear", "conv"])
+@pytest.mark.parametrize("make", [DiagOFTModule, ButterflyOFTModule, GLoRAModule], ids=["OFT", "BOFT", "GLoRA"])
+def test_lycoris_kinds_that_need_the_weight_change_it_as_the_host_would(
+    base: HostBase, layer: str, kohya: str, make
+) -> None:
+    weight = weight_of(base, layer)
+    module = make(kohya, module_on(weight), 1.0, lora_dim=10, alpha=1.0)
+    state = filled({key: value for key, value in module.state_dict().items() if not key.startswith("org_module")})
+    tensors = {f"{kohya}.{key}": value for key, value in state.items()}
+    placed = placed_on(base, tensors)
+    key = f"diffusion_model.{layer}.weight"
+    patches = comfy.lora.load_lora(dict(tensors), {kohya: key}, log_missing=False)
+    changed = comfy.lora.calculate_weight([(1.0, patches[key], 1.0, None, None)], weight.clone(), key)
+    assert_same(placed.deltas[layer], changed - weight, 1e-6)
+    assert [one.exact for one in placed.modules] == [False]
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_dora_is_the_hosts_with_its_quirk(base: HostBase, axis: int) -> None:
+    """Over the outputs the norm is that of W alone; over the inputs that of W + dW (data/formats.md 4.2)."""
+    weight, generator = weight_of(base, LINEAR).double(), torch.Generator().manual_seed(2)
+    up, down = torch.randn(320, 4, generator=generator) * 0.1, torch.randn(4, 768, generator=generator) * 0.1
+    magnitude = torch.rand((320, 1) if axis == 0 else (1, 768), generator=generator) + 0.5
+    tensors = {
+        f"{LINEAR_KOHYA}.lora_up.weight": up,
+        f"{LINEAR_KOHYA}.lora_down.weight": down,
+        f"{LINEAR_KOHYA}.alpha": torch.tensor(2.0),
+        f"{LINEAR_KOHYA}.dora_scale": magnitude,
+    }
+    moved = weight + up.double() @ down.double() * 0.5
+    norm = weight.norm(dim=1, keepdim=True) if axis == 0 else moved.norm(dim=0, keepdim=True)
+    assert_same(placed_on(base, tensors).deltas[LINEAR], moved * magnitude.double() / norm - weight, 2e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"use_rslora": True}, {"use_dora": True}], ids=["LoRA", "rsLoRA", "DoRA"])
+def test_peft_files_mean_what_peft_makes_of_them(base: HostBase, options: dict[str, bool]) -> None:
+    import json
+
+    weight = weight_of(base, LINEAR)
+    inner = nn.Sequential()
+    inner.add_module("to_k", module_on(weight))
+    model = get_peft_model(inner, LoraConfig(r=4, lora_alpha=6, target_modules=["to_k"], **options))  # pyright: ignore
+    generator = torch.Generator().manual_seed(4)
+    for name, parameter in model.named_parameters():
+        if "lora_A" in name or "lora_B" in name:
+            parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
+    state = get_peft_model_state_dict(model)
+    tensors = {key.replace("base_model.model.to_k", f"unet.{_diffusers()}"): value for key, value in state.items()}
+    metadata = {"lora_adapter_metadata": json.dumps({"unet.r": 4, "unet.lora_alpha": 6, **_prefixed(options)})}
+    placed = placed_on(base, tensors, metadata)
+    merged = model.merge_and_unload().to_k.weight.detach()
+    assert_same(placed.deltas[LINEAR], merged - weight, 2e-5)  # a difference of float32 weights twenty times its size
+    assert not placed.unread
+
+
+def _prefixed(options: dict[str, bool]) -> dict[str, bool]:
+    return {f"unet.{key}": value for key, value in options.items()}
+
+
+def _diffusers() -> str:
+    return "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
+
+
+def test_full_differences_biases_norms_and_replaced_weights(base: HostBase) -> None:
+    generator = torch.Generator().manual_seed(1)
+    linear, norm = "diffusion_model.time_embed.0", "diffusion_model.input_blocks.1.0.in_layers.0"
+    tensors = {
+        f"{linear}.diff": torch.randn(1280, 320, generator=generator),
+        f"{linear}.diff_b": torch.randn(1280, generator=generator),
+        f"{norm}.w_norm": torch.randn(320, generator=generator),
+        f"{norm}.b_norm": torch.randn(320, generator=generator),
+        f"{CONV_KOHYA}.set_weight": torch.randn(320, 320, 3, 3, generator=generator),
+    }
+    placed = placed_on(base, tensors)
+    assert_same(placed.deltas["time_embed.0"], tensors[f"{linear}.diff"])
+    assert_same(placed.deltas[CONV], tensors[f"{CONV_KOHYA}.set_weight"] - weight_of(base, CONV))
+    assert {one.parameter: one.keys for one in placed.vectors} == {
+        f"{linear}.bias": (f"{linear}.diff_b",),
+        f"{norm}.weight": (f"{norm}.w_norm",),
+        f"{norm}.bias": (f"{norm}.b_norm",),
+    }
+    keys = [key for part in (placed.modules, placed.vectors) for one in part for key in one.keys]
+    assert sorted(keys) == sorted(tensors)
+
+
+SPELLED = {
+    "kohya": (LINEAR_KOHYA, ".lora_up.weight", ".lora_down.weight"),
+    "diffusers today": (f"unet.{_diffusers()}", ".lora.up.weight", ".lora.down.weight"),
+    "PEFT": (f"unet.{_diffusers()}", ".lora_B.weight", ".lora_A.weight"),
+    "PEFT's adapter name": (_diffusers(), ".lora_B.default.weight", ".lora_A.default.weight"),
+    "PEFT around a UNet": (f"base_model.model.{_diffusers()}", ".lora_B.weight", ".lora_A.weight"),
+    "attention processors": (
+        _diffusers().replace("attn2.", "attn2.processor."),
+        "_lora.up.weight",
+        "_lora.down.weight",
+    ),
+    "a doubled prefix": (f"unet.unet.{_diffusers()}", ".lora_B.weight", ".lora_A.weight"),
+    "underscores": (LINEAR_KOHYA, "_lora_up.weight", "_lora_down.weight"),
+    "ComfyUI": (f"diffusion_model.{LINEAR}", ".lora_up.weight", ".lora_down.weight"),
+    "a checkpoint's names": (f"model.diffusion_model.{LINEAR}", ".lora_up.weight", ".lora_down.weight"),
+    "text model of transformers": (
+        f"unet.{_diffusers()}",
+        ".lora_linear_layer.up.weight",
+        ".lora_linear_layer.down.weight",
+    ),
+}
+
+
+@pytest.mark.parametrize("spelled", SPELLED)
+def test_a_lora_in_any_spelling_is_placed(base: HostBase, spelled: str) -> None:
+    module, up_end, down_end = SPELLED[spelled]
+    generator = torch.Generator().manual_seed(3)
+    up, down = torch.randn(320, 4, generator=generator), torch.randn(4, 768, generator=generator)
+    placed = placed_on(base, {module + up_end: up, module + down_end: down})
+    assert_same(placed.deltas[LINEAR], up.double() @ down.double())
+    assert not placed.unread
+
+
+def test_the_naive_formula_agrees_with_itself_on_a_plain_lora() -> None:
+    up, down = torch.ones(3, 2), torch.ones(2, 5)
+    tensors = {"m.lora_up.weight": up, "m.lora_down.weight": down, "m.alpha": torch.tensor(1.0)}
+    assert torch.equal(delta_of(tuple(tensors), tensors), torch.ones(3, 5).double())

@@ -1,0 +1,151 @@
+"""Written and read again: three spellings, three precisions, and ComfyUI's own loader as the judge."""
+
+import comfy.lora
+import pytest
+import torch
+
+from lora_transfer.core.delta import LowRankDelta
+from lora_transfer.core.errors import InvalidSetting
+from lora_transfer.core.plan import Vector
+from lora_transfer.nodes.host.adapter import Adapter, adapter_from_file, for_file
+from lora_transfer.nodes.host.base import HostBase
+from lora_transfer.nodes.host.base_file import base_from_file, base_from_header
+from lora_transfer.nodes.host.placing import place, respelled
+from lora_transfer.nodes.host.writing import SPELLINGS, to_state_dict
+from tests.host.conftest import SmallPair
+from tests.host.families import header_of
+
+# Rounding of each precision, with two factors multiplied.
+LIMITS = {"float32": 1e-6, "float16": 2e-3, "bfloat16": 2e-2}
+
+
+def random_deltas(base: HostBase, layers: list[str]) -> dict[str, LowRankDelta]:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        layer: LowRankDelta(
+            torch.randn(base.layers[layer].weight.matrix_shape[0], 2, generator=generator),
+            torch.randn(2, base.layers[layer].weight.matrix_shape[1], generator=generator),
+        )
+        for layer in layers
+    }
+
+
+def unmatched_by_the_host(tensors: dict[str, torch.Tensor], base: HostBase) -> set[str]:
+    """Keys that ComfyUI's own loader leaves over. `base.key_map` without our names is its own map."""
+    own_map = {name: target for name, target in base.key_map.items() if name not in base.extra}
+    loaded = comfy.lora.load_lora(dict(tensors), own_map, log_missing=False)
+    read = {key for patch in loaded.values() for key in getattr(patch, "loaded_keys", ())}
+    values = {id(value) for patch in loaded.values() if isinstance(patch, tuple) for value in patch[1]}
+    return {key for key, tensor in tensors.items() if key not in read and id(tensor) not in values}
+
+
+@pytest.mark.parametrize("dtype", LIMITS)
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_writing_and_reading_again_is_the_identity(pair: SmallPair, spelling: str, dtype: str) -> None:
+    base = base_from_file(pair.source, "small")
+    first = place(adapter_from_file(pair.lora, "kohya"), base)
+    written = to_state_dict(first.deltas, first.scales, base, spelling)
+    tensors = for_file(written, Adapter("x", "y", {}), dtype)
+    assert unmatched_by_the_host(tensors, base) == set()
+    again = place(Adapter("again", "y", {}, tensors=tensors), base)
+    assert not again.unread
+    assert set(again.deltas) == set(first.deltas)
+    for layer, delta in first.deltas.items():
+        assert again.deltas[layer].minus(delta).norm() <= LIMITS[dtype] * delta.norm()
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("family", ["SDXL", "Flux dev", "SD3 medium", "Wan 2.1 1.3B", "Z-Image", "Qwen-Image"])
+def test_every_spelling_names_every_layer_of_a_family_or_its_fused_weight(family: str, spelling: str) -> None:
+    base = base_from_header(header_of(family), family, "header")
+    own = base.own_layers()
+    layers = own[:2] + [layer for layer in own if base.layers[layer].block][:: len(own) // 12]
+    deltas = random_deltas(base, layers)
+    tensors = to_state_dict(deltas, dict.fromkeys(layers, 0.5), base, spelling)
+    assert unmatched_by_the_host(tensors, base) == set()
+    again = place(Adapter("again", "y", {}, tensors=tensors), base)
+    assert not again.unread
+    for layer, delta in deltas.items():
+        assert again.deltas[layer].minus(delta).norm() <= 1e-5 * delta.norm()
+
+
+def test_kohya_names_are_those_of_the_trainer_and_diffusers_names_carry_no_alpha(pair: SmallPair) -> None:
+    base = base_from_file(pair.source, "small")
+    placed = place(adapter_from_file(pair.lora, "kohya"), base)
+    original = set(adapter_from_file(pair.lora, "kohya").state_dict())
+    assert set(to_state_dict(placed.deltas, placed.scales, base, "kohya")) == original
+    diffusers = to_state_dict(placed.deltas, placed.scales, base, "diffusers")
+    assert "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora.up.weight" in diffusers
+    assert "unet.down_blocks.0.resnets.0.conv1.lora.down.weight" in diffusers
+    assert not [key for key in diffusers if key.endswith("alpha")]
+
+
+def test_biases_and_norms_are_written_so_that_the_host_adds_them(pair: SmallPair) -> None:
+    base = base_from_file(pair.source, "small")
+    vectors = (
+        Vector("diffusion_model.time_embed.0.bias", "diff", torch.ones(1280), ("a",)),
+        Vector("diffusion_model.input_blocks.1.0.in_layers.0.weight", "diff", torch.ones(320), ("b",)),
+        Vector("diffusion_model.input_blocks.1.0.in_layers.0.weight", "set", torch.ones(320), ("c",)),
+    )
+    for vector in vectors:
+        tensors = to_state_dict({}, {}, base, vectors=(vector,))
+        assert unmatched_by_the_host(tensors, base) == set()
+        (again,) = place(Adapter("again", "y", {}, tensors=tensors), base).vectors
+        assert (again.parameter, again.kind) == (vector.parameter, vector.kind)
+        assert torch.equal(again.values, vector.values)
+
+
+def test_a_bias_on_a_slice_of_a_fused_weight_is_not_lost() -> None:
+    base = base_from_header(header_of("Flux dev"), "Flux dev", "header")
+    module = "transformer.transformer_blocks.0.attn.to_k"
+    tensors = {
+        f"{module}.lora_B.weight": torch.ones(3072, 2),
+        f"{module}.lora_A.weight": torch.ones(2, 3072),
+        f"{module}.diff_b": torch.ones(3072),
+    }
+    placed = place(Adapter("x", "y", {}, tensors=tensors), base)
+    (vector,) = placed.vectors
+    assert vector.parameter == "diffusion_model.double_blocks.0.img_attn.qkv.bias"
+    assert vector.values[3072:6144].eq(1).all()
+    assert vector.values.sum() == 3072
+    assert [module.layer for module in placed.modules] == ["double_blocks.0.img_attn.qkv[3072:6144]"]
+
+
+def test_a_delta_on_a_fused_weight_becomes_one_on_each_of_its_slices() -> None:
+    base = base_from_header(header_of("Flux dev"), "Flux dev", "header")
+    fused = random_deltas(base, ["double_blocks.3.txt_attn.qkv"])["double_blocks.3.txt_attn.qkv"]
+    tensors = {
+        "lora_unet_double_blocks_3_txt_attn_qkv.lora_up.weight": fused.up,
+        "lora_unet_double_blocks_3_txt_attn_qkv.lora_down.weight": fused.down,
+    }
+    placed = place(Adapter("x", "y", {}, tensors=tensors), base)
+    assert [(one.layer.partition("[")[2], one.shape) for one in placed.modules] == [
+        ("0:3072]", (3072, 3072)),
+        ("3072:6144]", (3072, 3072)),
+        ("6144:9216]", (3072, 3072)),
+    ]
+    joined = torch.cat([placed.deltas[one.layer].dense() for one in placed.modules])
+    assert torch.allclose(joined, fused.dense(), atol=1e-5)
+    whole = to_state_dict(placed.deltas, placed.scales, base, "kohya")
+    assert set(whole) == {*tensors, "lora_unet_double_blocks_3_txt_attn_qkv.alpha"}
+
+
+def test_scale_and_shift_of_fluxs_last_modulation_change_places_once() -> None:
+    base = base_from_header(header_of("Flux dev"), "Flux dev", "header")
+    up, down = torch.randn(6144, 2), torch.randn(2, 3072)
+    tensors = {"transformer.norm_out.linear.lora_B.weight": up, "transformer.norm_out.linear.lora_A.weight": down}
+    placed = place(Adapter("x", "y", {}, tensors=tensors), base)
+    swapped = torch.cat([up[3072:], up[:3072]])
+    assert torch.equal(placed.deltas["final_layer.adaLN_modulation.1"].up, swapped)
+
+
+def test_an_adapter_as_it_was_loaded_is_saved_as_it_is_spelled_and_not_otherwise(pair: SmallPair) -> None:
+    adapter = adapter_from_file(pair.lora, "kohya")
+    assert set(respelled(adapter, "comfy")) == set(adapter.state_dict())
+    with pytest.raises(InvalidSetting, match="Project it first"):
+        respelled(adapter, "diffusers")
+
+
+def test_values_beyond_float16_are_refused_before_anything_is_written() -> None:
+    with pytest.raises(InvalidSetting, match="choose bfloat16 or float32"):
+        for_file({"a": torch.tensor([1e6])}, Adapter("x", "y", {}), "float16")
