@@ -1,7 +1,7 @@
 """What a base model is to the engine: named layers, and a way to read one weight at a time."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,6 +41,7 @@ class Layer:
     role: str
     block: str
     weight: WeightRef
+    text_encoder: bool = False
 
 
 class Base(Protocol):
@@ -54,6 +55,11 @@ class Base(Protocol):
 
     @property
     def layers(self) -> Mapping[str, Layer]: ...
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What a reader of the report should know of this base."""
+        ...
 
     def read(self, layer: Layer) -> torch.Tensor:
         """The layer's weight as a float32 matrix (m, n) of its own storage, on any device."""

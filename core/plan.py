@@ -145,6 +145,8 @@ def _decide(
     if module.shape != pair.source.weight.matrix_shape:
         found, expected = list(module.shape), list(pair.source.weight.matrix_shape)
         return Skipped(module.layer, f"its delta has shape {found}, the source layer {expected}", module.keys)
+    if pair.source.text_encoder and similarity.drift == 0:
+        return PlannedPair(pair, similarity, "copy", "the text encoders are identical here: passed through", module)
     phi = similarity.phi
     if phi is None:
         reason = "similarity carries no information here: the subspaces are complete or the weight is zero"

@@ -110,6 +110,7 @@ class Report:
     skipped: tuple[Skipped, ...]
     unread: Mapping[str, str] = field(default_factory=dict[str, str])
     vectors: tuple[Vector, ...] = ()
+    notes: tuple[str, ...] = ()
     seconds: float = 0.0
 
     def counts(self) -> dict[str, int]:
@@ -142,6 +143,16 @@ class Report:
             "cosine_to_copy": _mean([layer.cosine_to_copy for layer in self.layers]),
         }
 
+    def summary(self) -> str:
+        """The run in one line, for a person."""
+        counts, means = self.counts(), self.means()
+        words = [f"{counts[fate]} {fate}" for fate in ("compared", "transferred", "copied", "skipped") if counts[fate]]
+        if counts["keys"]:
+            words.append(f"{counts['keys_transferred']} of {counts['keys']} keys read and carried over")
+        figures = {"similarity": means["phi"], "above chance": means["phi_above_chance"]}
+        words += [f"{name} {value:.2f}" for name, value in figures.items() if value is not None]
+        return ", ".join(["layers: " + words[0], *words[1:]]) if words else "no layers"
+
     def as_json(self) -> dict[str, Any]:
         return {
             "schema": SCHEMA,
@@ -151,6 +162,7 @@ class Report:
             "target": vars(self.target),
             "adapter": None if self.adapter is None else vars(self.adapter),
             "settings": dict(self.settings),
+            "notes": list(self.notes),
             "counts": self.counts(),
             "means": self.means(),
             "layers": [layer.as_json() for layer in self.layers],
@@ -175,6 +187,7 @@ def similarity_report(comparison: Comparison[Any], adapter: Identity | None, sec
         kind="similarity",
         source=Identity.of(comparison.source),
         target=Identity.of(comparison.target),
+        notes=_notes(comparison),
         adapter=adapter,
         settings=_rank_settings(comparison.rank_rule),
         layers=tuple(LayerReport(pair, figures, "compared", pair.why) for pair, figures in comparison.layers.values()),
@@ -199,6 +212,7 @@ def transfer_report(
         kind="transfer",
         source=Identity.of(comparison.source),
         target=Identity.of(comparison.target),
+        notes=_notes(comparison),
         adapter=adapter,
         settings={**_rank_settings(comparison.rank_rule), **vars(plan.settings)},
         layers=layers,
@@ -207,6 +221,10 @@ def transfer_report(
         vectors=vectors,
         seconds=seconds,
     )
+
+
+def _notes(comparison: Comparison[Any]) -> tuple[str, ...]:
+    return tuple(f"{base.name}: {note}" for base in (comparison.source, comparison.target) for note in base.notes)
 
 
 def _rank_settings(rule: RankRule) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from ..core.transfer import transfer
 from .host.adapter import Adapter, transferred_adapter
 from .host.base import HostBase
 from .host.placing import place
-from .host.session import compute_device, host_progress
+from .host.session import compute_device, host_progress, show
 from .host.writing import to_state_dict
 from .sockets import CATEGORY, AdapterSocket, LoraModelSocket, SimilaritySocket
 
@@ -74,6 +74,7 @@ class ProjectLora(io.ComfyNode):
                     "differences); the report says what is lost.",
                 ),
             ],
+            hidden=[io.Hidden.unique_id],
             outputs=[
                 AdapterSocket.Output(display_name="adapter", tooltip="For Apply LoRA and Save LoRA."),
                 LoraModelSocket.Output(display_name="lora_model", tooltip="For ComfyUI's own LoRA nodes."),
@@ -115,4 +116,5 @@ class ProjectLora(io.ComfyNode):
         )
         tensors = to_state_dict(moved.deltas, placed.scales, target, vectors=vectors)
         result = transferred_adapter(adapter, tensors, report, target)
+        show(cls.hidden.unique_id, report.summary())
         return io.NodeOutput(result, result.state_dict(), report.dumps())

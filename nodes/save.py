@@ -3,9 +3,9 @@
 from comfy_api.latest import io, ui
 
 from ..core.files import write_new
-from .host.adapter import SAVED_DTYPES, Adapter, for_file
+from .host.adapter import Adapter
 from .host.paths import metadata_allowed, output_place
-from .host.placing import respelled
+from .host.saving import SAVED_DTYPES, for_file, respelled
 from .host.writing import SPELLINGS
 from .sockets import CATEGORY, AdapterSocket
 

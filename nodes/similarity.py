@@ -13,7 +13,7 @@ from ..core.subspace import RankRule
 from .host.adapter import Adapter
 from .host.base import HostBase
 from .host.placing import place
-from .host.session import compute_device, host_progress
+from .host.session import compute_device, host_progress, show
 from .sockets import CATEGORY, AdapterSocket, BaseSocket, SimilaritySocket
 
 _RANK_RULES = [
@@ -79,6 +79,7 @@ class ComputeSimilarity(io.ComfyNode):
                     tooltip="How many singular directions of a layer make its subspace.",
                 ),
             ],
+            hidden=[io.Hidden.unique_id],
             outputs=[
                 SimilaritySocket.Output(display_name="similarity", tooltip="For Project LoRA."),
                 io.Image.Output(display_name="heatmap", tooltip="Every layer, coloured by similarity above chance."),
@@ -103,6 +104,7 @@ class ComputeSimilarity(io.ComfyNode):
         identity = None if adapter is None else Identity.of(adapter)
         report = similarity_report(comparison, identity, time.monotonic() - started)
         heatmap = torch.from_numpy(similarity_heatmap(report)).float().div(255).unsqueeze(0)  # (1, height, width, 3)
+        show(cls.hidden.unique_id, report.summary())
         return io.NodeOutput(comparison, heatmap, report.dumps(), ui=ui.PreviewImage(heatmap, cls=cls))
 
 

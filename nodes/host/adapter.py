@@ -13,15 +13,13 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ...core.errors import InvalidSetting, UnreadableFile
+from ...core.errors import UnreadableFile
 from ...core.files import file_sha256, open_tensor_file
 from ...core.report import Report
 from .base import HostBase
 from .spelling import number_bare_list
 
 PROVENANCE = "lora_transfer"  # the key of our own entry in a file's metadata
-
-SAVED_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 # Pickled files that users still have; what else torch.load may open is no adapter.
 _PICKLED = (".pt", ".bin", ".ckpt", ".pth")
@@ -119,18 +117,6 @@ def apply(
     if strength_model == 0 and strength_clip == 0:
         return model, clip  # as ComfyUI's own loader does: the very same model, bit by bit
     return comfy.sd.load_lora_for_models(model, clip, adapter.state_dict(), strength_model, strength_clip)
-
-
-def for_file(tensors: Mapping[str, Tensor], adapter: Adapter, dtype: str) -> dict[str, Tensor]:
-    """An adapter's tensors in a precision for saving; InvalidSetting where it cannot hold them."""
-    cast = {key: tensor.to(SAVED_DTYPES[dtype]).contiguous() for key, tensor in tensors.items()}
-    for key, tensor in cast.items():
-        if not bool(torch.isfinite(tensor).all()):
-            raise InvalidSetting(
-                f"Saving {adapter.name} as {dtype}: {key} holds values beyond what {dtype} can (largest "
-                f"{float(tensors[key].abs().max()):.3g}). Nothing was written: choose bfloat16 or float32."
-            )
-    return cast
 
 
 def _read(path: Path, name: str) -> dict[str, Tensor]:

@@ -50,7 +50,7 @@ def base_from_header(file: TensorFile, name: str, fingerprint: str) -> HostBase:
     with torch.inference_mode(False):  # inference tensors do not know what they are a slice of
         meta = {key: _stand_in(header) for key, header in file.tensors.items()}
         config, tensors, foreign = _detect(meta, file, name)
-        model = config.get_model(dict(tensors), "", device=torch.device("meta"))
+        model = _build(config, tensors, name)
         places = _places(meta, {UNET + k: v for k, v in config.process_unet_state_dict(dict(tensors)).items()})
         encoder = _text_encoder(config, meta, file, name, fingerprint)
     model_keys = model.state_dict()
@@ -113,6 +113,17 @@ def _detect(meta: dict[str, Tensor], file: TensorFile, name: str) -> tuple[Any, 
             f"(first: {next(iter(file.tensors), 'nothing')}). Choose a checkpoint or a diffusion model."
         )
     return config, converted, True
+
+
+def _build(config: Any, tensors: Mapping[str, Tensor], name: str) -> Any:
+    """The host's model on meta tensors: its keys are the layers' names."""
+    try:
+        return config.get_model(dict(tensors), "", device=torch.device("meta"))
+    except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise UnsupportedBase(
+            f"Base {name}: expected a {type(config).__name__}, as which ComfyUI detects it, found shapes of which its class "
+            f"makes no model ({type(error).__name__}: {error}). Load it with its own loader and connect the MODEL."
+        ) from error
 
 
 def _places(meta: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> _Places:

@@ -76,7 +76,8 @@ def layers_of(
         shape = header.shape if rows is None else (rows[1], *header.shape[1:])
         taken = None if first is None and rows is None else (sum(one[0] for one in (first, rows) if one), shape[0])
         block, role = block_and_role(name)
-        layers[name] = Layer(name, role, block, WeightRef(stored, shape, header.dtype, taken))
+        text_encoder = key != name and not key.startswith(UNET)
+        layers[name] = Layer(name, role, block, WeightRef(stored, shape, header.dtype, taken), text_encoder)
     return layers
 
 

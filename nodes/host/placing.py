@@ -5,21 +5,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import comfy.lora
-import comfy.lora_convert
 from torch import Tensor
 
 from ...core.delta import LowRankDelta
-from ...core.errors import InvalidSetting, ShapeMismatch, UnsupportedAdapter
+from ...core.errors import ShapeMismatch, UnsupportedAdapter
 from ...core.layers import Skipped
 from ...core.plan import Module, Vector
 from .adapter import Adapter
 from .base import HostBase
+from .grouping import Group, grouped
 from .kinds import LazyDeltas, PlacedDelta, peft_dora, placed_delta
 from .names import layer_name, parse_target, row_order
-from .spelling import host_key, named_by_number, peft_scale
-from .writing import to_state_dict
+from .spelling import peft_scale
 
-_TEXT_ENCODER_KEYS = ("lora_te", "text_encoder", "text_model", "lora_prior_te")
 _MAGNITUDE = ".lora_magnitude_vector"
 
 
@@ -43,20 +41,6 @@ class PlacedAdapter:
 
 
 @dataclass(frozen=True)
-class _Group:
-    """One module of the file: its tensors in the host's spelling, and the file's own key of each."""
-
-    tensors: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
-    file_keys: dict[str, str] = field(default_factory=dict[str, str])
-
-    def keys(self, read: Any = None) -> tuple[str, ...]:
-        """The file's keys, of all tensors or of those in `read`; what the host added has none."""
-        return tuple(
-            self.file_keys[key] for key in self.tensors if self.file_keys[key] and (read is None or key in read)
-        )
-
-
-@dataclass(frozen=True)
 class _Placed:
     """What one module of the file comes to."""
 
@@ -71,7 +55,7 @@ def place(adapter: Adapter, base: HostBase) -> PlacedAdapter:
 
     UnsupportedAdapter when not a single key belongs to the base: it was made for another family.
     """
-    groups, unread = _by_module(_in_host_spelling(adapter.state_dict(), base), base.key_map)
+    groups, unread = grouped(adapter.state_dict(), base)
     if not groups:
         raise UnsupportedAdapter(
             f"LoRA {adapter.name}: expected a LoRA for {base.name} ({base.family}), found {len(unread)} keys of which "
@@ -99,58 +83,7 @@ def place(adapter: Adapter, base: HostBase) -> PlacedAdapter:
     )
 
 
-def respelled(adapter: Adapter, spelling: str) -> dict[str, Tensor]:
-    """The adapter's tensors in a spelling. One that was never carried over has no base to name its layers by: it stays
-    as it is, and any other spelling than "comfy" is refused."""
-    if adapter.fits is not None:
-        placed = place(adapter, adapter.fits)
-        return to_state_dict(placed.deltas, placed.scales, adapter.fits, spelling, placed.vectors)
-    if spelling != "comfy":
-        raise InvalidSetting(
-            f"Saving {adapter.name} as {spelling}: expected an adapter from Project LoRA, whose target names the "
-            "layers; found one as it was loaded. Project it first, or choose comfy to save it unchanged."
-        )
-    return adapter.state_dict()
-
-
-def _in_host_spelling(tensors: dict[str, Tensor], base: HostBase) -> dict[str, tuple[str, Tensor]]:
-    """Key in ComfyUI's spelling -> (the file's key, tensor). ComfyUI's own conversions keep the tensors: they are found
-    again by identity, and what it adds (the shape of a widened layer) belongs to no key of the file."""
-    numbered = named_by_number(tensors, base.diffusers)
-    file_keys = {id(tensor): key for key, tensor in tensors.items()}
-    converted = comfy.lora_convert.convert_lora(tensors)
-    if converted is tensors:
-        return {numbered.get(key) or host_key(key): (key, tensor) for key, tensor in tensors.items()}
-    return {key: (file_keys.get(id(tensor), ""), tensor) for key, tensor in converted.items()}
-
-
-def _by_module(
-    tensors: Mapping[str, tuple[str, Tensor]], key_map: Mapping[str, Any]
-) -> tuple[dict[str, _Group], dict[str, str]]:
-    """The file's tensors by the module that they belong to, and the keys that belong to none, with the reason."""
-    groups: dict[str, _Group] = {}
-    unread: dict[str, str] = {}
-    for key, (file_key, tensor) in tensors.items():
-        module = _module_of(key, key_map)
-        if module is not None:
-            group = groups.setdefault(module, _Group())
-            group.tensors[key], group.file_keys[key] = tensor, file_key
-        elif key.startswith("<"):
-            unread[file_key] = "a learned word (textual inversion): save it as an embedding to keep it"
-        elif key.startswith(_TEXT_ENCODER_KEYS):
-            unread[file_key] = "it belongs to a text encoder: connect the CLIP of both bases to transfer it"
-        else:
-            unread[file_key] = "the base has no layer of this name"
-    return groups, unread
-
-
-def _module_of(key: str, key_map: Mapping[str, Any]) -> str | None:
-    """The longest name of the key map that the key begins with, ending where a suffix (`.alpha`, `_lora.up`) begins."""
-    ends = [end for end in range(len(key)) if key[end] == "." or key.startswith("_lora.", end)]
-    return next((key[:end] for end in reversed(ends) if key[:end] in key_map), None)
-
-
-def _place_module(spelled: str, group: _Group, adapter: Adapter, base: HostBase) -> _Placed:
+def _place_module(spelled: str, group: Group, adapter: Adapter, base: HostBase) -> _Placed:
     """One module: its matrix as a delta or as those of its slices, its bias and norm as vectors."""
     target = base.key_map[spelled]
     layer = layer_name(target)
@@ -179,7 +112,7 @@ def _place_module(spelled: str, group: _Group, adapter: Adapter, base: HostBase)
     return _Placed(deltas, vectors, unread=unread)
 
 
-def _read_patches(spelled: str, group: _Group, target: Any) -> tuple[dict[Any, Any], set[str]]:
+def _read_patches(spelled: str, group: Group, target: Any) -> tuple[dict[Any, Any], set[str]]:
     """What the host makes of a module's tensors, and the keys that it read to do so."""
     if f"{spelled}{_MAGNITUDE}" in group.tensors and not isinstance(target, str):
         return {}, set()
@@ -203,7 +136,7 @@ def _refusal(patches: Mapping[Any, Any], layer: str, base: HostBase) -> str | No
     return None
 
 
-def _delta(patch: Any, spelled: str, group: _Group, layer: str, adapter: Adapter, base: HostBase) -> PlacedDelta:
+def _delta(patch: Any, spelled: str, group: Group, layer: str, adapter: Adapter, base: HostBase) -> PlacedDelta:
     place_of = base.layers[layer]
 
     def source_weight() -> Tensor:
@@ -233,7 +166,7 @@ def _split(
     return split
 
 
-def _vectors(patches: Mapping[Any, Any], group: _Group, target: Any, base: HostBase) -> tuple[Vector, ...]:
+def _vectors(patches: Mapping[Any, Any], group: Group, target: Any, base: HostBase) -> tuple[Vector, ...]:
     """The changes of biases and norms. On a slice, the host names the bias after the slice's tuple (a bug of 0.30): the
     bias of the fused weight is meant, with zeros on the other rows."""
     key, rows, _ = parse_target(target)

@@ -3,6 +3,7 @@
 import comfy.model_management
 import comfy.utils
 import torch
+from server import PromptServer
 
 from ...core.progress import Progress
 
@@ -10,6 +11,11 @@ from ...core.progress import Progress
 def compute_device() -> torch.device:
     """The device that ComfyUI computes on."""
     return comfy.model_management.get_torch_device()
+
+
+def show(node_id: str, text: str) -> None:
+    """A line of text on a node, in the canvas and in Nodes 2.0, as ComfyUI's own nodes show theirs."""
+    PromptServer.instance.send_progress_text(text, node_id)
 
 
 def host_progress(total: int) -> Progress:

@@ -15,6 +15,7 @@ class MemoryBase:
     def __init__(self, name: str, weights: Mapping[str, Tensor]) -> None:
         self.name = name
         self.fingerprint = f"test:{name}"
+        self.notes = ("made in a test",)
         self.reads: Counter[str] = Counter()
         self._weights = weights
         self.layers = {

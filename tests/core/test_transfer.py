@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 
@@ -190,6 +191,8 @@ def test_a_report_accounts_for_every_key_and_survives_json() -> None:
     assert counts["keys"] == 2 * 4 + 1 + 1 + 1
     assert counts["keys"] == counts["keys_transferred"] + counts["keys_skipped"] + counts["keys_unread"]
     assert text["settings"]["rank_rule"] == "fraction"
+    assert text["notes"] == ["source: made in a test", "target: made in a test"]
+    assert report.summary().startswith("layers: 3 transferred, 2 skipped, 7 of 11 keys read and carried over")
     assert text["layers"][0]["chance_left"] == 0.5
     assert "layers" not in report.provenance()
 
@@ -226,3 +229,13 @@ def test_biases_and_norms_are_copied_where_the_target_has_them() -> None:
         "a bias or norm: B has it with [9] values",
         "a bias or norm: B has no such parameter",
     ]
+
+
+@pytest.mark.parametrize("method", ["lora_x", "restore"])
+def test_a_text_encoder_that_both_bases_share_passes_the_lora_through(method: str) -> None:
+    source, _ = related_bases()
+    source.layers = {name: dataclasses.replace(layer, text_encoder=True) for name, layer in source.layers.items()}
+    job = Job(bases=(source, source))
+    for layer in job.run(method=method).layers:
+        assert (layer.decision, layer.equals_copy) == ("copied", True)
+        assert "passed through" in layer.reason

@@ -261,19 +261,21 @@ FAMILIES = (*UNETS, *TRANSFORMERS)
 
 def header_of(family: str, text_encoder: bool = False) -> TensorFile:
     """The header of a full-size file: the diffusion model under a checkpoint's prefix, and CLIP-L if asked for."""
-    if family in UNETS:
-        from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
-
-        make, settings = UNetModel, UNETS[family]
-    else:
-        module, name, settings = TRANSFORMERS[family]
-        make = getattr(import_module(module), name)
-    model = make(**settings, device="meta", dtype=torch.float16, operations=comfy.ops.disable_weight_init)
+    model = model_of(family, UNETS[family] if family in UNETS else TRANSFORMERS[family][2])
     tensors = {f"model.diffusion_model.{key}": _header(value) for key, value in model.state_dict().items()}
     if text_encoder:
         clip = comfy.sd1_clip.SDClipModel(dtype=torch.float16, device="meta").state_dict()
         tensors |= {f"cond_stage_model.{key}": _header(value) for key, value in clip.items() if "transformer" in key}
     return TensorFile(Path(family), tensors, {})
+
+
+def model_of(family: str, settings: dict[str, Any]) -> torch.nn.Module:
+    """ComfyUI's class of a family with these settings, on meta tensors."""
+    module, name = (
+        ("comfy.ldm.modules.diffusionmodules.openaimodel", "UNetModel") if family in UNETS else TRANSFORMERS[family][:2]
+    )
+    make = getattr(import_module(module), name)
+    return make(**settings, device="meta", dtype=torch.float16, operations=comfy.ops.disable_weight_init)
 
 
 def _header(tensor: torch.Tensor) -> TensorHeader:

@@ -29,6 +29,9 @@ def bad(host: Host) -> Path:
     torn = {key: value[:5] if key.endswith("lora_down.weight") else value for key, value in lora.items()}
     save_file(torn, loras / "bad_torn.safetensors")
     write_checkpoint(checkpoints / "bad_unrelated.safetensors", 99, include_clip=False)
+    save_file({"control_model.x.weight": torch.zeros(3, 3)}, loras / "bad_controlnet.safetensors")
+    (loras / "bad_checkpoint.safetensors").hardlink_to(checkpoints / "small_source.safetensors")
+    torch.save({"lora.weight": _Code(host.base / "code_was_run")}, loras / "bad_code.pt")
     nan = load_file(checkpoints / "small_source.safetensors")
     nan = {key: value for key, value in nan.items() if not key.startswith("cond_stage_model")}
     nan["model.diffusion_model.time_embed.0.weight"] = nan["model.diffusion_model.time_embed.0.weight"] * float("nan")
@@ -36,6 +39,17 @@ def bad(host: Host) -> Path:
     yield host.base
     for path in host.base.glob("models/*/bad_*"):
         path.unlink()
+    assert not (host.base / "code_was_run").exists()
+
+
+class _Code:
+    """A pickle that writes a file when it is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return Path.touch, (self.path,)
 
 
 @pytest.mark.parametrize(
@@ -49,6 +63,9 @@ def bad(host: Host) -> Path:
         ("lora", {"lora": "none.safetensors"}, "LoRA none.safetensors: not found in"),
         ("lora", {"lora": "bad_truncated.safetensors"}, "expected a whole safetensors file"),
         ("lora", {"lora": "bad_empty.safetensors"}, "expected tensors, found an empty file"),
+        ("lora", {"lora": "bad_controlnet.safetensors"}, "expected a LoRA, found a ControlNet"),
+        ("lora", {"lora": "bad_checkpoint.safetensors"}, "expected a LoRA, found a whole checkpoint"),
+        ("lora", {"lora": "bad_code.pt"}, "holds code that is not run"),
         ("similarity", {"lora": "bad_flux.safetensors"}, "found 2 keys of which none names a layer"),
         ("similarity", {"lora": "bad_torn.safetensors"}, "The file is damaged"),
         (

@@ -3,15 +3,18 @@
 import json
 from pathlib import Path
 
+import comfy.utils
 import pytest
 import torch
 
+from lora_transfer.core.files import TensorFile, TensorHeader
 from lora_transfer.nodes.host.adapter import Adapter, adapter_from_file
 from lora_transfer.nodes.host.base import HostBase
 from lora_transfer.nodes.host.base_file import base_from_header
+from lora_transfer.nodes.host.names import parse_target
 from lora_transfer.nodes.host.placing import PlacedAdapter, place
 from tests.conftest import ROOT
-from tests.host.families import FAMILIES, header_of
+from tests.host.families import FAMILIES, TRANSFORMERS, UNETS, header_of
 from tests.host.formulas import delta_of
 
 SHARED = ROOT.parent / "shared" / "data"
@@ -22,6 +25,29 @@ needs_shared = pytest.mark.skipif(not REAL, reason="the project's shared data ar
 
 def base_of(family: str, text_encoder: bool = False) -> HostBase:
     return base_from_header(header_of(family, text_encoder), family, "header")
+
+
+# ComfyUI has no diffusers name for these.
+NOT_IN_DIFFUSERS: dict[str, tuple[str, ...]] = {"SD3 medium": ()}
+
+
+def in_diffusers_layout(native: TensorFile, family: str) -> TensorFile:
+    """The header of the same model as diffusers saves it, by ComfyUI's own maps."""
+    prefix = "model.diffusion_model."
+    headers = {key.removeprefix(prefix): one for key, one in native.tensors.items()}
+    maps = {
+        "SD15": lambda: comfy.utils.unet_to_diffusers(UNETS["SD15"]),
+        "SDXL": lambda: comfy.utils.unet_to_diffusers(UNETS["SDXL"]),
+        "Flux dev": lambda: comfy.utils.flux_to_diffusers(TRANSFORMERS["Flux dev"][2]),
+        "SD3 medium": lambda: comfy.utils.mmdit_to_diffusers({"depth": 24, "num_blocks": 24}),
+    }
+    tensors: dict[str, TensorHeader] = {}
+    for name, target in maps[family]().items():
+        key, rows, _ = parse_target(target)
+        if key in headers:
+            shape = headers[key].shape if rows is None else (rows[1], *headers[key].shape[1:])
+            tensors[name] = TensorHeader(shape, "F16")
+    return TensorFile(Path(family), tensors, {})
 
 
 def assert_every_key_is_accounted_for(placed: PlacedAdapter, keys: set[str]) -> None:
@@ -45,6 +71,18 @@ def test_every_matrix_of_a_full_size_model_is_a_layer_once(family: str) -> None:
         rows[weight.key] = rows.get(weight.key, 0) + weight.shape[0]
         assert weight.shape[1:] == matrices[weight.key][1:]
     assert rows == {key: shape[0] for key, shape in matrices.items()}
+
+
+@pytest.mark.parametrize("family", ["SD15", "SDXL", "Flux dev", "SD3 medium"])
+def test_a_file_in_diffusers_layout_is_the_same_base_as_one_in_the_native_layout(family: str) -> None:
+    native = header_of(family)
+    base = base_from_header(native, family, "header")
+    foreign = base_from_header(in_diffusers_layout(native, family), family, "header")
+    assert foreign.family == base.family
+    missing = set(base.own_layers()) - set(foreign.layers)
+    assert missing <= set(NOT_IN_DIFFUSERS.get(family, ()))
+    for name, layer in foreign.layers.items():
+        assert layer.weight.shape == base.layers[name].weight.shape
 
 
 def test_the_text_encoder_of_a_checkpoint_is_read_with_it() -> None:

@@ -7,10 +7,11 @@ import torch
 from lora_transfer.core.delta import LowRankDelta
 from lora_transfer.core.errors import InvalidSetting
 from lora_transfer.core.plan import Vector
-from lora_transfer.nodes.host.adapter import Adapter, adapter_from_file, for_file
+from lora_transfer.nodes.host.adapter import Adapter, adapter_from_file
 from lora_transfer.nodes.host.base import HostBase
 from lora_transfer.nodes.host.base_file import base_from_file, base_from_header
-from lora_transfer.nodes.host.placing import place, respelled
+from lora_transfer.nodes.host.placing import place
+from lora_transfer.nodes.host.saving import for_file, respelled
 from lora_transfer.nodes.host.writing import SPELLINGS, to_state_dict
 from tests.host.conftest import SmallPair
 from tests.host.families import header_of

@@ -1,0 +1,62 @@
+"""The tensors of an adapter file by the module that they belong to."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import comfy.lora_convert
+from torch import Tensor
+
+from .base import HostBase
+from .spelling import host_key, named_by_number
+
+_TEXT_ENCODER_KEYS = ("lora_te", "text_encoder", "text_model", "lora_prior_te")
+
+
+@dataclass(frozen=True)
+class Group:
+    """One module of the file: its tensors in the host's spelling, and the file's own key of each."""
+
+    tensors: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    file_keys: dict[str, str] = field(default_factory=dict[str, str])
+
+    def keys(self, read: Any = None) -> tuple[str, ...]:
+        """The file's keys, of all tensors or of those in `read`; what the host added has none."""
+        return tuple(
+            self.file_keys[key] for key in self.tensors if self.file_keys[key] and (read is None or key in read)
+        )
+
+
+def grouped(tensors: dict[str, Tensor], base: HostBase) -> tuple[dict[str, Group], dict[str, str]]:
+    """The file's modules by their name in the base's key map, and the keys that belong to none, with the reason."""
+    groups: dict[str, Group] = {}
+    unread: dict[str, str] = {}
+    for key, (file_key, tensor) in _in_host_spelling(tensors, base).items():
+        module = _module_of(key, base.key_map)
+        if module is not None:
+            group = groups.setdefault(module, Group())
+            group.tensors[key], group.file_keys[key] = tensor, file_key
+        elif key.startswith("<"):
+            unread[file_key] = "a learned word (textual inversion): save it as an embedding to keep it"
+        elif key.startswith(_TEXT_ENCODER_KEYS):
+            unread[file_key] = "it belongs to a text encoder: connect the CLIP of both bases to transfer it"
+        else:
+            unread[file_key] = "the base has no layer of this name"
+    return groups, unread
+
+
+def _in_host_spelling(tensors: dict[str, Tensor], base: HostBase) -> dict[str, tuple[str, Tensor]]:
+    """Key in ComfyUI's spelling -> (the file's key, tensor). ComfyUI's own conversions keep the tensors: they are found
+    again by identity, and what it adds (the shape of a widened layer) belongs to no key of the file."""
+    numbered = named_by_number(tensors, base.diffusers)
+    file_keys = {id(tensor): key for key, tensor in tensors.items()}
+    converted = comfy.lora_convert.convert_lora(tensors)
+    if converted is tensors:
+        return {numbered.get(key) or host_key(key): (key, tensor) for key, tensor in tensors.items()}
+    return {key: (file_keys.get(id(tensor), ""), tensor) for key, tensor in converted.items()}
+
+
+def _module_of(key: str, key_map: Mapping[str, Any]) -> str | None:
+    """The longest name of the key map that the key begins with, ending where a suffix (`.alpha`, `_lora.up`) begins."""
+    ends = [end for end in range(len(key)) if key[end] == "." or key.startswith("_lora.", end)]
+    return next((key[:end] for end in reversed(ends) if key[:end] in key_map), None)

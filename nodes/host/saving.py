@@ -1,0 +1,39 @@
+"""An adapter as the tensors of a file: spelling and precision."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ...core.errors import InvalidSetting
+from .adapter import Adapter
+from .placing import place
+from .writing import to_state_dict
+
+SAVED_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+def respelled(adapter: Adapter, spelling: str) -> dict[str, Tensor]:
+    """The adapter's tensors in a spelling. One that was never carried over has no base to name its layers by: it stays
+    as it is, and any other spelling than "comfy" is refused."""
+    if adapter.fits is not None:
+        placed = place(adapter, adapter.fits)
+        return to_state_dict(placed.deltas, placed.scales, adapter.fits, spelling, placed.vectors)
+    if spelling != "comfy":
+        raise InvalidSetting(
+            f"Saving {adapter.name} as {spelling}: expected an adapter from Project LoRA, whose target names the "
+            "layers; found one as it was loaded. Project it first, or choose comfy to save it unchanged."
+        )
+    return adapter.state_dict()
+
+
+def for_file(tensors: Mapping[str, Tensor], adapter: Adapter, dtype: str) -> dict[str, Tensor]:
+    """An adapter's tensors in a precision for saving; InvalidSetting where it cannot hold them."""
+    cast = {key: tensor.to(SAVED_DTYPES[dtype]).contiguous() for key, tensor in tensors.items()}
+    for key, tensor in cast.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise InvalidSetting(
+                f"Saving {adapter.name} as {dtype}: {key} holds values beyond what {dtype} can (largest "
+                f"{float(tensors[key].abs().max()):.3g}). Nothing was written: choose bfloat16 or float32."
+            )
+    return cast

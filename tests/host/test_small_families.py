@@ -1,0 +1,96 @@
+"""Whole transfers in the real host on small models of several families and precisions."""
+
+from pathlib import Path
+
+import comfy.sd
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from dev.small_models import kohya_modules
+from lora_transfer.nodes.host.base import base_from_model
+from lora_transfer.nodes.host.base_file import base_from_file
+from lora_transfer.nodes.host.writing import to_state_dict
+from tests.host.conftest import Host, SmallPair
+from tests.host.prompts import node, transfer_prompt
+from tests.host.small_families import SMALL_FAMILIES, write_small
+from tests.host.test_writing import random_deltas
+
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
+
+
+def lora_for(path: Path, base_path: Path, spelling: str = "diffusers") -> Path:
+    """A LoRA on every layer of a base, in a spelling that its trainers use."""
+    base = base_from_file(base_path, "small")
+    layers = [layer for layer in base.own_layers() if base.layers[layer].block]
+    deltas = {layer: delta.scaled(0.01) for layer, delta in random_deltas(base, layers).items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(to_state_dict(deltas, dict.fromkeys(layers, 1.0), base, spelling), path)
+    return path
+
+
+@pytest.mark.parametrize("precision", DTYPES)
+@pytest.mark.parametrize("family", SMALL_FAMILIES)
+def test_a_lora_goes_from_one_transformer_to_another_and_the_core_loader_takes_it(
+    host: Host, family: str, precision: str
+) -> None:
+    models, name = host.base / "models", f"t_{family.split()[0]}_{precision}.safetensors".lower()
+    source = write_small(models / "diffusion_models" / f"s{name}", family, 1, DTYPES[precision])
+    write_small(models / "diffusion_models" / f"t{name}", family, 2, DTYPES[precision], drifted_from=1)
+    lora_for(models / "loras" / name, source)
+    prompt = transfer_prompt(
+        source=f"diffusion_models/s{name}",
+        target=f"diffusion_models/t{name}",
+        lora=name,
+        method="rotate",
+        prefix=f"loras/{name[:-12]}",
+    )
+    result = host.client.queue(prompt)
+    assert result.status == "success", result.errors
+    saved = result.outputs["save"]["text"][0]
+    before = len(host.log.read_text())
+    weight_dtype = "default" if precision != "fp8" else "fp8_e4m3fn"
+    loaded = host.client.queue(
+        {
+            "model": node("UNETLoader", unet_name=f"t{name}", weight_dtype=weight_dtype),
+            "patched": node(
+                "LoraLoaderModelOnly",
+                model=["model", 0],
+                lora_name=saved.split("/loras/", 1)[1],
+                strength_model=1.0,
+            ),
+            "shown": node("PreviewAny", source=["patched", 0]),
+        }
+    )
+    assert loaded.status == "success", loaded.errors
+    assert "not loaded" not in host.log.read_text()[before:].lower()
+
+
+@pytest.mark.parametrize("weight_dtype", [torch.float8_e4m3fn, torch.bfloat16], ids=["fp8", "bf16"])
+def test_a_model_that_the_host_holds_in_low_precision_is_read_as_it_holds_it(
+    pair: SmallPair, weight_dtype: torch.dtype
+) -> None:
+    tensors = load_file(pair.source)
+    unet = {key: value for key, value in tensors.items() if key.startswith("model.diffusion_model.")}
+    model = comfy.sd.load_diffusion_model_state_dict(dict(unet), model_options={"dtype": weight_dtype})
+    base = base_from_model(model)
+    for key in list(kohya_modules(pair.source).values())[::9]:
+        layer = base.layers[key.removeprefix("model.diffusion_model.").removesuffix(".weight")]
+        assert torch.equal(base.read(layer), tensors[key].to(weight_dtype).float().flatten(1))
+
+
+def test_the_text_encoder_of_two_checkpoints_that_share_it_passes_the_lora_through(host: Host) -> None:
+    generator = torch.Generator().manual_seed(5)
+    module = "lora_te_text_model_encoder_layers_0_mlp_fc1"
+    tensors = {
+        f"{module}.lora_up.weight": torch.randn(3072, 2, generator=generator),
+        f"{module}.lora_down.weight": torch.randn(2, 768, generator=generator),
+        f"{module}.alpha": torch.tensor(1.0),
+    }
+    save_file(tensors, host.base / "models" / "loras" / "text_encoder.safetensors")
+    result = host.client.queue(transfer_prompt(lora="text_encoder.safetensors", method="lora_x", prefix="loras/te"))
+    assert result.status == "success", result.errors
+    saved = load_file(result.outputs["save"]["text"][0])
+    key = "text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc1"
+    assert torch.equal(saved[f"{key}.lora_down.weight"], tensors[f"{module}.lora_down.weight"])
+    assert torch.allclose(saved[f"{key}.lora_up.weight"], tensors[f"{module}.lora_up.weight"])
