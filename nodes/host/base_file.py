@@ -121,8 +121,8 @@ def _build(config: Any, tensors: Mapping[str, Tensor], name: str) -> Any:
         return config.get_model(dict(tensors), "", device=torch.device("meta"))
     except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise UnsupportedBase(
-            f"Base {name}: expected a {type(config).__name__}, as which ComfyUI detects it, found shapes of which its class "
-            f"makes no model ({type(error).__name__}: {error}). Load it with its own loader and connect the MODEL."
+            f"Base {name}: expected a {type(config).__name__}, as which ComfyUI detects it, found shapes of which its "
+            f"class makes no model ({type(error).__name__}: {error}). Load it with its loader and connect the MODEL."
         ) from error
 
 

@@ -94,3 +94,20 @@ def test_the_text_encoder_of_two_checkpoints_that_share_it_passes_the_lora_throu
     key = "text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc1"
     assert torch.equal(saved[f"{key}.lora_down.weight"], tensors[f"{module}.lora_down.weight"])
     assert torch.allclose(saved[f"{key}.lora_up.weight"], tensors[f"{module}.lora_up.weight"])
+
+
+def test_a_scaled_fp8_model_is_dequantised_layer_by_layer(pair: SmallPair) -> None:
+    prefix = "model.diffusion_model."
+    unet = {k.removeprefix(prefix): v for k, v in load_file(pair.source).items() if k.startswith(prefix)}
+    linear = [key for key, value in unet.items() if value.ndim == 2 and ".attn" in key]
+    stored: dict[str, torch.Tensor] = {**unet, "scaled_fp8": torch.zeros(2, dtype=torch.float8_e4m3fn)}
+    expected: dict[str, torch.Tensor] = {}
+    for key in linear:
+        scale = unet[key].float().abs().max() / 448
+        stored[key] = (unet[key].float() / scale).to(torch.float8_e4m3fn)
+        stored[key.replace(".weight", ".scale_weight")] = scale
+        expected[key.removesuffix(".weight")] = stored[key].float() * scale
+    base = base_from_model(comfy.sd.load_diffusion_model_state_dict(stored))
+    assert len(expected) == 24
+    for name, weight in expected.items():
+        assert torch.allclose(base.read(base.layers[name]), weight, rtol=1e-3)
