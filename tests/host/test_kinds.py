@@ -83,12 +83,13 @@ def test_lycoris_kinds_with_factors_are_exact(base: HostBase, layer: str, kohya:
     module = make(kohya, module_on(weight_of(base, layer)), 1.0, lora_dim=4, alpha=2.0, **options)
     state = filled(module.state_dict())
     module.load_state_dict(state)
+    module.double()  # the library's own rounding is not what is tested
     tensors = {f"{kohya}.{key}": value for key, value in state.items() if not key.startswith("org_module")}
     placed = placed_on(base, tensors)
     # LoHa's and LoKr's get_diff_weight multiplies the scale in twice; forward() does not.
     shape = weight_of(base, layer).shape
     once = module.get_weight(shape) if make is not LoConModule else module.get_diff_weight(1.0, shape)[0]
-    assert_same(placed.deltas[layer], once.detach(), 2e-6)
+    assert_same(placed.deltas[layer], once.detach())
     assert [one.exact for one in placed.modules] == [True]
     assert sorted([*placed.modules[0].keys, *placed.unread]) == sorted(tensors)
 
@@ -143,8 +144,9 @@ def test_peft_files_mean_what_peft_makes_of_them(base: HostBase, options: dict[s
     tensors = {key.replace("base_model.model.to_k", f"unet.{_diffusers()}"): value for key, value in state.items()}
     metadata = {"lora_adapter_metadata": json.dumps({"unet.r": 4, "unet.lora_alpha": 6, **_prefixed(options)})}
     placed = placed_on(base, tensors, metadata)
-    merged = model.merge_and_unload().to_k.weight.detach()
-    assert_same(placed.deltas[LINEAR], merged - weight, 2e-5)  # a difference of float32 weights twenty times its size
+    merged = model.double().merge_and_unload().to_k.weight.detach()
+    # DoRA's delta is a difference of float32 weights twenty times its size.
+    assert_same(placed.deltas[LINEAR], merged - weight.double(), 2e-5 if options.get("use_dora") else 1e-6)
     assert not placed.unread
 
 
