@@ -114,7 +114,7 @@ def vectors_of(headers: Mapping[str, TensorHeader]) -> dict[str, tuple[int, ...]
 
 
 def _from_patcher(patcher: Any, model: torch.nn.Module, key_map: Mapping[str, Any], family: str) -> HostBase:
-    headers = {key: TensorHeader(_shape(value), str(value.dtype)) for key, value in _stored(model).items()}
+    headers = {key: TensorHeader(_shape(model, key, value), str(value.dtype)) for key, value in _stored(model).items()}
     layers = layers_of(key_map, headers)
     loaded_from = patcher.cached_patcher_init  # (loader, (path, ...)) where a loader of the host made it
     source = loaded_from[1][0] if loaded_from else None
@@ -146,9 +146,12 @@ def _stored(model: torch.nn.Module) -> dict[str, Tensor]:
     return tensors
 
 
-def _shape(stored: Tensor) -> tuple[int, ...]:
-    """The weight's own shape; ComfyUI-GGUF's layers hold theirs packed and tell the real one as `tensor_shape`."""
-    return tuple(getattr(stored, "tensor_shape", None) or stored.shape)
+def _shape(model: torch.nn.Module, key: str, stored: Tensor) -> tuple[int, ...]:
+    """The weight's own shape. A state dict gives that of the storage, where nvfp4 packs two values to a byte; the
+    parameter itself tells the real one, and ComfyUI-GGUF's as `tensor_shape`."""
+    layer, _, name = key.rpartition(".")
+    weight = getattr(model.get_submodule(layer), name, stored)
+    return tuple(getattr(weight, "tensor_shape", None) or weight.shape)
 
 
 def _pristine_weight(patcher: Any, model: torch.nn.Module, weight: WeightRef) -> Tensor:

@@ -1,10 +1,12 @@
 """Whole transfers in the real host on small models of several families and precisions."""
 
+import json
 from pathlib import Path
 
 import comfy.sd
 import pytest
 import torch
+from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
 from safetensors.torch import load_file, save_file
 
 from dev.small_models import kohya_modules
@@ -109,10 +111,15 @@ def test_the_text_encoder_of_two_checkpoints_that_share_it_passes_the_lora_throu
     assert torch.allclose(saved[f"{key}.lora_up.weight"], tensors[f"{module}.lora_up.weight"])
 
 
-def test_a_scaled_fp8_model_is_dequantised_layer_by_layer(pair: SmallPair) -> None:
+def _unet(pair: SmallPair) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """The small UNet's tensors, and which of them files of lower precision quantise."""
     prefix = "model.diffusion_model."
     unet = {k.removeprefix(prefix): v for k, v in load_file(pair.source).items() if k.startswith(prefix)}
-    linear = [key for key, value in unet.items() if value.ndim == 2 and ".attn" in key]
+    return unet, [key for key, value in unet.items() if value.ndim == 2 and ".attn" in key]
+
+
+def test_a_scaled_fp8_model_of_the_old_kind_is_dequantised_layer_by_layer(pair: SmallPair) -> None:
+    unet, linear = _unet(pair)
     stored: dict[str, torch.Tensor] = {**unet, "scaled_fp8": torch.zeros(2, dtype=torch.float8_e4m3fn)}
     expected: dict[str, torch.Tensor] = {}
     for key in linear:
@@ -124,3 +131,21 @@ def test_a_scaled_fp8_model_is_dequantised_layer_by_layer(pair: SmallPair) -> No
     assert len(expected) == 24
     for name, weight in expected.items():
         assert torch.allclose(base.read(base.layers[name]), weight, rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["float8_e4m3fn", "nvfp4", "mxfp8", "int8_tensorwise"])
+def test_a_quantised_model_is_read_as_the_host_dequantises_it(pair: SmallPair, kind: str) -> None:
+    unet, linear = _unet(pair)
+    stored, expected = dict(unet), {}
+    settings = torch.tensor(list(json.dumps({"format": kind}).encode()), dtype=torch.uint8)
+    # The host tells SD1.5 by attn2's width, which nvfp4 packs two to a byte.
+    for key in (one for one in linear if kind != "nvfp4" or ".attn1" in one):
+        packed = QuantizedTensor.from_float(unet[key].bfloat16(), QUANT_ALGOS[kind]["comfy_tensor_layout"])
+        stored |= packed.state_dict(key)
+        stored[key.replace(".weight", ".comfy_quant")] = settings
+        expected[key.removesuffix(".weight")] = packed.dequantize().float()
+    base = base_from_model(comfy.sd.load_diffusion_model_state_dict(stored))
+    for name, weight in expected.items():
+        layer = base.layers[name]
+        assert layer.weight.shape == weight.shape
+        assert torch.allclose(base.read(layer), weight, rtol=1e-2, atol=1e-3)
