@@ -26,6 +26,7 @@ class Module:
     shape: tuple[int, int]
     keys: tuple[str, ...]
     exact: bool = True  # False: the delta has no low-rank form and is cut to the settings' dense_rank
+    widened: tuple[int, ...] | None = None  # the shape to which it pads its layer with zeros (Flux control LoRAs)
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,8 @@ _NOT_COMPARED = (
 def _decide(
     module: Module, pair: LayerPair, similarity: LayerSimilarity, settings: TransferSettings
 ) -> PlannedPair | Skipped:
+    if module.widened is not None:
+        return PlannedPair(pair, similarity, "copy", "it widens its layer with new inputs: copied as it is", module)
     if module.shape != pair.source.weight.matrix_shape:
         found, expected = list(module.shape), list(pair.source.weight.matrix_shape)
         return Skipped(module.layer, f"its delta has shape {found}, the source layer {expected}", module.keys)

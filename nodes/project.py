@@ -114,7 +114,7 @@ class ProjectLora(io.ComfyNode):
             unread=placed.unread,
             seconds=time.monotonic() - started,
         )
-        tensors = to_state_dict(moved.deltas, placed.scales, target, vectors=vectors)
+        tensors = to_state_dict(moved.deltas, placed.scales, target, vectors=vectors, widened=placed.widened())
         result = transferred_adapter(adapter, tensors, report, target)
         show(cls.hidden.unique_id, report.summary())
         return io.NodeOutput(result, result.state_dict(), report.dumps())

@@ -114,7 +114,10 @@ def vectors_of(headers: Mapping[str, TensorHeader]) -> dict[str, tuple[int, ...]
 
 
 def _from_patcher(patcher: Any, model: torch.nn.Module, key_map: Mapping[str, Any], family: str) -> HostBase:
-    headers = {key: TensorHeader(_shape(model, key, value), str(value.dtype)) for key, value in _stored(model).items()}
+    modules = dict(model.named_modules())
+    # ComfyUI-GGUF adds a tensor of its own making to the state dict, which no module holds.
+    held = {key: value for key, value in _stored(model).items() if key.rpartition(".")[0] in modules}
+    headers = {key: TensorHeader(_shape(modules, key, value), str(value.dtype)) for key, value in held.items()}
     layers = layers_of(key_map, headers)
     loaded_from = patcher.cached_patcher_init  # (loader, (path, ...)) where a loader of the host made it
     source = loaded_from[1][0] if loaded_from else None
@@ -146,11 +149,11 @@ def _stored(model: torch.nn.Module) -> dict[str, Tensor]:
     return tensors
 
 
-def _shape(model: torch.nn.Module, key: str, stored: Tensor) -> tuple[int, ...]:
+def _shape(modules: Mapping[str, torch.nn.Module], key: str, stored: Tensor) -> tuple[int, ...]:
     """The weight's own shape. A state dict gives that of the storage, where nvfp4 packs two values to a byte; the
     parameter itself tells the real one, and ComfyUI-GGUF's as `tensor_shape`."""
     layer, _, name = key.rpartition(".")
-    weight = getattr(model.get_submodule(layer), name, stored)
+    weight = getattr(modules[layer], name, stored)
     return tuple(getattr(weight, "tensor_shape", None) or weight.shape)
 
 
@@ -162,11 +165,20 @@ def _pristine_weight(patcher: Any, model: torch.nn.Module, weight: WeightRef) ->
     else:
         stored, _, convert = comfy.model_patcher.get_key_weight(model, weight.key)
     if hasattr(stored, "tensor_shape"):  # ComfyUI-GGUF de-quantises through its layer
-        dequantise: Any = operation.get_weight
-        stored = dequantise(stored, torch.float32)
+        stored = _from_gguf(stored, operation)
     copied = comfy.model_management.cast_to_device(stored, torch.device("cpu"), torch.float32, copy=True)
     plain = (copied if convert is None else convert(copied, inplace=True)).to(torch.float32)
     return plain if weight.rows is None else plain[weight.rows[0] : sum(weight.rows)]
+
+
+def _from_gguf(stored: Any, operation: Any) -> Tensor:
+    """De-quantised by the layer of ComfyUI-GGUF that holds it. It would apply the patches that hang on the tensor:
+    these are taken off for the time."""
+    patches, stored.patches = getattr(stored, "patches", []), []
+    try:
+        return operation.get_weight(stored, torch.float32)
+    finally:
+        stored.patches = patches
 
 
 def _sampled_layers(layers: list[Layer], read: Callable[[WeightRef], Tensor], samples: int = 8) -> str:

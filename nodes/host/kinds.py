@@ -20,13 +20,14 @@ class PlacedDelta:
     """One module's delta, made when it is asked for.
 
     exact: it has a low-rank form; otherwise it is dense, depends on the source's weight, and is cut after the transfer.
-    scale: alpha / rank of the file, inside the delta already.
+    scale: alpha / rank of the file, inside the delta already. widened: the shape to which it pads its layer.
     """
 
     shape: tuple[int, int]
     exact: bool
     scale: float
     build: Callable[[], LowRankDelta]
+    widened: tuple[int, ...] | None = None
 
     def rows(self, start: int, length: int) -> "PlacedDelta":
         """The delta of a slice of a fused weight."""
@@ -79,7 +80,8 @@ def placed_delta(
             def build() -> LowRankDelta:
                 return factors(*(_float32(one) for one in patch.weights)).scaled(scale)
 
-            return PlacedDelta(shape, True, scale, build)
+            widened: Any = patch.weights[5] if isinstance(patch, LoRAAdapter) else None
+            return PlacedDelta(shape, True, scale, build, None if widened is None else tuple(widened))
 
     def build_densely() -> LowRankDelta:
         weight = source_weight().reshape(layer.weight.shape)

@@ -39,6 +39,10 @@ class PlacedAdapter:
     def layers(self) -> list[str]:
         return [module.layer for module in self.modules]
 
+    def widened(self) -> dict[str, tuple[int, ...]]:
+        """The shapes to which modules pad their layers."""
+        return {module.layer: module.widened for module in self.modules if module.widened is not None}
+
 
 @dataclass(frozen=True)
 class _Placed:
@@ -72,7 +76,10 @@ def place(adapter: Adapter, base: HostBase) -> PlacedAdapter:
         deltas |= one.deltas
         placed.append(one)
     order = [layer for layer in base.layers if layer in deltas]
-    modules = [Module(layer, deltas[layer][0].shape, deltas[layer][1], deltas[layer][0].exact) for layer in order]
+    modules = [
+        Module(layer, delta.shape, keys, delta.exact, delta.widened)
+        for layer, (delta, keys) in ((layer, deltas[layer]) for layer in order)
+    ]
     return PlacedAdapter(
         modules=tuple(modules),
         deltas=LazyDeltas({layer: deltas[layer][0] for layer in order}),
@@ -128,8 +135,6 @@ def _refusal(patches: Mapping[Any, Any], layer: str, base: HostBase) -> str | No
     """Why nothing of a module can be transferred, or None."""
     if not patches:
         return "the host finds no adapter in these keys"
-    if any(getattr(patch, "name", "") == "lora" and patch.weights[5] is not None for patch in patches.values()):
-        return "it widens its layer (reshape_weight), which the target's layer is not"
     matrices = [patch for patch in patches.values() if not isinstance(patch, tuple)]
     if matrices and layer not in base.layers:
         return "the base's file does not hold this layer as a matrix of its own"

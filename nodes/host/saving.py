@@ -18,7 +18,7 @@ def respelled(adapter: Adapter, spelling: str) -> dict[str, Tensor]:
     as it is, and any other spelling than "comfy" is refused."""
     if adapter.fits is not None:
         placed = place(adapter, adapter.fits)
-        return to_state_dict(placed.deltas, placed.scales, adapter.fits, spelling, placed.vectors)
+        return to_state_dict(placed.deltas, placed.scales, adapter.fits, spelling, placed.vectors, placed.widened())
     if spelling != "comfy":
         raise InvalidSetting(
             f"Saving {adapter.name} as {spelling}: expected an adapter from Project LoRA, whose target names the "
@@ -29,7 +29,7 @@ def respelled(adapter: Adapter, spelling: str) -> dict[str, Tensor]:
 
 def for_file(tensors: Mapping[str, Tensor], adapter: Adapter, dtype: str) -> dict[str, Tensor]:
     """An adapter's tensors in a precision for saving; InvalidSetting where it cannot hold them."""
-    cast = {key: tensor.to(SAVED_DTYPES[dtype]).contiguous() for key, tensor in tensors.items()}
+    cast = {key: _cast(tensor, SAVED_DTYPES[dtype]) for key, tensor in tensors.items()}
     for key, tensor in cast.items():
         if not bool(torch.isfinite(tensor).all()):
             raise InvalidSetting(
@@ -37,3 +37,8 @@ def for_file(tensors: Mapping[str, Tensor], adapter: Adapter, dtype: str) -> dic
                 f"{float(tensors[key].abs().max()):.3g}). Nothing was written: choose bfloat16 or float32."
             )
     return cast
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Numbers in the precision; shapes (reshape_weight) stay whole numbers."""
+    return (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous()

@@ -40,6 +40,7 @@ def to_state_dict(
     base: HostBase,
     spelling: str = "comfy",
     vectors: Sequence[Vector] = (),
+    widened: Mapping[str, tuple[int, ...]] | None = None,
 ) -> dict[str, Tensor]:
     """The deltas under the base's names. The scale alpha / rank of the original is kept: alpha follows the rank
     (method.md section 3, law 8). A layer that has no name in a spelling is written under ComfyUI's."""
@@ -49,6 +50,9 @@ def to_state_dict(
     for layer, delta in _whole_where_unnamed(deltas, names, base).items():
         module = names.get(layer) or _names(base, SPELLINGS["comfy"])[layer]
         shape = base.layers[layer].weight.shape
+        if widened is not None and layer in widened:
+            shape = widened[layer]
+            tensors[f"{module}.reshape_weight"] = torch.tensor(shape)
         kernel = shape[2:]
         # alpha = 0 leaves a delta of zeros, which any scale writes; slices put together take the scale of the first.
         scale = 1.0 if chosen.scaled else scales.get(layer) or next((scales[one] for one in scales if scales[one]), 1.0)

@@ -79,6 +79,15 @@ def test_a_module_that_does_not_fit_its_layer_is_skipped_with_both_shapes() -> N
     assert skipped == Skipped("a.0.q", "its delta has shape [32, 31], the source layer [32, 32]", ("k",))
 
 
+def test_a_module_that_widens_its_layer_is_copied_whatever_the_method() -> None:
+    job = Job()
+    job.modules[0] = Module("a.0.q", (32, 40), ("k",), widened=(32, 40))
+    job.deltas["a.0.q"] = LowRankDelta(torch.ones(32, 2), torch.ones(2, 40))
+    result = job.run(method="lora_x")
+    assert result.layers[0].decision == "copied"
+    assert torch.equal(result.deltas["a.0.q"].down, job.deltas["a.0.q"].down)
+
+
 def test_a_layer_that_was_not_compared_is_skipped_and_says_what_to_connect() -> None:
     job = Job()
     job.modules.append(Module("a.9.q", (32, 32), ()))

@@ -150,3 +150,17 @@ def test_an_adapter_as_it_was_loaded_is_saved_as_it_is_spelled_and_not_otherwise
 def test_values_beyond_float16_are_refused_before_anything_is_written() -> None:
     with pytest.raises(InvalidSetting, match="choose bfloat16 or float32"):
         for_file({"a": torch.tensor([1e6])}, Adapter("x", "y", {}), "float16")
+
+
+def test_a_module_that_widens_its_layer_goes_through_with_its_shape() -> None:
+    base = base_from_header(header_of("Flux dev"), "Flux dev", "header")
+    tensors = {
+        "diffusion_model.img_in.lora_up.weight": torch.randn(3072, 4),
+        "diffusion_model.img_in.lora_down.weight": torch.randn(4, 128),
+        "diffusion_model.img_in.reshape_weight": torch.tensor([3072, 128]),
+    }
+    placed = place(Adapter("x", "y", {}, tensors=tensors), base)
+    written = to_state_dict(placed.deltas, placed.scales, base, widened=placed.widened())
+    assert unmatched_by_the_host(written, base) == set()
+    for key, tensor in tensors.items():
+        assert torch.allclose(written[key].float(), tensor.float())
