@@ -98,14 +98,14 @@ def _place_module(spelled: str, group: Group, adapter: Adapter, base: HostBase) 
     refused = _refusal(patches, layer, base)
     if refused is not None:
         return _Placed(skipped=(Skipped(layer, refused, group.keys()),))
-    vectors = _vectors(patches, group, target, base)
-    vector_keys = {key for vector in vectors for key in vector.keys}
-    own = tuple(key for key in group.keys(read) if key not in vector_keys)
-    left = set(group.keys()) - vector_keys - set(own)
+    matrix = patches.get(target) if layer in base.layers else None
+    vectors, skipped = _vectors(patches, matrix, group, target, base)
+    elsewhere = {key for one in (*vectors, *skipped) for key in one.keys}
+    own = tuple(key for key in group.keys(read) if key not in elsewhere)
+    left = set(group.keys()) - elsewhere - set(own)
     unread = dict.fromkeys(sorted(left), "the host reads no such key of a LoRA")
-    matrix = None if layer not in base.layers else patches.get(target)
     if matrix is None:
-        return _Placed(vectors=vectors, unread=unread)
+        return _Placed(vectors=vectors, skipped=skipped, unread=unread)
     try:
         delta = _delta(matrix, spelled, group, layer, adapter, base)
     except ShapeMismatch as error:
@@ -116,13 +116,11 @@ def _place_module(spelled: str, group: Group, adapter: Adapter, base: HostBase) 
         delta = delta.arranged(function)
     parts = base.parts_of(layer) if delta.shape == base.layers[layer].weight.matrix_shape else []
     deltas = {layer: (delta, own)} if not parts else _split(delta, parts, own, base)
-    return _Placed(deltas, vectors, unread=unread)
+    return _Placed(deltas, vectors, skipped, unread)
 
 
 def _read_patches(spelled: str, group: Group, target: Any) -> tuple[dict[Any, Any], set[str]]:
     """What the host makes of a module's tensors, and the keys that it read to do so."""
-    if f"{spelled}{_MAGNITUDE}" in group.tensors and not isinstance(target, str):
-        return {}, set()
     patches = comfy.lora.load_lora(group.tensors, {spelled: target}, log_missing=False)
     read = {key for patch in patches.values() for key in getattr(patch, "loaded_keys", ())}
     tuples = [patch for patch in patches.values() if isinstance(patch, tuple)]
@@ -171,24 +169,32 @@ def _split(
     return split
 
 
-def _vectors(patches: Mapping[Any, Any], group: Group, target: Any, base: HostBase) -> tuple[Vector, ...]:
-    """The changes of biases and norms. On a slice, the host names the bias after the slice's tuple (a bug of 0.30): the
-    bias of the fused weight is meant, with zeros on the other rows."""
+def _vectors(
+    patches: Mapping[Any, Any], matrix: Any, group: Group, target: Any, base: HostBase
+) -> tuple[tuple[Vector, ...], tuple[Skipped, ...]]:
+    """The changes of biases and norms, and those that the base has no place for. On a slice, the host names the bias
+    after the slice's tuple (a bug of 0.30): the bias of the fused weight is meant, with zeros on the other rows."""
     key, rows, _ = parse_target(target)
     vectors: list[Vector] = []
+    skipped: list[Skipped] = []
     for name, patch in patches.items():
-        if not isinstance(patch, tuple):
+        if patch is matrix or not isinstance(patch, tuple):
             continue
         parameter = key if name == target else key.removesuffix(".weight") + ".bias"
-        values = patch[1][0]
+        kind, (values, *_) = patch
+        file_keys = tuple(group.file_keys[one] for one, tensor in group.tensors.items() if tensor is values)
         if values.ndim != 1 or parameter not in base.parameters:
+            skipped.append(Skipped(parameter, "the base has no such bias or norm", file_keys))
             continue
-        if (function := row_order(target)) is not None:
-            values = function(values)
-        if rows is not None:
-            whole = values.new_zeros(base.parameters[parameter])
-            whole[rows[0] : sum(rows)] = values
-            values = whole
-        file_keys = tuple(group.file_keys[one] for one, tensor in group.tensors.items() if tensor is patch[1][0])
-        vectors.append(Vector(parameter, patch[0], values, file_keys))
-    return tuple(vectors)
+        ordered = values if (function := row_order(target)) is None else function(values)
+        vectors.append(Vector(parameter, kind, _on_whole(ordered, rows, base.parameters[parameter]), file_keys))
+    return tuple(vectors), tuple(skipped)
+
+
+def _on_whole(values: Tensor, rows: tuple[int, int] | None, shape: tuple[int, ...]) -> Tensor:
+    """A slice's values on the whole parameter, zeros elsewhere."""
+    if rows is None:
+        return values
+    whole = values.new_zeros(shape)
+    whole[rows[0] : sum(rows)] = values
+    return whole

@@ -1,5 +1,7 @@
 """Every kind of adapter, made by the libraries that trainers use or by hand, against its own formula."""
 
+import dataclasses
+
 import comfy.lora
 import pytest
 import torch
@@ -10,9 +12,10 @@ from torch import Tensor, nn
 from lora_transfer.core.delta import LowRankDelta
 from lora_transfer.nodes.host.adapter import Adapter
 from lora_transfer.nodes.host.base import HostBase
-from lora_transfer.nodes.host.base_file import base_from_file
+from lora_transfer.nodes.host.base_file import base_from_file, base_from_header
 from lora_transfer.nodes.host.placing import PlacedAdapter, place
 from tests.host.conftest import SmallPair
+from tests.host.families import header_of
 from tests.host.formulas import delta_of
 
 LINEAR = "input_blocks.3.1.transformer_blocks.0.attn2.to_k"
@@ -217,3 +220,38 @@ def test_the_naive_formula_agrees_with_itself_on_a_plain_lora() -> None:
     up, down = torch.ones(3, 2), torch.ones(2, 5)
     tensors = {"m.lora_up.weight": up, "m.lora_down.weight": down, "m.alpha": torch.tensor(1.0)}
     assert torch.equal(delta_of(tuple(tensors), tensors), torch.ones(3, 5).double())
+
+
+def test_a_bias_that_the_base_does_not_have_is_listed_and_not_lost(base: HostBase) -> None:
+    tensors = {
+        f"{LINEAR_KOHYA}.lora_up.weight": torch.ones(320, 2),
+        f"{LINEAR_KOHYA}.lora_down.weight": torch.ones(2, 768),
+        f"{LINEAR_KOHYA}.diff_b": torch.ones(320),
+        "diffusion_model.input_blocks.1.0.in_layers.0.w_norm": torch.ones(7, 7),
+    }
+    placed = placed_on(base, tensors)
+    assert placed.modules[0].keys == tuple(list(tensors)[:2])
+    assert {one.keys for one in placed.skipped} == {(key,) for key in list(tensors)[2:]}
+    assert not placed.vectors
+    assert not placed.unread
+
+
+def test_pefts_dora_on_a_slice_of_a_fused_weight_takes_the_slices_norms() -> None:
+    generator = torch.Generator().manual_seed(6)
+    weight = torch.randn(9216, 3072, generator=generator)
+    flux = base_from_header(header_of("Flux dev"), "Flux dev", "header")
+    flux = dataclasses.replace(flux, reader=lambda ref: weight[ref.rows[0] : sum(ref.rows)] if ref.rows else weight)
+    module = "transformer.transformer_blocks.0.attn.to_v"
+    up, down = torch.randn(3072, 2, generator=generator) * 0.1, torch.randn(2, 3072, generator=generator) * 0.1
+    magnitude = torch.rand(3072, generator=generator) + 50
+    tensors = {
+        f"{module}.lora_B.weight": up,
+        f"{module}.lora_A.weight": down,
+        f"{module}.lora_magnitude_vector": magnitude,
+    }
+    placed = placed_on(flux, tensors)
+    (layer,) = placed.layers()
+    rows = weight[6144:].double()
+    moved = rows + up.double() @ down.double()
+    expected = moved * magnitude.double()[:, None] / moved.norm(dim=1, keepdim=True) - rows
+    assert_same(placed.deltas[layer], expected, 1e-5)
