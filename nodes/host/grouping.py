@@ -52,7 +52,12 @@ def _in_host_spelling(tensors: dict[str, Tensor], base: HostBase) -> dict[str, t
     file_keys = {id(tensor): key for key, tensor in tensors.items()}
     converted = comfy.lora_convert.convert_lora(tensors)
     if converted is tensors:
-        return {numbered.get(key) or host_key(key): (key, tensor) for key, tensor in tensors.items()}
+        spelled: dict[str, tuple[str, Tensor]] = {}
+        for key, tensor in tensors.items():
+            wanted = numbered.get(key) or host_key(key)
+            # Of two spellings of one meaning the first is read; the other keeps a name that nothing reads.
+            spelled[f"{wanted} again" if wanted in spelled else wanted] = key, tensor
+        return spelled
     return {key: (file_keys.get(id(tensor), ""), tensor) for key, tensor in converted.items()}
 
 

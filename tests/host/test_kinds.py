@@ -255,3 +255,17 @@ def test_pefts_dora_on_a_slice_of_a_fused_weight_takes_the_slices_norms() -> Non
     moved = rows + up.double() @ down.double()
     expected = moved * magnitude.double()[:, None] / moved.norm(dim=1, keepdim=True) - rows
     assert_same(placed.deltas[layer], expected, 1e-5)
+
+
+def test_two_keys_of_one_meaning_are_both_accounted_for(base: HostBase) -> None:
+    module = f"unet.{_diffusers()}"
+    tensors = {
+        f"{module}.lora_B.weight": torch.ones(320, 2),
+        f"{module}.lora_A.weight": torch.ones(2, 768),
+        f"{module}.lora_B.default.weight": torch.zeros(320, 2),
+    }
+    placed = placed_on(base, tensors)
+    assert_same(placed.deltas[LINEAR], torch.full((320, 768), 2.0))
+    assert set(placed.unread) == {f"{module}.lora_B.default.weight"}
+    backwards = placed_on(base, dict(reversed(tensors.items())))
+    assert set(backwards.unread) == {f"{module}.lora_B.weight"}
