@@ -157,11 +157,9 @@ def _text_encoder(
     config: Any, meta: Mapping[str, Tensor], file: TensorFile, name: str, fingerprint: str
 ) -> HostBase | None:
     """The text encoder inside a checkpoint; None where there is none that the host knows."""
-    mine = {key: value for key, value in meta.items() if key.startswith(tuple(config.text_encoder_key_prefix))}
-    if not mine:
+    places = _places(meta, config.process_clip_state_dict(dict(meta)))
+    if not places:
         return None
-    tensors = config.process_clip_state_dict(dict(mine))
-    places = _places(meta, tensors)
     key_map = comfy.lora.model_lora_keys_clip(_Named(places), {})
     return _base(name, fingerprint, "text encoder", key_map, places, file)
 

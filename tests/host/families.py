@@ -290,6 +290,35 @@ def header_of(family: str, text_encoder: bool = False) -> TensorFile:
     return TensorFile(Path(family), tensors, {})
 
 
+def clip_g_in_sdxl() -> dict[str, TensorHeader]:
+    """SDXL's second text encoder as its checkpoints hold it: OpenCLIP's names, q, k and v fused."""
+    block = {
+        "ln_1.weight": (1280,),
+        "ln_1.bias": (1280,),
+        "ln_2.weight": (1280,),
+        "ln_2.bias": (1280,),
+        "attn.in_proj_weight": (3840, 1280),
+        "attn.in_proj_bias": (3840,),
+        "attn.out_proj.weight": (1280, 1280),
+        "attn.out_proj.bias": (1280,),
+        "mlp.c_fc.weight": (5120, 1280),
+        "mlp.c_fc.bias": (5120,),
+        "mlp.c_proj.weight": (1280, 5120),
+        "mlp.c_proj.bias": (1280,),
+    }
+    rest = {
+        "token_embedding.weight": (49408, 1280),
+        "positional_embedding": (77, 1280),
+        "text_projection": (1280, 1280),
+        "ln_final.weight": (1280,),
+        "ln_final.bias": (1280,),
+    }
+    blocks = {f"transformer.resblocks.{i}.{name}": shape for i in range(32) for name, shape in block.items()}
+    return {
+        f"conditioner.embedders.1.model.{key}": TensorHeader(shape, "F16") for key, shape in {**blocks, **rest}.items()
+    }
+
+
 def model_of(family: str, settings: dict[str, Any]) -> torch.nn.Module:
     """ComfyUI's class of a family with these settings, on meta tensors."""
     module, name = (

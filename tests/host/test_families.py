@@ -14,7 +14,7 @@ from lora_transfer.nodes.host.base_file import base_from_header
 from lora_transfer.nodes.host.names import parse_target
 from lora_transfer.nodes.host.placing import PlacedAdapter, place
 from tests.conftest import ROOT
-from tests.host.families import FAMILIES, TRANSFORMERS, UNETS, header_of
+from tests.host.families import FAMILIES, TRANSFORMERS, UNETS, clip_g_in_sdxl, header_of
 from tests.host.formulas import delta_of
 
 SHARED = ROOT.parent / "shared" / "data"
@@ -90,6 +90,19 @@ def test_the_text_encoder_of_a_checkpoint_is_read_with_it() -> None:
     weight = base.layers["clip_l.transformer.text_model.encoder.layers.3.self_attn.k_proj"].weight
     assert weight.key == "cond_stage_model.transformer.text_model.encoder.layers.3.self_attn.k_proj.weight"
     assert weight.shape == (768, 768)
+
+
+def test_a_fused_text_encoder_of_sdxl_is_read_in_rows() -> None:
+    unet = header_of("SDXL")
+    header = TensorFile(unet.path, {**unet.tensors, **clip_g_in_sdxl()}, {})
+    base = base_from_header(header, "SDXL", "header")
+    block = "clip_g.transformer.text_model.encoder.layers.5"
+    fused = "conditioner.embedders.1.model.transformer.resblocks.5.attn.in_proj_weight"
+    for index, role in enumerate(("q_proj", "k_proj", "v_proj")):
+        weight = base.layers[f"{block}.self_attn.{role}"].weight
+        assert (weight.key, weight.rows, weight.shape) == (fused, (1280 * index, 1280), (1280, 1280))
+    assert base.layers[f"{block}.mlp.fc1"].weight.shape == (5120, 1280)
+    assert all(base.layers[name].text_encoder == name.startswith("clip_g") for name in base.layers)
 
 
 @needs_shared
