@@ -82,6 +82,8 @@ class TransferPlan:
 
     def why_nothing(self, source: str, target: str) -> str:
         """The sentence for a plan without pairs: the commonest reason, and what to do."""
+        if not self.skipped:
+            return f"From {source} to {target}: expected layers to transfer, found a LoRA that changes none of them."
         reason, count = Counter(skipped.reason for skipped in self.skipped).most_common(1)[0]
         return (
             f"From {source} to {target}: expected layers to transfer, found none among {len(self.skipped)} modules of "

@@ -100,10 +100,9 @@ class ProjectLora(io.ComfyNode):
         placed = place(adapter, source)
         plan = plan_transfer(placed.modules, similarity, settings)
         vectors, lost = plan_vectors(placed.vectors, target.parameters, target.name)
-        if not plan.pairs:
+        if not plan.pairs and not vectors:
             raise NothingToTransfer(plan.why_nothing(source.name, target.name))
-        progress = host_progress(len(plan.pairs))
-        moved = transfer(plan, placed.deltas, source, target, device=compute_device(), progress=progress)
+        moved = transfer(plan, placed.deltas, source, target, device=compute_device(), progress=host_progress())
         report = transfer_report(
             similarity,
             plan,

@@ -99,7 +99,7 @@ class ComputeSimilarity(io.ComfyNode):
             wanted,
             _rank_rule(rank_rule),
             device=compute_device(),
-            progress=host_progress(len(wanted)),
+            progress=host_progress(),
         )
         identity = None if adapter is None else Identity.of(adapter)
         report = similarity_report(comparison, identity, time.monotonic() - started)

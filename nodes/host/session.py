@@ -18,12 +18,12 @@ def show(node_id: str, text: str) -> None:
     PromptServer.instance.send_progress_text(text, node_id)
 
 
-def host_progress(total: int) -> Progress:
+def host_progress() -> Progress:
     """A progress bar with one step per layer. Raises the host's own interruption when the user cancels."""
-    bar = comfy.utils.ProgressBar(max(1, total))
+    bar = comfy.utils.ProgressBar(1)  # the total comes with the first step
 
     def report(done: int, total: int, layer: str) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        bar.update_absolute(done)
+        bar.update_absolute(done, max(1, total))
 
     return report

@@ -65,6 +65,9 @@ def test_layers_below_the_threshold_are_skipped_or_copied_as_asked() -> None:
     assert not skipped.pairs
     assert "is below 0.99" in skipped.skipped[0].reason
     assert "found none among 4 modules" in skipped.why_nothing("A", "B")
+    job.modules = []
+    assert "changes none of them" in job.plan().why_nothing("A", "B")
+    job = Job(drift=3.0)
     copied = job.plan(threshold=0.99, below_threshold="copy", method="rotate")
     assert {one.action for one in copied.pairs} == {"copy"}
     result = transfer(copied, job.deltas, job.source, job.target, device=CPU)

@@ -149,3 +149,12 @@ def test_a_quantised_model_is_read_as_the_host_dequantises_it(pair: SmallPair, k
         layer = base.layers[name]
         assert layer.weight.shape == weight.shape
         assert torch.allclose(base.read(layer), weight, rtol=1e-2, atol=1e-3)
+
+
+def test_a_lora_of_biases_and_norms_alone_is_carried_over(host: Host) -> None:
+    key = "diffusion_model.input_blocks.1.0.in_layers.0.w_norm"
+    save_file({key: torch.ones(320)}, host.base / "models" / "loras" / "norms.safetensors")
+    result = host.client.queue(transfer_prompt(lora="norms.safetensors", prefix="loras/norms"))
+    assert result.status == "success", result.errors
+    saved = load_file(result.outputs["save"]["text"][0])
+    assert {name: float(value.sum()) for name, value in saved.items()} == {key.replace("w_norm", "diff"): 320.0}
