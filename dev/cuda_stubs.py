@@ -5,7 +5,9 @@ libraries with the missing symbols satisfy the loader: the device count is 0, so
 """
 
 import os
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 from .paths import CUDA_STUBS
@@ -16,6 +18,11 @@ LIBRARIES = ("libc10_cuda.so", "libtorch_cuda.so")
 
 def build_cuda_stubs(site_packages: Path) -> None:
     """Build the two libraries in CUDA_STUBS, and link the CUDA runtime that torchvision's wheel bundles."""
+    if missing_tools := [tool for tool in ("gcc", "nm") if shutil.which(tool) is None]:
+        sys.exit(
+            f"\nTo fit torchvision to a torch without CUDA: {' and '.join(missing_tools)} not found. Install gcc and "
+            "binutils, or set LORA_TRANSFER_TORCH to a torch with CUDA."
+        )
     CUDA_STUBS.mkdir(parents=True, exist_ok=True)
     wheels = [path for name in ("torchvision", "torchaudio") for path in (site_packages / name).rglob("*.so")]
     torch_libraries = [site_packages / "torch" / "lib" / name for name in ("libtorch_cpu.so", "libc10.so")]
