@@ -1,17 +1,21 @@
 """Which source layer feeds which target layer."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from .layers import Layer, LayerPair, Skipped
 
 
-def match_by_name(
-    source: Mapping[str, Layer], target: Mapping[str, Layer], wanted: Iterable[str]
-) -> tuple[tuple[LayerPair, ...], tuple[Skipped, ...]]:
-    """Pair the wanted layers with the target's layers of the same name and shape, from headers alone.
+@dataclass(frozen=True)
+class Matching:
+    """Every wanted source layer is in `pairs`, or in `unpaired` with the reason."""
 
-    Every wanted layer is in exactly one of the two results.
-    """
+    pairs: tuple[LayerPair, ...]
+    unpaired: tuple[Skipped, ...]
+
+
+def match_by_name(source: Mapping[str, Layer], target: Mapping[str, Layer], wanted: Iterable[str]) -> Matching:
+    """Pair the wanted layers with the target's layers of the same name and shape, from headers alone."""
     pairs: list[LayerPair] = []
     skipped: list[Skipped] = []
     for name in wanted:
@@ -24,4 +28,4 @@ def match_by_name(
             skipped.append(Skipped(name, f"the shapes differ: {shapes}"))
         else:
             pairs.append(LayerPair(source[name], target[name], "same name and shape"))
-    return tuple(pairs), tuple(skipped)
+    return Matching(tuple(pairs), tuple(skipped))

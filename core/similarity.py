@@ -1,6 +1,6 @@
 """How alike two layers are: overlap of their singular subspaces, against the overlap that chance gives."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .layers import Base, LayerPair, Skipped
 from .linalg import frobenius
-from .matching import match_by_name
+from .matching import Matching
 from .progress import Progress, silent
 from .subspace import RankRule, Subspace, subspaces
 
@@ -100,21 +100,21 @@ class Comparison(Generic[AnyBase]):
 def compare(
     source: AnyBase,
     target: AnyBase,
-    wanted: Iterable[str],
+    matching: Matching,
     rule: RankRule,
     *,
     device: torch.device,
     progress: Progress = silent,
 ) -> Comparison[AnyBase]:
-    """Match the wanted source layers with the target's and compare each pair; one pair is in memory at a time."""
-    pairs, unpaired = match_by_name(source.layers, target.layers, wanted)
+    """Compare each pair of a matching; one pair is in memory at a time."""
+    pairs = matching.pairs
     layers: dict[str, tuple[LayerPair, LayerSimilarity]] = {}
     for index, pair in enumerate(pairs):
         progress(index, len(pairs), pair.target.name)
         weights = source.read(pair.source).to(device), target.read(pair.target).to(device)
         layers[pair.source.name] = pair, layer_similarity(weights, subspaces(*weights, rule))
     progress(len(pairs), len(pairs), "")
-    return Comparison(source, target, layers, {one.layer: one for one in unpaired}, rule)
+    return Comparison(source, target, layers, {one.layer: one for one in matching.unpaired}, rule)
 
 
 def _mean(*figures: float | None) -> float | None:

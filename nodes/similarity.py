@@ -7,6 +7,7 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..core.heatmap import similarity_heatmap
+from ..core.matching import match_by_name
 from ..core.report import Identity, similarity_report
 from ..core.similarity import compare
 from ..core.subspace import RankRule
@@ -96,7 +97,7 @@ class ComputeSimilarity(io.ComfyNode):
         comparison = compare(
             source,
             target,
-            wanted,
+            match_by_name(source.layers, target.layers, wanted),
             _rank_rule(rank_rule),
             device=compute_device(),
             progress=host_progress(),

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from lora_transfer.core.heatmap import colour, similarity_heatmap
+from lora_transfer.core.matching import match_by_name
 from lora_transfer.core.report import Report, similarity_report
 from lora_transfer.core.similarity import compare
 from lora_transfer.core.subspace import RankRule
@@ -15,7 +16,8 @@ def report_of(names: list[str], drift: float = 0.2) -> Report:
     target = {name: value + drift * torch.randn(12, 12, generator=generator) for name, value in source.items()}
     rule = RankRule("fraction", 0.5)
     bases = MemoryBase("source", source), MemoryBase("target", target)
-    return similarity_report(compare(*bases, names, rule, device=torch.device("cpu")), None, 0.0)
+    matching = match_by_name(bases[0].layers, bases[1].layers, names)
+    return similarity_report(compare(*bases, matching, rule, device=torch.device("cpu")), None, 0.0)
 
 
 def test_the_picture_is_rgb_of_bytes_and_always_the_same() -> None:

@@ -5,12 +5,12 @@ from tests.core.bases import related_bases
 def test_layers_of_one_name_and_shape_are_paired_and_the_rest_say_why() -> None:
     source, target = related_bases()
     reshaped = {**target.layers, "a.0.q": target.layers["a.0.up"]}
-    pairs, skipped = match_by_name(source.layers, reshaped, [*source.layers, "nowhere"])
-    assert [(pair.source.name, pair.why) for pair in pairs] == [
+    matching = match_by_name(source.layers, reshaped, [*source.layers, "nowhere"])
+    assert [(pair.source.name, pair.why) for pair in matching.pairs] == [
         ("a.0.up", "same name and shape"),
         ("a.1.conv", "same name and shape"),
     ]
-    assert {one.layer: one.reason for one in skipped} == {
+    assert {one.layer: one.reason for one in matching.unpaired} == {
         "a.0.q": "the shapes differ: [32, 32] in the source, [48, 20] in the target",
         "b.gone": "the target base has no layer of this name",
         "nowhere": "the source base has no such layer",

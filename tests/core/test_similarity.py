@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from lora_transfer.core.matching import match_by_name
 from lora_transfer.core.similarity import compare, layer_similarity, side_similarity
 from lora_transfer.core.subspace import RankRule, subspaces
 from tests import oracle
@@ -68,7 +69,7 @@ def test_a_comparison_accounts_for_every_layer_and_reads_each_weight_once() -> N
     found = compare(
         source,
         target,
-        source.layers,
+        match_by_name(source.layers, target.layers, source.layers),
         RankRule("fraction", 0.5),
         device=torch.device("cpu"),
         progress=lambda *step: steps.append(step),

@@ -9,6 +9,7 @@ from lora_transfer.core.delta import LowRankDelta
 from lora_transfer.core.errors import InvalidSetting
 from lora_transfer.core.kinds import full
 from lora_transfer.core.layers import Skipped
+from lora_transfer.core.matching import match_by_name
 from lora_transfer.core.plan import Module, TransferPlan, TransferSettings, Vector, plan_transfer, plan_vectors
 from lora_transfer.core.report import Identity, similarity_report, transfer_report
 from lora_transfer.core.similarity import Comparison, compare
@@ -37,7 +38,11 @@ class Job:
         ]
         rule = RankRule("fraction", 0.5)
         self.comparison: Comparison[MemoryBase] = compare(
-            self.source, self.target, self.source.layers, rule, device=CPU
+            self.source,
+            self.target,
+            match_by_name(self.source.layers, self.target.layers, self.source.layers),
+            rule,
+            device=CPU,
         )
         self.source.reads.clear()
         self.target.reads.clear()

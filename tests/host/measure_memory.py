@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from lora_transfer.core.matching import match_by_name
 from lora_transfer.core.plan import TransferSettings, plan_transfer
 from lora_transfer.core.similarity import compare
 from lora_transfer.core.subspace import RankRule
@@ -25,7 +26,8 @@ def main(source_path: Path, target_path: Path, lora_path: Path) -> int:
     before = _bytes(gauge, "VmRSS")
     source, target = base_from_file(source_path, "source"), base_from_file(target_path, "target")
     placed = place(adapter_from_file(lora_path, "lora"), source)
-    comparison = compare(source, target, placed.layers(), RankRule("fraction", 0.5), device=CPU)
+    matching = match_by_name(source.layers, target.layers, placed.layers())
+    comparison = compare(source, target, matching, RankRule("fraction", 0.5), device=CPU)
     plan = plan_transfer(placed.modules, comparison, TransferSettings("rotate", threshold=0.0))
     transfer(plan, placed.deltas, source, target, device=CPU)
     return _bytes(gauge, "VmHWM") - before

@@ -57,9 +57,9 @@ def test_patches_on_a_loaded_model_are_left_out(pair: SmallPair) -> None:
 
 def test_bases_of_another_family_are_compared_by_nothing_and_say_why(pair: SmallPair) -> None:
     source = base_from_file(pair.source, "small")
-    pairs, skipped = match_by_name(source.layers, {}, source.own_layers())
-    assert not pairs
-    assert len(skipped) == len(source.layers)
+    matching = match_by_name(source.layers, {}, source.own_layers())
+    assert not matching.pairs
+    assert len(matching.unpaired) == len(source.layers)
 
 
 def test_every_key_of_an_adapter_is_accounted_for(pair: SmallPair) -> None:
