@@ -1,14 +1,17 @@
 """One layer of a base in the course of a run: read at most once, decomposed at most once, neither where it is known."""
 
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from .cache import digest_of
+from .drift import block_rows
 from .layers import Base, Layer
 from .resources import Resources
-from .subspace import Decomposition, RankRule, Subspace, decompose, takes_all, whole_subspaces
+from .subspace import Decomposition, RankRule, Subspace, decompose, leading
 
 
 class LayerReader:
@@ -24,6 +27,19 @@ class LayerReader:
         """The weight as float32 on the CPU."""
         return self._base.read(self._layer)
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self._layer.weight.matrix_shape
+
+    def rows(self, first: int, count: int) -> Tensor:
+        """Some rows of the weight."""
+        weight = self._layer.weight
+        if weight.place is None:
+            return self.stored[first : first + count]
+        start = first + (weight.rows[0] if weight.rows else 0)
+        part = replace(weight, shape=(count, *weight.shape[1:]), rows=(start, count))
+        return self._base.read(replace(self._layer, weight=part))
+
     @cached_property
     def digest(self) -> str:
         """The hash of the weight's values; read from the cache's index where the file is as it was."""
@@ -38,9 +54,8 @@ class LayerReader:
 
     def rank(self, rule: RankRule, device: torch.device) -> int:
         """k by a rule. The energy rule has to see the whole spectrum once; its answer is kept."""
-        shape = self._layer.weight.matrix_shape
         if rule.kind != "energy":
-            return rule.most(shape)
+            return rule.most(self.shape)
         if self._cache is None:
             return rule.rank(self._whole(device))
         key = f"rank {rule.amount} {self.digest}"
@@ -52,14 +67,13 @@ class LayerReader:
         """The `rank` leading directions, on a device."""
         found = None if self._cache is None else self._cache.find(self.digest, rank)
         if found is None:
-            whole = self._decomposed or decompose(self.stored.to(device), rank, self._using.eigensolver)
+            whole = self._decomposed or leading(self.stored.to(device), rank, self._using.eigensolver)
             found = self._kept(whole.limited(rank))
         return found.to(device).cut(rank)
 
     def _whole(self, device: torch.device) -> Decomposition:
         if self._decomposed is None:
-            count = min(self._layer.weight.matrix_shape)
-            self._decomposed = decompose(self.stored.to(device), count, self._using.eigensolver)
+            self._decomposed = decompose(self.stored.to(device), min(self.shape), self._using.eigensolver)
         return self._decomposed
 
     def _kept(self, decomposition: Decomposition) -> Decomposition:
@@ -73,13 +87,18 @@ class LayerReader:
             return decomposition
 
 
+def weight_blocks(source: LayerReader, target: LayerReader) -> Iterator[tuple[Tensor, Tensor]]:
+    """Two weights in blocks of rows, from the first to the last. A file is read block by block: a weight is never in
+    memory as a whole, and what is read is still in the core's cache when it is used."""
+    rows, columns = source.shape
+    step = block_rows(columns)
+    for first in range(0, rows, step):
+        yield source.rows(first, min(step, rows - first)), target.rows(first, min(step, rows - first))
+
+
 def pair_subspaces(
-    source: LayerReader, target: LayerReader, shape: tuple[int, int], rule: RankRule, device: torch.device
+    source: LayerReader, target: LayerReader, rule: RankRule, device: torch.device
 ) -> tuple[Subspace, Subspace]:
     """The subspaces of two layers of one shape, each cut by the rule, then both at the larger k."""
-    if takes_all(rule, shape):
-        whole = whole_subspaces((source.stored.to(device), target.stored.to(device)), rule)
-        if whole is not None:
-            return whole
     rank = max(source.rank(rule, device), target.rank(rule, device))
     return source.subspace(rank, device), target.subspace(rank, device)

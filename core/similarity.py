@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from .delta import LowRankDelta
-from .drift import WeightFigures, compare_weights
+from .drift import WeightFigures, compare_blocks, compare_weights
 from .layers import Base, LayerPair, Skipped
 from .linalg import frobenius
 from .matching import Matching
-from .reader import LayerReader, pair_subspaces
+from .reader import LayerReader, pair_subspaces, weight_blocks
 from .resources import Resources
 from .subspace import RankRule, Subspace
 
@@ -169,7 +169,10 @@ def _compare_pair(
     using: Resources,
 ) -> tuple[LayerSimilarity, LowRankDelta | None]:
     readers = LayerReader(source, pair.source, using), LayerReader(target, pair.target, using)
-    cache = using.cache if measure == "subspace" else None  # taking the hashes would cost more than the cosine
+    if measure == "weight_cosine":  # bound by memory: a card would wait for the weights
+        figures, drift = compare_blocks(weight_blocks(*readers), delta)
+        return LayerSimilarity(figures), drift
+    cache = using.cache
     key = "" if cache is None else f"similarity {readers[0].digest} {readers[1].digest} {rule} {cache.precision}"
     if cache is not None and (known := cache.figures(key)) is not None:
         return _from_json(known), None
@@ -178,10 +181,7 @@ def _compare_pair(
     def work(device: torch.device) -> tuple[LayerSimilarity, LowRankDelta | None]:
         there = stored[0].to(device), stored[1].to(device)
         figures, drift = compare_weights(*there, None if delta is None else delta.to(device, torch.float32))
-        if measure == "subspace":
-            bases = pair_subspaces(*readers, pair.source.weight.matrix_shape, rule, device)
-            return layer_similarity(figures, bases), drift
-        return LayerSimilarity(figures), drift
+        return layer_similarity(figures, pair_subspaces(*readers, rule, device)), drift
 
     similarity, drift = using.compute(work, pair.target.name)
     if cache is not None:

@@ -1,7 +1,6 @@
 """The leading singular subspaces of a layer's weight, and the rule that says how many directions lead."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -119,34 +118,23 @@ def decompose(weight: Tensor, count: int, eigenpairs: Eigensolver = by_rule) -> 
     return Decomposition(*found[:3], frobenius(weight) ** 2, complete, found.precise)
 
 
+def leading(weight: Tensor, rank: int, eigenpairs: Eigensolver = by_rule) -> Decomposition:
+    """The `rank` leading directions of a weight (m, n). Where these are all that a weight of full rank has, no
+    eigensolver is needed: they come in no order then, with equal values, so that they serve no smaller cut."""
+    whole = complete_bases(weight) if rank >= min(weight.shape) else None
+    if whole is None:
+        return decompose(weight, rank, eigenpairs)
+    count = min(weight.shape)
+    return Decomposition(whole[0], weight.new_ones(count), whole[1], float(count), complete=True, precise=False)
+
+
 def subspaces(source_weight: Tensor, target_weight: Tensor, rule: RankRule) -> tuple[Subspace, Subspace]:
     """The leading subspaces of two weights, each cut by the rule, then both at the larger k so that they compare.
 
     A weight whose numerical rank is smaller than that k keeps all it has.
     """
-    weights = source_weight, target_weight
-    if (whole := whole_subspaces(weights, rule)) is not None:
-        return whole
-    source, target = (decompose(one, rule.most((one.shape[0], one.shape[1]))) for one in weights)
-    return cut_alike(source, target, rule)
-
-
-def whole_subspaces(weights: tuple[Tensor, Tensor], rule: RankRule) -> tuple[Subspace, Subspace] | None:
-    """Two subspaces that hold all that their weights do, without an eigensolver; None where the rule cuts something
-    away, has to see the spectrum, or a weight is not of full rank."""
-    if not takes_all(rule, weights[0].shape):
-        return None
-    bases = [complete_bases(weight) for weight in weights]
-    source, target = (None if one is None else Subspace(*one, 1.0) for one in bases)
-    return None if source is None or target is None else (source, target)
-
-
-def takes_all(rule: RankRule, shape: Sequence[int]) -> bool:
-    """Whether a rule leaves every direction of a weight of this shape (m, n) in its subspace, seen from the shape."""
-    return rule.kind != "energy" and rule.most((shape[0], shape[1])) == min(shape[0], shape[1])
-
-
-def cut_alike(source: Decomposition, target: Decomposition, rule: RankRule) -> tuple[Subspace, Subspace]:
-    """Both at the larger of the two ranks that the rule gives them."""
+    shape = source_weight.shape[0], source_weight.shape[1]
+    found = decompose if rule.kind == "energy" else leading
+    source, target = (found(weight, rule.most(shape)) for weight in (source_weight, target_weight))
     rank = max(rule.rank(source), rule.rank(target))
     return source.cut(rank), target.cut(rank)

@@ -9,7 +9,7 @@ import torch
 from .delta import LowRankDelta
 from .drift import compare_weights
 from .layers import Base
-from .linalg import SAME_DELTA, project, reject
+from .linalg import SAME_DELTA, split
 from .methods import LayerPairBases
 from .plan import PlannedPair, TransferPlan, TransferSettings
 from .reader import LayerReader, pair_subspaces
@@ -94,11 +94,11 @@ def _transfer_layer(
 
 def block_energies(delta: LowRankDelta, source: Subspace) -> tuple[float, float, float, float]:
     """Shares of ||dW||^2 in P dW Q, P dW Q', P' dW Q and P' dW Q' of the source's subspaces; zeros for a zero delta."""
-    total = delta.norm() ** 2
-    reading = delta.down.mT
-    ups = project(source.left, delta.up), reject(source.left, delta.up)
-    downs = project(source.right, reading).mT, reject(source.right, reading).mT
-    shares = [LowRankDelta(up, down).norm() ** 2 / total if total > 0 else 0.0 for up in ups for down in downs]
+    total = delta.inner(delta)
+    ups = split(source.left, delta.up)
+    downs = [part.mT for part in split(source.right, delta.down.mT)]
+    parts = [LowRankDelta(up, down) for up in ups for down in downs]
+    shares = [max(0.0, part.inner(part)) / total if total > 0 else 0.0 for part in parts]
     return shares[0], shares[1], shares[2], shares[3]
 
 
@@ -112,7 +112,8 @@ def describe_layer(
     block_energies: tuple[float, float, float, float] | None = None,
 ) -> LayerReport:
     """The figures of one transferred layer, measured on the factors."""
-    source_norm, norm = delta.norm(), result.norm()
+    source_norm = delta.norm()
+    norm = source_norm if result is delta else result.norm()
     nonzero = source_norm > 0 and norm > 0
     return LayerReport(
         pair=planned.pair,
@@ -123,8 +124,8 @@ def describe_layer(
         rank_in=delta.rank,
         rank_out=result.rank,
         norm_ratio=norm / source_norm if source_norm > 0 else None,
-        cosine_to_copy=result.inner(delta) / (norm * source_norm) if nonzero else None,
-        equals_copy=result.minus(delta).norm() <= SAME_DELTA * source_norm,
+        cosine_to_copy=(1.0 if result is delta else result.inner(delta) / (norm * source_norm)) if nonzero else None,
+        equals_copy=result is delta or result.minus(delta).norm() <= SAME_DELTA * source_norm,
         energy_lost=energy_lost,
         undefined_directions=undefined_directions,
         block_energies=block_energies,
@@ -146,10 +147,9 @@ def _bases(
         drift = None
     elif drift is None:
         _, drift = compare_weights(source.stored.to(device), target.stored.to(device), delta)
-    shape = planned.pair.source.weight.matrix_shape
     return LayerPairBases(
         weights,
-        pair_subspaces(source, target, shape, plan.rank_rule, device) if method.needs_subspaces else None,
+        pair_subspaces(source, target, plan.rank_rule, device) if method.needs_subspaces else None,
         None if drift is None else drift.to(device),
     )
 

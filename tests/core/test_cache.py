@@ -12,7 +12,7 @@ from lora_transfer.core import linalg, reader
 from lora_transfer.core.cache import PRECISIONS, SubspaceCache, digest_of
 from lora_transfer.core.resources import Resources
 from lora_transfer.core.similarity import Comparison, compare
-from lora_transfer.core.subspace import Decomposition, RankRule, decompose
+from lora_transfer.core.subspace import Decomposition, RankRule, decompose, leading
 from lora_transfer.core.transfer import Transferred
 from tests.conftest import ROOT
 from tests.core.bases import MemoryBase
@@ -61,6 +61,15 @@ def test_one_entry_serves_every_smaller_rank_whose_gap_is_clear(
     cache.keep("ab", decompose(left * values, 12))
     found = [cache.find("ab", rank) is not None for rank in range(1, 13)]
     assert found == [rank != 5 for rank in range(1, 13)]
+
+
+def test_bases_of_all_directions_serve_no_smaller_cut(tmp_path: Path, weight: torch.Tensor) -> None:
+    cache = SubspaceCache(tmp_path)
+    cache.keep("ab", leading(weight, 30))
+    assert cache.find("ab", 12) is None
+    found = cache.find("ab", 30)
+    assert found is not None
+    assert found.cut(30).energy == 1.0
 
 
 def test_a_weight_with_fewer_directions_than_asked_for_is_not_decomposed_again(tmp_path: Path) -> None:
@@ -166,8 +175,7 @@ def test_with_the_cache_all_is_as_without_and_the_second_time_nothing_is_read(tm
     for name, delta in without.deltas.items():
         assert torch.equal(delta.dense(), miss.deltas[name].dense())
         assert torch.equal(delta.dense(), hit.deltas[name].dense())
-    if rule.amount != 1.0:  # a complete basis costs less than keeping it
-        assert job.source.reads.total() == job.target.reads.total() == 0
+    assert job.source.reads.total() == job.target.reads.total() == 0
 
 
 def test_nothing_is_decomposed_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,10 +185,10 @@ def test_nothing_is_decomposed_twice(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def counting(weight: torch.Tensor, *rest: object) -> Decomposition:
         with lock:
             counted.append(tuple(weight.shape))
-        return decompose(weight, *rest)  # pyright: ignore[reportArgumentType]
+        return leading(weight, *rest)  # pyright: ignore[reportArgumentType]
 
     job = Job(places=True)
-    monkeypatch.setattr(reader, "decompose", counting)
+    monkeypatch.setattr(reader, "leading", counting)
     for method in ("prolora", "rotate"):
         run(SubspaceCache(tmp_path), method=method, job=job)
         assert len(counted) == 2 * len(job.comparison.layers)

@@ -13,7 +13,7 @@ def weights(generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     return source, source + 0.3 * torch.randn(50, 33, generator=generator)
 
 
-@pytest.mark.parametrize("block", [1, 100, 1 << 17])
+@pytest.mark.parametrize("block", [1, 100, 1 << 19])
 def test_the_figures_are_those_of_the_whole_matrices_whatever_the_blocks(
     weights: tuple[torch.Tensor, torch.Tensor], generator: torch.Generator, monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
