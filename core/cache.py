@@ -13,11 +13,12 @@ import json
 import os
 import sqlite3
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from .errors import UnreadableFile
@@ -30,6 +31,7 @@ ALGORITHM = 1
 # bfloat16 is not offered: it costs 2e-3 of a projected delta, float16 2.5e-4 (speed.md).
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16}
 
+_UNFINISHED, _A_DAY = ".unfinished", 24 * 3600  # seconds
 _SWEEP = 20  # the folder is measured each time that this part of its limit has been written
 _TABLES = (
     "CREATE TABLE IF NOT EXISTS places (place TEXT PRIMARY KEY, digest TEXT)",
@@ -95,11 +97,10 @@ class SubspaceCache:
         facts = {"energy": repr(kept.energy), "complete": str(kept.complete), "precise": str(kept.precise)}
         path = self._shelf(digest) / f"{digest}_{len(values)}_{self.precision}.safetensors"
         path.parent.mkdir(exist_ok=True)
-        unfinished = path.with_name(f".{path.stem}.{os.getpid()}.{threading.get_ident()}.unfinished")
+        unfinished = path.with_name(f".{path.stem}.{os.getpid()}.{threading.get_ident()}{_UNFINISHED}")
+        tensors = {"left": left, "singular_values": values, "right": right}
         try:
-            save_file(
-                {"left": left, "singular_values": values, "right": right}, unfinished, {**facts, "sum": _sum(kept)}
-            )
+            unfinished.write_bytes(save(tensors, {**facts, "sum": _sum(kept)}))
             os.replace(unfinished, path)
         finally:
             unfinished.unlink(missing_ok=True)
@@ -108,12 +109,13 @@ class SubspaceCache:
 
     def sweep(self) -> int:
         """Remove the least recently used entries until the folder is within its limit; the bytes that are left."""
-        files = [path for path in self.folder.glob("*/*") if path.is_file()]
         aged: list[tuple[float, int, Path]] = []
-        for path in files:
+        for path in self.folder.glob("*/*"):
             with contextlib.suppress(FileNotFoundError):  # removed by another process just now
                 status = path.stat()
-                aged.append((status.st_mtime, status.st_size, path))
+                # What another worker is writing is no entry yet; what a crash left behind goes after a day.
+                if not path.name.endswith(_UNFINISHED) or status.st_mtime < time.time() - _A_DAY:
+                    aged.append((status.st_mtime, status.st_size, path))
         total = sum(size for _, size, _ in aged)
         for _, size, path in sorted(aged):
             if total <= self.limit:
