@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from .layers import Layer, LayerPair, Skipped
+from ..layers import Layer, LayerPair, Skipped
 
 
 @dataclass(frozen=True)

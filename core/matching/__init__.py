@@ -1,0 +1,23 @@
+"""Which source layer feeds which target layer."""
+
+from .block_map import BlockMap, BlockMatch, LeftAlone, given_block_map
+from .blocks import blocks_of
+from .by_block import map_blocks, score_blocks
+from .by_name import Matching, match_by_name
+from .pairing import match_by_blocks, share_lost
+from .scores import Measure
+
+__all__ = [
+    "BlockMap",
+    "BlockMatch",
+    "LeftAlone",
+    "Matching",
+    "Measure",
+    "blocks_of",
+    "given_block_map",
+    "map_blocks",
+    "match_by_blocks",
+    "match_by_name",
+    "score_blocks",
+    "share_lost",
+]

@@ -1,0 +1,113 @@
+"""Match whole blocks: every target block gets the source block that it is most like, in order."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..layers import Base
+from ..progress import Progress, silent
+from .alignment import align_freely, align_in_order
+from .block_map import BlockMap, BlockMatch, LeftAlone
+from .blocks import Kind, blocks_of, kinds_of
+from .decisions import ScoredKind, left_alone, matches_of
+from .scores import Measure, all_pairs, entries
+
+# A score below this is no better than unrelated weights give: benchmarks/matching/RESULTS.md, "The floor".
+UNRELATED = 0.15
+
+# Unrelated small weights score up to this many standard deviations, 1 / sqrt(entries), by chance alone.
+_DEVIATIONS = 6
+
+# The same name wins when it scores within this of the best: ten standard deviations of a 100 x 100 layer's score are
+# 0.1, of a 1024 x 1024 layer's 0.01.
+_NEAR_TIE = 0.01
+
+# Roles compared for each block. One would do; three hold when one of them is untrained (zeros) or frozen (equal
+# everywhere). The smallest that tell a cosine to 0.02 are the cheapest to read.
+_ROLES, _ENTRIES = 3, 2500
+
+Order = Literal["in order", "free"]
+
+
+def map_blocks(
+    source: Base,
+    target: Base,
+    *,
+    measure: Measure = "weight_cosine",
+    order: Order = "in order",
+    device: torch.device,
+    progress: Progress = silent,
+) -> BlockMap:
+    """Which source block feeds which target block, from a few roles of each (method.md section 4)."""
+    scored = score_blocks(source, target, measure=measure, device=device, progress=progress)
+    matches: dict[str, BlockMatch] = {}
+    alone: dict[str, LeftAlone] = {}
+    for one in scored:
+        align = align_in_order if order == "in order" else align_freely
+        taken = align(one.scores + _NEAR_TIE * _same_name(one.kind), one.floor)
+        matches |= {match.target: match for match in matches_of(one, taken, measure)}
+        alone |= {block.source: block for block in left_alone(one, taken, measure)}
+    return BlockMap(
+        measure,
+        tuple(matches[block.name] for block in blocks_of(target.layers.values())),
+        tuple(alone[block.name] for block in blocks_of(source.layers.values()) if block.name in alone),
+    )
+
+
+def score_blocks(
+    source: Base, target: Base, *, measure: Measure, device: torch.device, progress: Progress = silent
+) -> list[ScoredKind]:
+    """The scores of all blocks of one make against each other; one role is in memory at a time."""
+    kinds = kinds_of(blocks_of(source.layers.values()), blocks_of(target.layers.values()))
+    roles = [sampled_roles(kind) for kind in kinds]
+    total = sum(len(some) * (len(kind.sources) + len(kind.targets)) for kind, some in zip(kinds, roles, strict=True))
+    done = 0
+
+    def read(name: str) -> None:
+        nonlocal done
+        progress(done, total, name)
+        done += 1
+
+    scored: list[ScoredKind] = []
+    for kind, some in zip(kinds, roles, strict=True):
+        tables = [
+            all_pairs(
+                (source, [block.layers[role] for block in kind.sources]),
+                (target, [block.layers[role] for block in kind.targets]),
+                measure,
+                device=device,
+                read=lambda layer: read(layer.name),
+            )
+            for role in some
+        ]
+        scored.append(_scored(kind, some, tables))
+    progress(total, total, "")
+    return scored
+
+
+def sampled_roles(kind: Kind) -> list[str]:
+    """The roles that stand for a block: of those that every block has, the smallest that tell enough, evenly spread
+    over the block. None where there is nothing to choose between."""
+    if not kind.sources or not kind.targets:
+        return []
+    sizes = {role: entries(kind.sources[0].layers[role]) for role in kind.roles()}
+    telling = {role: size for role, size in sizes.items() if size >= _ENTRIES} or sizes
+    cheap = [role for role, size in telling.items() if size <= 2 * min(telling.values())]
+    count = min(_ROLES, len(cheap))
+    return [cheap[index * (len(cheap) - 1) // max(1, count - 1)] for index in range(count)]
+
+
+def _scored(kind: Kind, roles: Sequence[str], tables: Sequence[Tensor]) -> ScoredKind:
+    if not tables:
+        return ScoredKind(kind, torch.full((len(kind.sources), len(kind.targets)), torch.nan), UNRELATED)
+    size = sum(entries(kind.sources[0].layers[role]) for role in roles)
+    return ScoredKind(kind, torch.stack(list(tables)).nanmean(0), max(UNRELATED, _DEVIATIONS / math.sqrt(size)))
+
+
+def _same_name(kind: Kind) -> Tensor:
+    return torch.tensor([[float(s.name == t.name) for t in kind.targets] for s in kind.sources]).reshape(
+        len(kind.sources), len(kind.targets)
+    )
