@@ -6,6 +6,7 @@
 
 import math
 
+import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
@@ -55,3 +56,9 @@ def align_freely(scores: Tensor, floor: float) -> list[int | None]:
         if gains[source, target] > 0:
             found[int(target)] = int(source)
     return found
+
+
+def assign_all(scores: Tensor) -> Tensor:
+    """For each row of scores (t, s), s >= t, a column of its own, so that the sum is largest: int64 (t)."""
+    _, columns = linear_sum_assignment(scores.cpu().numpy(), maximize=True)
+    return torch.from_numpy(columns).to(scores.device)
