@@ -2,7 +2,7 @@
 
 from .block_map import BlockMap, BlockMatch, LeftAlone, given_block_map
 from .blocks import blocks_of
-from .by_block import map_blocks, score_blocks
+from .by_block import BlockScores, map_blocks, score_blocks
 from .by_channel import match_by_channels
 from .by_name import Matching, match_by_name
 from .channels import Channels
@@ -12,6 +12,7 @@ from .scores import Measure
 __all__ = [
     "BlockMap",
     "BlockMatch",
+    "BlockScores",
     "Channels",
     "LeftAlone",
     "Matching",

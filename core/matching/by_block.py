@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -11,7 +12,7 @@ from ..layers import Base
 from ..progress import Progress, silent
 from .alignment import align_freely, align_in_order
 from .block_map import BlockMap, BlockMatch, LeftAlone
-from .blocks import Kind, blocks_of, kinds_of
+from .blocks import Block, Kind, blocks_of, kinds_of
 from .decisions import ScoredKind, left_alone, matches_of
 from .scores import Measure, all_pairs, entries
 
@@ -32,6 +33,38 @@ _ROLES, _ENTRIES = 3, 2500
 Order = Literal["in order", "free"]
 
 
+@dataclass(frozen=True)
+class BlockScores:
+    """All blocks of two bases against each other, in their models' order, by make."""
+
+    sources: tuple[Block, ...]
+    targets: tuple[Block, ...]
+    kinds: tuple[ScoredKind, ...]
+    measure: Measure
+
+    def table(self) -> Tensor:
+        """(sources, targets), NaN where two blocks are not of one make."""
+        rows = {block.name: place for place, block in enumerate(self.sources)}
+        columns = {block.name: place for place, block in enumerate(self.targets)}
+        whole = torch.full((len(rows), len(columns)), torch.nan)
+        for one in self.kinds:
+            places = torch.tensor([rows[block.name] for block in one.kind.sources], dtype=torch.long)
+            whole[places[:, None], [columns[block.name] for block in one.kind.targets]] = one.scores
+        return whole
+
+    def best_map(self, order: Order = "in order") -> BlockMap:
+        """Which source block feeds which target block, so that the scores are highest."""
+        align = align_in_order if order == "in order" else align_freely
+        matches: dict[str, BlockMatch] = {}
+        alone: dict[str, LeftAlone] = {}
+        for one in self.kinds:
+            taken = align(one.scores + _NEAR_TIE * _same_name(one.kind), one.floor)
+            matches |= {match.target: match for match in matches_of(one, taken, self.measure)}
+            alone |= {block.source: block for block in left_alone(one, taken, self.measure)}
+        fed = tuple(matches[block.name] for block in self.targets)
+        return BlockMap(self.measure, fed, tuple(alone[one.name] for one in self.sources if one.name in alone))
+
+
 def map_blocks(
     source: Base,
     target: Base,
@@ -42,26 +75,15 @@ def map_blocks(
     progress: Progress = silent,
 ) -> BlockMap:
     """Which source block feeds which target block, from a few roles of each (method.md section 4)."""
-    scored = score_blocks(source, target, measure=measure, device=device, progress=progress)
-    matches: dict[str, BlockMatch] = {}
-    alone: dict[str, LeftAlone] = {}
-    for one in scored:
-        align = align_in_order if order == "in order" else align_freely
-        taken = align(one.scores + _NEAR_TIE * _same_name(one.kind), one.floor)
-        matches |= {match.target: match for match in matches_of(one, taken, measure)}
-        alone |= {block.source: block for block in left_alone(one, taken, measure)}
-    return BlockMap(
-        measure,
-        tuple(matches[block.name] for block in blocks_of(target.layers.values())),
-        tuple(alone[block.name] for block in blocks_of(source.layers.values()) if block.name in alone),
-    )
+    return score_blocks(source, target, measure=measure, device=device, progress=progress).best_map(order)
 
 
 def score_blocks(
-    source: Base, target: Base, *, measure: Measure, device: torch.device, progress: Progress = silent
-) -> list[ScoredKind]:
+    source: Base, target: Base, *, measure: Measure = "weight_cosine", device: torch.device, progress: Progress = silent
+) -> BlockScores:
     """The scores of all blocks of one make against each other; one role is in memory at a time."""
-    kinds = kinds_of(blocks_of(source.layers.values()), blocks_of(target.layers.values()))
+    sources, targets = blocks_of(source.layers.values()), blocks_of(target.layers.values())
+    kinds = kinds_of(sources, targets)
     roles = [sampled_roles(kind) for kind in kinds]
     total = sum(len(some) * (len(kind.sources) + len(kind.targets)) for kind, some in zip(kinds, roles, strict=True))
     done = 0
@@ -85,7 +107,7 @@ def score_blocks(
         ]
         scored.append(_scored(kind, some, tables))
     progress(total, total, "")
-    return scored
+    return BlockScores(sources, targets, tuple(scored), measure)
 
 
 def sampled_roles(kind: Kind) -> list[str]:
