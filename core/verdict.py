@@ -91,7 +91,10 @@ def _matched(figures: PairFigures) -> list[tuple[Word, str]]:
 def _related(figures: PairFigures) -> list[tuple[Word, str]]:
     cosine = figures.weight_cosine
     if cosine is None:
-        return []
+        nothing = figures.sampled > 0
+        return (
+            [("risky", "the weights of the sample are zero in one of the bases: they tell nothing")] if nothing else []
+        )
     above = "" if figures.similarity is None else f", similarity above chance {figures.similarity:.2f}"
     measured = f"weight cosine {cosine:.3f}{above} (unrelated bases: 0 and 0)"
     if cosine < UNRELATED:
