@@ -1,25 +1,25 @@
 """Match whole blocks: every target block gets the source block that it is most like, in order."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ..layers import Base
+from ..layers import Base, Layer
 from ..progress import Progress, silent
 from .alignment import align_freely, align_in_order
 from .block_map import BlockMap, BlockMatch, LeftAlone
 from .blocks import Block, Kind, blocks_of, kinds_of
 from .decisions import ScoredKind, left_alone, matches_of
-from .scores import Measure, all_pairs, entries
+from .scores import Measure, all_pairs, free_numbers
 
 # A score below this is no better than unrelated weights give: benchmarks/matching/RESULTS.md, "The floor".
-UNRELATED = 0.15
+UNRELATED: Mapping[Measure, float] = {"weight_cosine": 0.15, "similarity": 0.1}
 
-# Unrelated small weights score up to this many standard deviations, 1 / sqrt(entries), by chance alone.
+# Unrelated small weights score up to this many standard deviations, 1 / sqrt(free numbers), by chance alone.
 _DEVIATIONS = 6
 
 # The same name wins when it scores within this of the best: ten standard deviations of a 100 x 100 layer's score are
@@ -105,7 +105,7 @@ def score_blocks(
             )
             for role in some
         ]
-        scored.append(_scored(kind, some, tables))
+        scored.append(_scored(kind, some, tables, measure))
     progress(total, total, "")
     return BlockScores(sources, targets, tuple(scored), measure)
 
@@ -115,18 +115,23 @@ def sampled_roles(kind: Kind) -> list[str]:
     over the block. None where there is nothing to choose between."""
     if not kind.sources or not kind.targets:
         return []
-    sizes = {role: entries(kind.sources[0].layers[role]) for role in kind.roles()}
+    sizes = {role: free_numbers(kind.sources[0].layers[role], "weight_cosine") for role in kind.roles()}
     telling = {role: size for role, size in sizes.items() if size >= _ENTRIES} or sizes
     cheap = [role for role, size in telling.items() if size <= 2 * min(telling.values())]
     count = min(_ROLES, len(cheap))
     return [cheap[index * (len(cheap) - 1) // max(1, count - 1)] for index in range(count)]
 
 
-def _scored(kind: Kind, roles: Sequence[str], tables: Sequence[Tensor]) -> ScoredKind:
-    if not tables:
-        return ScoredKind(kind, torch.full((len(kind.sources), len(kind.targets)), torch.nan), UNRELATED)
-    size = sum(entries(kind.sources[0].layers[role]) for role in roles)
-    return ScoredKind(kind, torch.stack(list(tables)).nanmean(0), max(UNRELATED, _DEVIATIONS / math.sqrt(size)))
+def _scored(kind: Kind, roles: Sequence[str], tables: Sequence[Tensor], measure: Measure) -> ScoredKind:
+    nothing = torch.full((len(kind.sources), len(kind.targets)), torch.nan)
+    layers = [kind.sources[0].layers[role] for role in roles]
+    return ScoredKind(kind, torch.stack(list(tables)).nanmean(0) if tables else nothing, floor_of(layers, measure))
+
+
+def floor_of(layers: Sequence[Layer], measure: Measure) -> float:
+    """The mean score over these layers that two blocks must pass to be taken for related."""
+    numbers = sum(free_numbers(layer, measure) for layer in layers)
+    return max(UNRELATED[measure], _DEVIATIONS / math.sqrt(numbers)) if numbers else UNRELATED[measure]
 
 
 def _same_name(kind: Kind) -> Tensor:

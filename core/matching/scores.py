@@ -80,7 +80,7 @@ def all_pairs(
     return torch.stack(columns, 1).cpu()
 
 
-def entries(layer: Layer) -> int:
-    """How many numbers of a layer are compared."""
+def free_numbers(layer: Layer, measure: Measure) -> float:
+    """How many independent numbers a score rests on: the entries of the weight, or half those of the projector."""
     rows, columns = (min(length, _SIDE) for length in layer.weight.matrix_shape)
-    return rows * columns
+    return rows * columns if measure == "weight_cosine" else min(rows, columns) ** 2 / 2
