@@ -1,6 +1,6 @@
 """Small trained bases: unrelated ones of six seeds, and children of each at graded drift."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -24,11 +24,20 @@ class Family:
     children: dict[str, dict[str, Tensor]]
 
 
-def families(folder: Path, count: int = 6, courses: tuple[str, ...] = tuple(COURSES)) -> list[Family]:
-    """Train what is missing: about a minute for each family on one core; later runs read it."""
+def families(
+    folder: Path, count: int = 6, courses: tuple[str, ...] = tuple(COURSES), length: float = 1.0
+) -> list[Family]:
+    """Train what is missing: 80 s for each family on one core; later runs read it. length: a share of the steps."""
     found: list[Family] = []
     for seed in range(count):
-        base = trained(None, Training("discs", 500, 2e-3, seed), folder / f"base{seed}.pt")
-        children = {name: trained(base, COURSES[name], folder / f"base{seed}_{name}.pt") for name in courses}
+        start = _shortened(Training("discs", 500, 2e-3, seed), length)
+        base = trained(None, start, folder / f"base{seed}.pt")
+        children = {
+            name: trained(base, _shortened(COURSES[name], length), folder / f"base{seed}_{name}.pt") for name in courses
+        }
         found.append(Family(base, children))
     return found
+
+
+def _shortened(course: Training, length: float) -> Training:
+    return replace(course, steps=max(1, round(length * course.steps)))
