@@ -40,7 +40,7 @@ def _known_maps(quick: bool) -> dict[str, Any]:
         "Known maps: share of blocks that got their true parent, at a weight cosine, with decoys, by name alone", lines
     )
     full = [] if quick else known_maps.run_full_size()
-    _show("Full size: SDXL's and SSD-1B's attention layers", full)
+    _show("Full size: SDXL's and SSD-1B's attention layers, weights made from seeds as they are read", full)
     ours = [line for line in lines if line["measure"] == "weight_cosine"]
     above = [line[key] for line in ours for key in line if key.split()[0] in ("0.95", "0.8", "0.6")]
     below = [line[key] for line in ours for key in line if key.split()[0] == "0.4"]
@@ -56,10 +56,14 @@ def _relatives(quick: bool) -> dict[str, Any]:
     figures = ("cosine", "least", "similarity", "drift", "matched")
     _show("Relatives and strangers: least, mean and largest of each figure", relatives.by_make(lines, *figures))
     words = {side: Counter((line["make"], line[side]) for line in lines) for side in ("by name", "by block")}
-    _show("Verdicts", [
-        {"make": make, **{f"{side}: {word}": words[side][make, word] for side in words for word in ("works", "risky", "refuse")}}
-        for make in dict.fromkeys(line["make"] for line in lines)
-    ])  # fmt: skip
+    kinds = [(side, word) for side in ("by name", "by block") for word in ("works", "risky", "refuse")]
+    _show(
+        "Verdicts, with layers matched by name and by block",
+        [
+            {"make": make, **{f"{side}: {word}": words[side][make, word] for side, word in kinds}}
+            for make in dict.fromkeys(line["make"] for line in lines)
+        ],
+    )
     _show(
         "Strangers: the most that one layer scores, and its share of the floor for a layer of its size",
         relatives.extremes(pairs),

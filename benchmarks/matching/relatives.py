@@ -82,10 +82,12 @@ def cugan_pairs(folder: Path) -> list[Pair]:
     """RealCUGAN's models of one scale: `se` with `se` and `pro` with `pro` are relatives, `se` with `pro` strangers."""
     found: list[Pair] = []
     for (one, source), (other, target) in combinations(realcugan.models(folder).items(), 2):
-        families, scales = {one[:2], other[:2]}, {one.split("up")[1][:2], other.split("up")[1][:2]}
-        if len(scales) == 1 and "no" not in families:
-            related = len(families) == 1
-            found.append(Pair(source, target, related, f"RealCUGAN {'/'.join(sorted(families))}"))
+        makes, scales = (
+            {name.split("/")[0] for name in (one, other)},
+            {name.split("up")[1][:2] for name in (one, other)},
+        )
+        if len(scales) == 1 and "nose" not in makes:  # that one has other layers
+            found.append(Pair(source, target, len(makes) == 1, f"RealCUGAN {' and '.join(sorted(makes))}"))
     return found
 
 

@@ -22,8 +22,8 @@ _PROBES = 48
 class Channels:
     """Row i of the target is row rows[i] of the source, input channel j is columns[j]; a channel has `taps` columns.
 
-    rows (m_t) and columns (n_t / taps) are int64. correlation: mean over the target's channels with their partners;
-    chance: what the best of all partners reaches when the columns are shuffled.
+    rows (m_t) and columns (n_t / taps) are int64. correlation: mean over the channels that were looked for, with their
+    partners; chance: what the source's own channels reach with the most alike of the others.
     """
 
     rows: Tensor
@@ -70,19 +70,18 @@ def find_channels(
         return None
     one, other = ((source, target), turned) if from_columns else (turned, (source, target))
     found = _assign(one[0][:, known], one[1])
-    known = _assign(other[0][:, found], other[1])
-    rows, columns = (found, known) if from_columns else (known, found)
-    correlation, chance = _agreement(source[:, columns], target, rows)
+    correlation, chance = _agreement(one[0][:, known], one[1], found)
     if correlation - chance < max(_LEAST, _SHARE * (1 - chance)):
         return None
+    known = _assign(other[0][:, found], other[1])
+    rows, columns = (found, known) if from_columns else (known, found)
     return Channels(rows, columns, source.shape[2], correlation, chance)
 
 
 def _fit(source: Tensor, target: Tensor) -> float:
     """How far above the least that is accepted the best partners of a few target rows correlate."""
     probes = target[:: -(-len(target) // _PROBES)]
-    reached = float(_correlations(source, probes).max(1).values.mean())
-    chance = _chance(source, probes)
+    reached, chance = float(_correlations(source, probes).max(1).values.mean()), _chance(source)
     return reached - chance - max(_LEAST, _SHARE * (1 - chance))
 
 
@@ -94,14 +93,17 @@ def _assign(source: Tensor, target: Tensor) -> Tensor:
 def _agreement(source: Tensor, target: Tensor, rows: Tensor) -> tuple[float, float]:
     """The mean correlation of the target's rows with their partners, and its chance level."""
     partners = (_unit_rows(source[rows]) * _unit_rows(target)).sum(1)
-    return float(partners.mean()), _chance(source, target[:: -(-len(target) // _PROBES)])
+    return float(partners.mean()), _chance(source)
 
 
-def _chance(source: Tensor, probes: Tensor) -> float:
-    """What the best partners reach when the input channels are in no order."""
-    order = torch.randperm(probes.shape[1] * probes.shape[2], generator=torch.Generator().manual_seed(0))
-    shuffled = probes.flatten(1)[:, order.to(probes.device)].reshape(probes.shape)
-    return float(_correlations(source, shuffled).max(1).values.mean())
+def _chance(source: Tensor) -> float:
+    """What a few rows of the source reach with the most alike of the other rows. Shuffled weights would not do: the
+    first filters of any two networks are smooth alike, and shuffling makes them rough."""
+    step = -(-len(source) // _PROBES)
+    correlations = _correlations(source, source[::step])
+    own = torch.arange(len(correlations), device=source.device)
+    correlations[own, own * step] = -1
+    return float(correlations.max(1).values.mean())
 
 
 def _correlations(source: Tensor, target: Tensor) -> Tensor:

@@ -82,5 +82,5 @@ def all_pairs(
 
 def free_numbers(layer: Layer, measure: Measure) -> float:
     """How many independent numbers a score rests on: the entries of the weight, or half those of the projector."""
-    rows, columns = (min(length, _SIDE) for length in layer.weight.matrix_shape)
-    return rows * columns if measure == "weight_cosine" else min(rows, columns) ** 2 / 2
+    short, long = sorted(min(length, _SIDE) for length in layer.weight.matrix_shape)
+    return short * long if measure == "weight_cosine" else short * (short - 1) / 2
