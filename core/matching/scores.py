@@ -70,14 +70,14 @@ def all_pairs(
         return unit_vector(base.read(layer).to(device), measure)
 
     vectors = [vector(source[0], layer) for layer in source[1]]
-    length = next((len(one) for one in vectors if one is not None), 1)
-    nothing = torch.full((length,), torch.nan, device=device)
-    stacked = torch.stack([nothing if one is None else one for one in vectors])  # (sources, entries)
-    columns: list[Tensor] = []
-    for layer in target[1]:
+    known = [place for place, one in enumerate(vectors) if one is not None]
+    stacked = torch.stack([one for one in vectors if one is not None]) if known else None  # (known, entries)
+    table = torch.full((len(vectors), len(target[1])), torch.nan)
+    for place, layer in enumerate(target[1]):
         column = vector(target[0], layer)
-        columns.append(stacked @ (nothing if column is None else column))
-    return torch.stack(columns, 1).cpu()
+        if stacked is not None and column is not None:
+            table[known, place] = (stacked @ column).cpu()
+    return table
 
 
 def free_numbers(layer: Layer, measure: Measure) -> float:

@@ -40,9 +40,9 @@ def test_a_sibling_works_a_far_one_is_risky_and_a_stranger_is_refused(by_blocks:
 
 
 def test_a_child_that_lost_many_blocks_is_not_promised_to_work() -> None:
-    shallow = {block: block for block in ALL if "transformer_blocks" not in block or block.endswith("blocks.0")}
+    shallow = {block: block for block in ALL if "blocks.0" in block}
     found = judged(PARENT, child_of(PARENT, shallow), lora=True)
-    assert found.word in ("risky", "refuse")
+    assert found.word == "risky"
     assert found.figures.lost == pytest.approx(sum_of_lost(shallow), rel=1e-3)
     assert "by energy, has a partner in the target; the rest is left behind" in found.reasons[0]
 
@@ -73,9 +73,10 @@ def test_the_reasons_are_sentences_with_the_figures_behind_them() -> None:
         ({"weight_cosine": 0.5}, "risky"),
         ({"weight_cosine": 0.05}, "refuse"),
         ({"weight_cosine": None}, "risky"),
-        ({"lost": 0.2}, "risky"),
-        ({"lost": 0.7}, "refuse"),
-        ({"matched": 0.4}, "refuse"),
+        ({"lost": 0.3}, "works"),
+        ({"lost": 0.7}, "risky"),
+        ({"lost": 0.95}, "refuse"),
+        ({"matched": 0.4}, "risky"),
         ({"matched": 0.4, "lost": 0.01}, "works"),
         ({"sampled": 0, "matched": 0.0, "weight_cosine": None, "drift": None}, "refuse"),
     ],
