@@ -35,11 +35,11 @@ class Block(nn.Module):
 class Denoiser(nn.Module):
     """Predicts the noise in (batch, 3, 12, 12) drawings at a noise level in [0, 1]; 100,000 parameters."""
 
-    def __init__(self) -> None:
+    def __init__(self, blocks: int = BLOCKS) -> None:
         super().__init__()
         self.time_embed = nn.Linear(TIME, TIME)
         self.conv_in = nn.Conv2d(3, WIDTH, 3, padding=1)
-        self.blocks = nn.ModuleList(Block() for _ in range(BLOCKS))
+        self.blocks = nn.ModuleList(Block() for _ in range(blocks))
         self.conv_out = nn.Conv2d(WIDTH, 3, 3, padding=1)
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
@@ -96,7 +96,8 @@ def trained(start: Mapping[str, Tensor] | None, course: Training, kept: Path) ->
     if kept.is_file():
         return torch.load(kept)
     torch.manual_seed(course.seed)
-    model, generator = Denoiser(), torch.Generator().manual_seed(course.seed)
+    blocks = BLOCKS if start is None else len({name.split(".")[1] for name in start if name.startswith("blocks.")})
+    model, generator = Denoiser(blocks), torch.Generator().manual_seed(course.seed)
     if start is not None:
         model.load_state_dict(start)
     optimizer = torch.optim.AdamW(model.parameters(), lr=course.rate, weight_decay=0.05)

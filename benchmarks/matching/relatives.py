@@ -19,7 +19,7 @@ from core.verdict import judge, measure_pair
 
 from . import realcugan
 from .denoiser import noised, trained_lora, with_lora
-from .trained import Family
+from .trained import DEPTHS, Family
 
 CPU = torch.device("cpu")
 
@@ -113,6 +113,31 @@ def judged(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
                 "by name": judge(figures).word,
                 "by block": judge(blockwise).word,
                 "matched": blockwise.matched,
+            }
+        )
+    return lines
+
+
+def depths(
+    families: Sequence[Family], children: Mapping[tuple[int, str], Mapping[str, Tensor]]
+) -> list[dict[str, Any]]:
+    """Share of the blocks of trained children of another depth that got their true parent, by block and by name."""
+    lines: list[dict[str, Any]] = []
+    for (index, name), weights in children.items():
+        source, target = TrainedBase(f"base {index}", families[index].base), TrainedBase(name, weights)
+        blocks = [f"blocks.{place}" for place in range(len(DEPTHS[name]))]
+        origins = dict(zip(blocks, (f"blocks.{origin}" for origin in DEPTHS[name]), strict=True))
+        found = {
+            match.target: match for match in map_blocks(source, target, device=CPU).matches if match.target in origins
+        }
+        scores = [match.score or 0.0 for match in found.values()]
+        lines.append(
+            {
+                "make": name,
+                "right": sum(match.source == origins[block] for block, match in found.items()) / len(origins),
+                "by name": sum(block == origin for block, origin in origins.items()) / len(origins),
+                "score": sum(scores) / len(scores),
+                "runner-up": max(match.runner_up_score or 0.0 for match in found.values()),
             }
         )
     return lines

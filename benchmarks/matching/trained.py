@@ -1,5 +1,6 @@
 """Small trained bases: unrelated ones of six seeds, and children of each at graded drift."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,6 +37,28 @@ def families(
             name: trained(base, _shortened(COURSES[name], length), folder / f"base{seed}_{name}.pt") for name in courses
         }
         found.append(Family(base, children))
+    return found
+
+
+# Children of another depth: the base's block that each of their blocks was a copy of before it was trained on.
+DEPTHS = {"one removed": (0, 2, 3), "two removed": (0, 3), "grown": (0, 1, 1, 2, 3, 3)}
+
+
+def deepened(families: Sequence[Family], folder: Path, length: float = 1.0) -> dict[tuple[int, str], dict[str, Tensor]]:
+    """(family, depth) -> a child with blocks left out or doubled, trained on until it draws stripes: "retrained"."""
+    found: dict[tuple[int, str], dict[str, Tensor]] = {}
+    for index, family in enumerate(families):
+        for name, origins in DEPTHS.items():
+            start = {key: value for key, value in family.base.items() if not key.startswith("blocks.")}
+            for place, origin in enumerate(origins):
+                block = f"blocks.{origin}."
+                start |= {
+                    f"blocks.{place}.{key.removeprefix(block)}": value
+                    for key, value in family.base.items()
+                    if key.startswith(block)
+                }
+            kept = folder / f"base{index}_{name.replace(' ', '_')}.pt"
+            found[index, name] = trained(start, _shortened(COURSES["retrained"], length), kept)
     return found
 
 
