@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -57,6 +57,9 @@ class Verdict:
     word: Word
     reasons: tuple[str, ...]
     figures: PairFigures
+
+    def as_json(self) -> dict[str, Any]:
+        return {"word": self.word, "reasons": list(self.reasons), "figures": vars(self.figures)}
 
 
 def verdict(

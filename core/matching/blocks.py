@@ -35,7 +35,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Kind:
-    """Blocks of one make, each side in its model's order, and the roles that most of them share."""
+    """Blocks of one make, each side in its model's order."""
 
     sources: tuple[Block, ...]
     targets: tuple[Block, ...]

@@ -22,14 +22,15 @@ UNRELATED: Mapping[Measure, float] = {"weight_cosine": 0.15, "similarity": 0.1}
 # Unrelated small weights score up to this many standard deviations, 1 / sqrt(free numbers), by chance alone.
 _DEVIATIONS = 6
 
-# The same name wins when it scores within this of the best: ten standard deviations of a 100 x 100 layer's score are
-# 0.1, of a 1024 x 1024 layer's 0.01.
+# The same name wins when it scores within this of the best: ten standard deviations of a score that rests on a million
+# entries.
 _NEAR_TIE = 0.01
 
 # Roles compared for each block. One would do; three hold when one of them is untrained (zeros) or frozen (equal
 # everywhere). The smallest that tell a cosine to 0.02 are the cheapest to read.
 _ROLES, _ENTRIES = 3, 2500
 
+# in order: sources never go back, and may feed several targets. free: any order, but each source feeds one target.
 Order = Literal["in order", "free"]
 
 

@@ -1,7 +1,7 @@
 """Follow the channels of a narrower child through the model, from the sides that both share."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -14,20 +14,7 @@ from .channels import Channels, find_channels
 _Sizes = tuple[int, int]  # channels in the source, channels in the target
 
 
-@dataclass(frozen=True)
-class _Pool:
-    """The maps of channels that are known so far, by their sizes."""
-
-    maps: dict[_Sizes, list[Tensor]] = field(default_factory=dict[_Sizes, list[Tensor]])
-
-    def known(self, sizes: _Sizes) -> list[Tensor]:
-        """A side of one size may be shared as it is: the text encoder's output, the latent, the time embedding."""
-        shared = [torch.arange(sizes[0])] if sizes[0] == sizes[1] else []
-        return shared + self.maps.get(sizes, [])
-
-    def add(self, sizes: _Sizes, found: Tensor) -> None:
-        if not any(torch.equal(found.cpu(), one) for one in self.known(sizes)):
-            self.maps.setdefault(sizes, []).append(found.cpu())
+_Maps = Mapping[_Sizes, tuple[Tensor, ...]]  # the maps of channels that are known so far
 
 
 def match_by_channels(
@@ -49,8 +36,7 @@ def match_by_channels(
     ]
     if not {pair.source.name for pair in pairs} & {one.layer for one in matching.unpaired}:
         return matching
-    tried: dict[str, tuple[int, int]] = {}
-    channels = _follow(source, target, pairs, tried, device, progress)
+    channels, tried = _follow(source, target, pairs, device, progress)
     return _added(matching, {pair.source.name: pair for pair in pairs}, channels, tried)
 
 
@@ -58,7 +44,7 @@ def _added(
     matching: Matching,
     narrower: Mapping[str, LayerPair],
     channels: Mapping[str, Channels],
-    tried: Mapping[str, tuple[int, int]],
+    tried: Mapping[str, int],
 ) -> Matching:
     """What was found for the layers that stayed alone, and for the others the reason."""
     pairs, unpaired = list(matching.pairs), list[Skipped]()
@@ -76,51 +62,44 @@ def _added(
 
 
 def _follow(
-    source: Base,
-    target: Base,
-    pairs: Sequence[LayerPair],
-    tried: dict[str, tuple[int, int]],
-    device: torch.device,
-    progress: Progress,
-) -> dict[str, Channels]:
-    """Go through the layers until nothing more is found."""
-    pool, found = _Pool(), dict[str, Channels]()
+    source: Base, target: Base, pairs: Sequence[LayerPair], device: torch.device, progress: Progress
+) -> tuple[dict[str, Channels], dict[str, int]]:
+    """Go through the layers until nothing more is found: the channels by target layer, and how many maps it tried."""
+    maps: _Maps = {}
+    found: dict[str, Channels] = {}
+    tried: dict[str, tuple[int, int]] = {}
     waiting = [pair for pair in pairs if _why_impossible(pair) is None]
     before = -1
     while waiting and len(found) > before:
         before = len(found)
         for pair in waiting:
             progress(len(found), len(pairs), pair.target.name)
-            channels = _solve(source, target, pair, pool, tried, device)
+            name, (rows, columns) = pair.target.name, _sizes(pair)
+            row_maps, column_maps = _known(maps, rows), _known(maps, columns)
+            seen = tried.get(name, (0, 0))
+            tried[name] = len(row_maps), len(column_maps)
+            if seen == tried[name]:
+                continue
+            weights = _by_channel(source, pair.source, device), _by_channel(target, pair.target, device)
+            channels = find_channels(*weights, row_maps[seen[0] :], column_maps[seen[1] :])
             if channels is not None:
-                found[pair.target.name] = channels
+                found[name] = channels
+                maps = _with(_with(maps, rows, channels.rows), columns, channels.columns)
         waiting = [pair for pair in waiting if pair.target.name not in found]
     progress(len(pairs), len(pairs), "")
-    return found
+    return found, {name: sum(counts) for name, counts in tried.items()}
 
 
-def _solve(
-    source: Base,
-    target: Base,
-    pair: LayerPair,
-    pool: _Pool,
-    tried: dict[str, tuple[int, int]],
-    device: torch.device,
-) -> Channels | None:
-    """One layer by the maps that it has not tried yet; what it finds joins the pool."""
-    rows, columns = _sizes(pair)
-    row_maps, column_maps = pool.known(rows), pool.known(columns)
-    seen = tried.get(pair.target.name, (0, 0))
-    if seen == (len(row_maps), len(column_maps)):
-        return None
-    tried[pair.target.name] = len(row_maps), len(column_maps)
-    weights = _by_channel(source, pair.source, device), _by_channel(target, pair.target, device)
-    fresh = row_maps[seen[0] :], column_maps[seen[1] :]
-    channels = find_channels(*weights, *([one.to(device) for one in maps] for maps in fresh))
-    if channels is not None:
-        pool.add(rows, channels.rows)
-        pool.add(columns, channels.columns)
-    return channels
+def _known(maps: _Maps, sizes: _Sizes) -> tuple[Tensor, ...]:
+    """A side of one size may be shared as it is: the text encoder's output, the latent, the time embedding."""
+    shared = (torch.arange(sizes[0]),) if sizes[0] == sizes[1] else ()
+    return *shared, *maps.get(sizes, ())
+
+
+def _with(maps: _Maps, sizes: _Sizes, found: Tensor) -> _Maps:
+    if any(torch.equal(found, one) for one in _known(maps, sizes)):
+        return maps
+    return {**maps, sizes: (*maps.get(sizes, ()), found)}
 
 
 def _by_channel(base: Base, layer: Layer, device: torch.device) -> Tensor:
@@ -144,9 +123,9 @@ def _why_impossible(pair: LayerPair) -> str | None:
     return None
 
 
-def _why_unsolved(pair: LayerPair, tried: Mapping[str, tuple[int, int]]) -> str:
+def _why_unsolved(pair: LayerPair, tried: Mapping[str, int]) -> str:
     one, other = (list(layer.weight.shape) for layer in (pair.source, pair.target))
-    count = sum(tried.get(pair.target.name, (0, 0)))
+    count = tried.get(pair.target.name, 0)
     start = f"the widths differ, {one} in the source, {other} in the target"
     if count == 0:
         return f"{start}, and neither side is shared by both bases or was followed from a layer that is"

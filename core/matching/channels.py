@@ -22,8 +22,8 @@ _PROBES = 48
 class Channels:
     """Row i of the target is row rows[i] of the source, input channel j is columns[j]; a channel has `taps` columns.
 
-    rows (m_t) and columns (n_t / taps) are int64. correlation: mean over the channels that were looked for, with their
-    partners; chance: what the source's own channels reach with the most alike of the others.
+    rows (m_t) and columns (n_t / taps) are int64, on the CPU. correlation: mean over the channels that were looked for,
+    with their partners; chance: what the source's own channels reach with the most alike of the others.
     """
 
     rows: Tensor
@@ -34,11 +34,11 @@ class Channels:
 
     def weight(self, source: Tensor) -> Tensor:
         """The part of a source weight (m_s, n_s) that the target kept, (m_t, n_t)."""
-        return self._inputs(source[self.rows])
+        return self._inputs(source[self.rows.to(source.device)])
 
     def delta(self, source: LowRankDelta) -> LowRankDelta:
         """The same part of a source layer's delta, in its factors: up[rows] . down[:, columns]."""
-        return LowRankDelta(source.up[self.rows], self._inputs(source.down))
+        return LowRankDelta(source.up[self.rows.to(source.up.device)], self._inputs(source.down))
 
     def why(self) -> str:
         return f"channels kept from the source: correlation {self.correlation:.2f}, chance {self.chance:.2f}"
@@ -46,7 +46,7 @@ class Channels:
     def _inputs(self, matrix: Tensor) -> Tensor:
         if matrix.shape[1] % self.taps:
             raise ShapeMismatch(f"Expected columns in groups of {self.taps}, found a matrix {tuple(matrix.shape)}.")
-        return matrix.reshape(matrix.shape[0], -1, self.taps)[:, self.columns].flatten(1)
+        return matrix.reshape(matrix.shape[0], -1, self.taps)[:, self.columns.to(matrix.device)].flatten(1)
 
 
 def find_channels(
@@ -59,6 +59,7 @@ def find_channels(
     the first anew: a map that is right in most channels only is put right.
     """
     turned = source.transpose(0, 1), target.transpose(0, 1)
+    row_maps, column_maps = ([known.to(source.device) for known in maps] for maps in (row_maps, column_maps))
     by_columns = [(_fit(source[:, known], target), known) for known in column_maps]
     by_rows = [(_fit(turned[0][:, known], turned[1]), known) for known in row_maps]
     fit, known, from_columns = max(
@@ -75,7 +76,7 @@ def find_channels(
         return None
     known = _assign(other[0][:, found], other[1])
     rows, columns = (found, known) if from_columns else (known, found)
-    return Channels(rows, columns, source.shape[2], correlation, chance)
+    return Channels(rows.cpu(), columns.cpu(), source.shape[2], correlation, chance)
 
 
 def _fit(source: Tensor, target: Tensor) -> float:

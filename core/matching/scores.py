@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..layers import Base, Layer
-from ..linalg import frobenius, gram_svd
+from ..linalg import NUMERICAL_RANK, frobenius, gram_svd
 
 Measure = Literal["weight_cosine", "similarity"]
 
@@ -17,7 +17,8 @@ _SIDE = 1024
 
 
 def unit_vector(matrix: Tensor, measure: Measure) -> Tensor | None:
-    """What of a weight (m, n) is compared, as a vector of length 1; None for a weight that shows nothing (zeros).
+    """What of a weight (m, n) is compared, as a vector of length 1; None for a weight that shows nothing (zeros,
+    or one number everywhere).
 
     weight_cosine: the weight itself, less its row and column means, which unrelated networks share.
     similarity: the projector P (d, d) on the leading half of the short side's singular directions, less its mean part
@@ -26,7 +27,7 @@ def unit_vector(matrix: Tensor, measure: Measure) -> Tensor | None:
     sampled = spread(matrix, _SIDE)
     part = _centred(sampled) if measure == "weight_cosine" else _centred_projector(sampled)
     norm = frobenius(part)
-    return part.flatten() / norm if norm > 0 else None
+    return part.flatten() / norm if norm > NUMERICAL_RANK * frobenius(sampled) else None
 
 
 def spread(matrix: Tensor, side: int) -> Tensor:

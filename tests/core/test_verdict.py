@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -59,6 +60,7 @@ def test_the_reasons_are_sentences_with_the_figures_behind_them() -> None:
     assert "above chance" in text
     assert "differ from the source's by" in text
     assert "times the LoRA's own change" in text
+    assert json.loads(json.dumps(found.as_json()))["figures"]["sampled"] == 16
     assert found.figures.drift == pytest.approx(0.14, abs=0.03)
     far = judge(dataclasses.replace(GOOD, drift_against_lora=4.0))
     near = judge(dataclasses.replace(GOOD, drift_against_lora=0.2))

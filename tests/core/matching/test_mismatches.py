@@ -34,7 +34,7 @@ MODELS: dict[str, Weights] = {
     ),
     "a row, a column and a number": weights_of({"": {"conv_in": (1, 9), "time_embed": (9, 1), "dot": (1, 1)}}),
     "dead": {key: torch.zeros_like(weight) for key, weight in weights_of(sdxl()).items()},
-    "constant": {key: torch.ones_like(weight) for key, weight in weights_of(sdxl()).items()},
+    "constant": {key: torch.full_like(weight, 0.1) for key, weight in weights_of(sdxl()).items()},
     "half dead": {
         key: weight * (index % 2) for index, (key, weight) in enumerate(weights_of(transformers("blocks", 4)).items())
     },
