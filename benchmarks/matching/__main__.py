@@ -55,6 +55,7 @@ def _known_maps(quick: bool) -> dict[str, Any]:
     _show(
         "Known maps: share of blocks that got their true parent, at a weight cosine, with decoys, by name alone", lines
     )
+    print("\nPictures: " + ", ".join(str(path) for path in known_maps.draw(FOLDER / "pictures", 20 if quick else 10)))
     full = [] if quick else known_maps.run_full_size()
     _show("Full size: SDXL's and SSD-1B's attention layers, weights made from seeds as they are read", full)
     ours = [line for line in lines if line["measure"] == "weight_cosine"]

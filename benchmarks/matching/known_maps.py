@@ -3,11 +3,18 @@
 import resource
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
-from core.matching import BlockMap, Measure, map_blocks, match_by_blocks
+from core.depth_picture import depth_picture
+from core.map_picture import block_map_picture
+from core.matching import BlockMap, Measure, map_blocks, match_by_blocks, score_blocks
+from core.report import similarity_report
+from core.similarity import compare
+from core.subspace import RankRule
 from core.verdict import verdict
 
 from . import unets
@@ -70,3 +77,21 @@ def run_full_size(cosines: Sequence[float] = (0.6, 0.4)) -> list[dict[str, Any]]
             }
         )
     return lines
+
+
+def draw(folder: Path, divisor: int = 10, cosine: float = 0.8) -> list[Path]:
+    """The two pictures of SDXL to SSD-1B, narrower than life."""
+    above, below, parents = unets.pairs(divisor)["SSD-1B"]
+    parent = Parent("SDXL, seeded", above)
+    child = Child("SSD-1B, seeded", below, parent, parents, cosine)
+    scores = score_blocks(parent, child, device=CPU)
+    matching = match_by_blocks(parent.layers, child.layers, scores.best_map(), parent.layers)
+    compared = compare(parent, child, matching, RankRule("fraction", 0.5), device=CPU)
+    pictures = {
+        "blocks": block_map_picture(scores, scores.best_map(), parent.name, child.name),
+        "depth": depth_picture(similarity_report(compared, None, 0.0)),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, picture in pictures.items():
+        Image.fromarray(picture).save(folder / f"{name}.png")
+    return [folder / f"{name}.png" for name in pictures]
