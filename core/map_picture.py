@@ -15,7 +15,7 @@ _BACKGROUND, _TEXT, _FAINT, _NOTHING, _LINE, _CHOSEN = "#1e1e22", "#ececf0", "#9
 _LARGEST = 1100  # pixels of the longer side of the table: readable under a node
 _CELLS = (5, 26)  # pixels of a cell, at least and at most
 _MARGIN, _HEADER, _FOOTER, _LETTERS = 28, 114, 66, 44
-_WORDS = {"weight_cosine": "weight cosine", "similarity": "similarity above chance"}
+_WORDS = {"weight_cosine": "weight cosine", "subspace": "similarity above chance"}
 
 
 @dataclass(frozen=True)

@@ -147,7 +147,7 @@ def measure_pair(
         ours = matching.source_weight(pair, source.read(pair.source)).to(device)
         theirs = target.read(pair.target).to(device)
         cosines.append(_product(unit_vector(ours, "weight_cosine"), unit_vector(theirs, "weight_cosine")))
-        parts = (unit_vector(spread(weight, _SIDE), "similarity") for weight in (ours, theirs))
+        parts = (unit_vector(spread(weight, _SIDE), "subspace") for weight in (ours, theirs))
         similarities.append(_product(*parts))
         norm = frobenius(ours)
         drifts.append(frobenius(theirs - ours) / norm if norm > 0 else None)

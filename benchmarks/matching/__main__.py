@@ -50,7 +50,7 @@ def _broken(result: dict[str, Any]) -> list[str]:
 
 def _known_maps(quick: bool) -> dict[str, Any]:
     cosines = known_maps.COSINES[2:] if quick else known_maps.COSINES
-    measures = ("weight_cosine",) if quick else ("weight_cosine", "similarity")
+    measures = ("weight_cosine",) if quick else ("weight_cosine", "subspace")
     lines = known_maps.run(20 if quick else 10, cosines, measures)
     _show(
         "Known maps: share of blocks that got their true parent, at a weight cosine, with decoys, by name alone", lines

@@ -4,7 +4,7 @@ import resource
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from PIL import Image
@@ -30,7 +30,7 @@ def share_right(found: BlockMap, parents: Mapping[str, str]) -> float:
 
 
 def run(
-    divisor: int, cosines: Sequence[float] = COSINES, measures: Sequence[Measure] = ("weight_cosine", "similarity")
+    divisor: int, cosines: Sequence[float] = COSINES, measures: Sequence[Measure] = ("weight_cosine", "subspace")
 ) -> list[dict[str, Any]]:
     """A line for each child and measure: share of blocks right at each cosine, with and without decoys, and by name."""
     lines: list[dict[str, Any]] = []
@@ -49,7 +49,7 @@ def run(
     return lines
 
 
-def run_full_size(cosines: Sequence[float] = (0.6, 0.4)) -> list[dict[str, Any]]:
+def run_full_size() -> list[dict[str, Any]]:
     """Attention layers of SDXL and SSD-1B at their real size."""
 
     def attention(blocks: unets.Blocks) -> unets.Blocks:
@@ -58,24 +58,27 @@ def run_full_size(cosines: Sequence[float] = (0.6, 0.4)) -> list[dict[str, Any]]
     above, below, parents = unets.pairs(1)["SSD-1B"]
     parent = Parent("SSD-1B", attention(above))
     lines: list[dict[str, Any]] = []
-    for cosine in cosines:
-        child = Child("full-size child", attention(below), parent, parents, cosine)
-        started = time.monotonic()
-        found = map_blocks(parent, child, device=CPU)
-        mapped = time.monotonic()
-        matching = match_by_blocks(parent.layers, child.layers, found, parent.layers)
-        word = verdict(parent, child, matching, device=CPU).word
-        lines.append(
-            {
-                "cosine": cosine,
-                "blocks": len(found.matches),
-                "right": share_right(found, parents),
-                "seconds for the map": round(mapped - started, 1),
-                "verdict": word,
-                "seconds for the verdict": round(time.monotonic() - mapped, 1),
-                "peak GB of the process": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
-            }
-        )
+    for measure in get_args(Measure):
+        for cosine in COSINES[2:]:
+            child = Child("full-size child", attention(below), parent, parents, cosine)
+            started = time.monotonic()
+            found = map_blocks(parent, child, measure=measure, device=CPU)
+            mapped = time.monotonic()
+            matching = match_by_blocks(parent.layers, child.layers, found, parent.layers)
+            judged = verdict(parent, child, matching, device=CPU)
+            lines.append(
+                {
+                    "measure": measure,
+                    "cosine": cosine,
+                    "blocks": len(found.matches),
+                    "right": share_right(found, parents),
+                    "seconds for the map": round(mapped - started, 1),
+                    "verdict": judged.word,
+                    "similarity of the sample": judged.figures.similarity,
+                    "seconds for the verdict": round(time.monotonic() - mapped, 1),
+                    "peak GB of the process": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+                }
+            )
     return lines
 
 

@@ -169,14 +169,14 @@ def extremes(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-_MEASURES: tuple[Literal["plain cosine", "weight_cosine", "similarity"], ...] = (
+_MEASURES: tuple[Literal["plain cosine", "weight_cosine", "subspace"], ...] = (
     "plain cosine",
     "weight_cosine",
-    "similarity",
+    "subspace",
 )
 
 
-def _score(weights: tuple[Tensor, Tensor], measure: Literal["plain cosine", "weight_cosine", "similarity"]) -> float:
+def _score(weights: tuple[Tensor, Tensor], measure: Literal["plain cosine", "weight_cosine", "subspace"]) -> float:
     if measure == "plain cosine":
         return float(torch.nn.functional.cosine_similarity(*(weight.flatten() for weight in weights), dim=0))
     one, two = (unit_vector(weight, measure) for weight in weights)

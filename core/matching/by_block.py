@@ -17,7 +17,7 @@ from .decisions import ScoredKind, left_alone, matches_of
 from .scores import Measure, all_pairs, free_numbers
 
 # A score below this is no better than unrelated weights give: benchmarks/matching/RESULTS.md, "The floor".
-UNRELATED: Mapping[Measure, float] = {"weight_cosine": 0.15, "similarity": 0.1}
+UNRELATED: Mapping[Measure, float] = {"weight_cosine": 0.15, "subspace": 0.1}
 
 # Small weights score high by chance: the floor is this many standard deviations, 1 / sqrt(free numbers), where that is
 # more. Strangers reached six, in their first layers, whose filters are smooth alike.

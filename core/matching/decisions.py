@@ -9,7 +9,7 @@ from .block_map import BlockMatch, LeftAlone
 from .blocks import Block, Kind
 from .scores import Measure
 
-_WORDS = {"weight_cosine": "weight cosine", "similarity": "similarity above chance"}
+_WORDS = {"weight_cosine": "weight cosine", "subspace": "similarity above chance"}
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..layers import Base, Layer
 from ..linalg import NUMERICAL_RANK, frobenius, gram_svd
 
-Measure = Literal["weight_cosine", "similarity"]
+Measure = Literal["weight_cosine", "subspace"]
 
 # Rows and columns of a weight that are looked at, at most. A million entries tell a cosine to 0.001, and seventy layers
 # of SDXL take 280 MB.
@@ -21,7 +21,7 @@ def unit_vector(matrix: Tensor, measure: Measure) -> Tensor | None:
     or one number everywhere).
 
     weight_cosine: the weight itself, less its row and column means, which unrelated networks share.
-    similarity: the projector P (d, d) on the leading half of the short side's singular directions, less its mean part
+    subspace: the projector P (d, d) on the leading half of the short side's singular directions, less its mean part
     c I, c = k/d. The product of two such vectors is (Phi - c) / (1 - c): similarity above chance (method.md section 2).
     """
     sampled = spread(matrix, _SIDE)

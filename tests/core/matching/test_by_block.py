@@ -73,7 +73,7 @@ def test_nine_of_ten_blocks_are_found_at_a_cosine_of_four_tenths(name: str) -> N
 @pytest.mark.parametrize("order", ["in order", "free"])
 def test_similarity_of_subspaces_finds_them_too(order: str) -> None:
     child = child_of(PARENT, CHILDREN["SSD-1B"], cosine=0.95)
-    assert share_right(found_map(PARENT, child, "similarity", order=order), CHILDREN["SSD-1B"]) == 1
+    assert share_right(found_map(PARENT, child, "subspace", order=order), CHILDREN["SSD-1B"]) == 1
 
 
 def test_blocks_that_were_left_out_say_what_they_resemble_most_and_why_that_is_not_enough() -> None:

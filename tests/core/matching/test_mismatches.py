@@ -49,7 +49,7 @@ def modules_of(base: Base) -> list[Module]:
 @pytest.mark.parametrize("source", MODELS)
 def test_any_two_models_give_a_plan_with_reasons_and_a_verdict(source: str, target: str) -> None:
     bases = BlockBase(source, MODELS[source]), BlockBase(target, MODELS[target])
-    measure: Measure = "weight_cosine" if len(source) % 2 else "similarity"
+    measure: Measure = "weight_cosine" if len(source) % 2 else "subspace"
     block_map = map_blocks(*bases, measure=measure, order="free" if len(target) % 2 else "in order", device=CPU)
     by_block = match_by_blocks(bases[0].layers, bases[1].layers, block_map, bases[0].layers)
     matching = match_by_channels(*bases, by_block, device=CPU)
