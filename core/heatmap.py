@@ -108,12 +108,13 @@ def _draw_header(draw: _Drawing, report: Report) -> None:
         "drift": means["drift"],
     }
     known = ",  ".join(f"{name} {value:.3f}" for name, value in figures.items() if value is not None)
-    rule = f"{settings['rank_rule']} {settings['rank_rule_amount']:g}"
+    by_cosine = settings["measure"] == "weight_cosine"
+    rule = "" if by_cosine else f"rank rule {settings['rank_rule']} {settings['rank_rule_amount']:g};  "
     counts = f"{len(report.layers)} layers" + (f", {len(report.skipped)} skipped" if report.skipped else "")
-    draw.text((_MARGIN, 18), "Subspace similarity", _TEXT, ImageFont.load_default(28))
+    draw.text((_MARGIN, 18), "Weight cosine" if by_cosine else "Subspace similarity", _TEXT, ImageFont.load_default(28))
     names = f"{_shortened(report.source.name, 60)}  to  {_shortened(report.target.name, 60)}"
     draw.text((_MARGIN, 54), names, _TEXT, ImageFont.load_default(18))
-    means_line = f"{counts};  rank rule {rule};  means: {known}" if known else f"{counts}: there is nothing to compare"
+    means_line = f"{counts};  {rule}means: {known}" if known else f"{counts}: there is nothing to compare"
     draw.text((_MARGIN, 80), means_line, _FAINT, ImageFont.load_default(16))
 
 
@@ -139,6 +140,8 @@ def _draw_panel(picture: Image.Image, draw: _Drawing, panel: _Panel, left: int, 
 def _draw_cell(draw: _Drawing, layer: LayerReport, x: int, y: int, height: int) -> None:
     box = (x, y, x + _CELL_WIDTH - 2, y + height - (2 if height > 6 else 1))
     phi, above = layer.similarity.phi, layer.similarity.above_chance
+    if layer.similarity.rank is None:  # measured by weight cosine, whose chance level is zero
+        phi = above = layer.similarity.weight_cosine
     if phi is None or above is None:
         draw.rectangle(box, _NOTHING)
         for offset in range(0, _CELL_WIDTH - height, 7):
@@ -163,6 +166,8 @@ def _draw_legend(draw: _Drawing, top: int, report: Report) -> None:
         anchor = "la" if share == 0 else "ra" if share == 1 else "ma"
         draw.text((left + share * width, top + 20), name, _FAINT, font, anchor=anchor)
     notes = ["colour: similarity above chance", "figure: similarity", "n/a: the basis is complete, it tells nothing"]
+    if report.settings["measure"] == "weight_cosine":
+        notes = ["colour and figure: weight cosine", "n/a: the weight is zero"]
     if any(layer.decision == "copied" for layer in report.layers):
         notes.append("orange frame: copied")
     draw.text((left + width + 32, top - 2), ";   ".join(notes), _FAINT, font)

@@ -16,16 +16,23 @@ class WeightRef:
 
     shape: the shape of the layer's own tensor, (out, in) or (out, in, kh, kw), after `rows` are taken.
     rows: (start, length) along the first axis when the layer is a slice of a fused weight, else None.
+    file: what tells the file and its state (path, size, time of change); None for a model in memory.
     """
 
     key: str
     shape: tuple[int, ...]
     dtype: str
     rows: tuple[int, int] | None = None
+    file: str | None = None
 
     def __post_init__(self) -> None:
         if len(self.shape) < 2:
             raise ShapeMismatch(f"Weight {self.key}: expected a matrix or a convolution, found shape {self.shape}.")
+
+    @property
+    def place(self) -> str | None:
+        """Equal places hold equal values, from one session to the next; None where nothing promises that."""
+        return None if self.file is None else f"{self.file} {self.key} {self.rows}"
 
     @property
     def matrix_shape(self) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from .errors import InvalidSetting
 from .layers import LayerPair, Skipped
 from .methods import Method, method_named
-from .similarity import Comparison, LayerSimilarity
+from .similarity import Comparison, LayerSimilarity, Measure
 from .subspace import RankRule
 
 BelowThreshold = Literal["skip", "copy"]
@@ -125,7 +125,7 @@ def plan_transfer(modules: Sequence[Module], comparison: Comparison[Any], settin
     skipped: list[Skipped] = []
     for module in modules:
         if module.layer in comparison.layers:
-            decision = _decide(module, *comparison.layers[module.layer], settings)
+            decision = _decide(module, *comparison.layers[module.layer], comparison.measure, settings)
         else:
             unpaired = comparison.unpaired.get(module.layer)
             reason = _NOT_COMPARED if unpaired is None else unpaired.reason
@@ -143,7 +143,7 @@ _NOT_COMPARED = (
 
 
 def _decide(
-    module: Module, pair: LayerPair, similarity: LayerSimilarity, settings: TransferSettings
+    module: Module, pair: LayerPair, similarity: LayerSimilarity, measure: Measure, settings: TransferSettings
 ) -> PlannedPair | Skipped:
     if module.widened is not None:
         return PlannedPair(pair, similarity, "copy", "it widens its layer with new inputs: copied as it is", module)
@@ -152,14 +152,14 @@ def _decide(
         return Skipped(module.layer, f"its delta has shape {found}, the source layer {expected}", module.keys)
     if pair.source.text_encoder and similarity.drift == 0:
         return PlannedPair(pair, similarity, "copy", "the text encoders are identical here: passed through", module)
-    phi = similarity.phi
-    if phi is None:
-        reason = "similarity carries no information here: the subspaces are complete or the weight is zero"
+    score, called = similarity.score(measure), "similarity" if measure == "subspace" else "weight cosine"
+    if score is None:
+        reason = f"{called} carries no information here: the subspaces are complete or the weight is zero"
         return PlannedPair(pair, similarity, "transfer", reason, module)
-    if phi >= settings.threshold:
-        reason = f"similarity {phi:.3f} is at least {settings.threshold:g}"
+    if score >= settings.threshold:
+        reason = f"{called} {score:.3f} is at least {settings.threshold:g}"
         return PlannedPair(pair, similarity, "transfer", reason, module)
-    reason = f"similarity {phi:.3f} is below {settings.threshold:g}"
+    reason = f"{called} {score:.3f} is below {settings.threshold:g}"
     if settings.below_threshold == "copy":
         return PlannedPair(pair, similarity, "copy", reason, module)
     return Skipped(module.layer, reason, module.keys)

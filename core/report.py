@@ -8,7 +8,6 @@ from typing import Any, Literal, Protocol
 from .layers import LayerPair, Skipped
 from .plan import TransferPlan, Vector
 from .similarity import Comparison, LayerSimilarity
-from .subspace import RankRule
 from .version import VERSION
 
 SCHEMA = 1
@@ -150,6 +149,8 @@ class Report:
         if counts["keys"]:
             words.append(f"{counts['keys_transferred']} of {counts['keys']} keys read and carried over")
         figures = {"similarity": means["phi"], "above chance": means["phi_above_chance"]}
+        if self.settings["measure"] == "weight_cosine":
+            figures = {"weight cosine": means["weight_cosine"]}
         words += [f"{name} {value:.2f}" for name, value in figures.items() if value is not None]
         return ", ".join(["layers: " + words[0], *words[1:]]) if words else "no layers"
 
@@ -189,7 +190,7 @@ def similarity_report(comparison: Comparison[Any], adapter: Identity | None, sec
         target=Identity.of(comparison.target),
         notes=_notes(comparison),
         adapter=adapter,
-        settings=_rank_settings(comparison.rank_rule),
+        settings=_compared_by(comparison),
         layers=tuple(LayerReport(pair, figures, "compared", pair.why) for pair, figures in comparison.layers.values()),
         skipped=tuple(comparison.unpaired.values()),
         seconds=seconds,
@@ -205,6 +206,7 @@ def transfer_report(
     vectors: tuple[Vector, ...] = (),
     skipped: tuple[Skipped, ...] = (),
     unread: Mapping[str, str] | None = None,
+    notes: tuple[str, ...] = (),
     seconds: float = 0.0,
 ) -> Report:
     """The report of an adapter carried over; `skipped` are the parts of it that never reached the plan."""
@@ -212,9 +214,9 @@ def transfer_report(
         kind="transfer",
         source=Identity.of(comparison.source),
         target=Identity.of(comparison.target),
-        notes=_notes(comparison),
+        notes=tuple(dict.fromkeys((*_notes(comparison), *notes))),
         adapter=adapter,
-        settings={**_rank_settings(comparison.rank_rule), **vars(plan.settings)},
+        settings={**_compared_by(comparison), **vars(plan.settings)},
         layers=layers,
         skipped=(*plan.skipped, *skipped),
         unread=unread or {},
@@ -224,11 +226,15 @@ def transfer_report(
 
 
 def _notes(comparison: Comparison[Any]) -> tuple[str, ...]:
-    return tuple(f"{base.name}: {note}" for base in (comparison.source, comparison.target) for note in base.notes)
+    return (
+        *(f"{base.name}: {note}" for base in (comparison.source, comparison.target) for note in base.notes),
+        *comparison.notes,
+    )
 
 
-def _rank_settings(rule: RankRule) -> dict[str, Any]:
-    return {"rank_rule": rule.kind, "rank_rule_amount": rule.amount}
+def _compared_by(comparison: Comparison[Any]) -> dict[str, Any]:
+    rule = comparison.rank_rule
+    return {"measure": comparison.measure, "rank_rule": rule.kind, "rank_rule_amount": rule.amount}
 
 
 def _mean(figures: list[float | None]) -> float | None:

@@ -1,48 +1,53 @@
 """How alike two layers are: overlap of their singular subspaces, against the overlap that chance gives."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from dataclasses import asdict, dataclass
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
+from .delta import LowRankDelta
+from .drift import WeightFigures, compare_blocks, compare_weights
 from .layers import Base, LayerPair, Skipped
 from .linalg import frobenius
 from .matching import Matching
-from .progress import Progress, silent
-from .subspace import RankRule, Subspace, subspaces
+from .reader import LayerReader, pair_subspaces, weight_blocks
+from .resources import Resources
+from .subspace import RankRule, Subspace
 
 AnyBase = TypeVar("AnyBase", bound=Base)
+
+# subspace: Phi of the leading singular directions | weight_cosine: the weights themselves, without any decomposition
+Measure = Literal["subspace", "weight_cosine"]
 
 
 @dataclass(frozen=True)
 class SideSimilarity:
-    """Phi of one side, in [0, 1], and its chance level; None where a complete or empty basis carries no information."""
+    """Phi of one side, in [0, 1], and its chance level; Phi is None where a complete or empty basis carries no
+    information, both where subspaces were not measured."""
 
-    phi: float | None
-    chance: float
+    phi: float | None = None
+    chance: float | None = None
 
     @property
     def above_chance(self) -> float | None:
         """(Phi - c) / (1 - c): 0 for unrelated layers, 1 for equal subspaces."""
-        return None if self.phi is None else (self.phi - self.chance) / (1 - self.chance)
+        return None if self.phi is None or self.chance is None else (self.phi - self.chance) / (1 - self.chance)
 
 
 @dataclass(frozen=True)
 class LayerSimilarity:
-    """Two layers of one shape, compared. k is the larger of the two subspaces' ranks.
+    """Two layers of one shape, compared. The figures of subspaces are None where they were not measured; k (`rank`) is
+    the larger of the two subspaces' ranks, the energies are the shares of ||W||^2 that they hold."""
 
-    weight_cosine: <W_s, W_t> / (||W_s|| ||W_t||); drift: ||W_t - W_s|| / ||W_s||. Both None where a weight is zero.
-    """
-
-    left: SideSimilarity
-    right: SideSimilarity
-    rank: int
-    source_energy: float
-    target_energy: float
-    weight_cosine: float | None
-    drift: float | None
+    weights: WeightFigures
+    left: SideSimilarity = SideSimilarity()
+    right: SideSimilarity = SideSimilarity()
+    rank: int | None = None
+    source_energy: float | None = None
+    target_energy: float | None = None
 
     @property
     def phi(self) -> float | None:
@@ -52,6 +57,18 @@ class LayerSimilarity:
     @property
     def above_chance(self) -> float | None:
         return _mean(self.left.above_chance, self.right.above_chance)
+
+    @property
+    def weight_cosine(self) -> float | None:
+        return self.weights.cosine
+
+    @property
+    def drift(self) -> float | None:
+        return self.weights.drift
+
+    def score(self, measure: Measure) -> float | None:
+        """The figure that a threshold is held against."""
+        return self.phi if measure == "subspace" else self.weight_cosine
 
 
 def side_similarity(source_basis: Tensor, target_basis: Tensor) -> SideSimilarity:
@@ -65,21 +82,16 @@ def side_similarity(source_basis: Tensor, target_basis: Tensor) -> SideSimilarit
     return SideSimilarity(frobenius(source_basis.mT @ target_basis) ** 2 / small, large / dimension)
 
 
-def layer_similarity(weights: tuple[Tensor, Tensor], bases: tuple[Subspace, Subspace]) -> LayerSimilarity:
-    """Compare two weights (m, n) through their subspaces and directly."""
-    source_weight, target_weight = weights
+def layer_similarity(weights: WeightFigures, bases: tuple[Subspace, Subspace]) -> LayerSimilarity:
+    """Two weights (m, n) compared directly and through their subspaces."""
     source, target = bases
-    norms = frobenius(source_weight) * frobenius(target_weight)
-    cosine = float((source_weight * target_weight).sum()) / norms if norms > 0 else None
-    drift = frobenius(target_weight - source_weight) / frobenius(source_weight) if norms > 0 else None
     return LayerSimilarity(
+        weights=weights,
         left=side_similarity(source.left, target.left),
         right=side_similarity(source.right, target.right),
         rank=max(source.rank, target.rank),
         source_energy=source.energy,
         target_energy=target.energy,
-        weight_cosine=cosine,
-        drift=drift,
     )
 
 
@@ -88,6 +100,8 @@ class Comparison(Generic[AnyBase]):
     """Two bases, compared on some layers. Light: no weight is kept, the bases are lazy handles.
 
     Every layer that was asked for is in `layers` (source layer -> its pair and figures) or in `unpaired` (-> why not).
+    drifts: source layer -> what the bases' drift took from the inputs that an adapter reads, found while the weights
+    were at hand. adapter: the fingerprint of that adapter; the drifts are nothing to another.
     """
 
     source: AnyBase
@@ -95,6 +109,10 @@ class Comparison(Generic[AnyBase]):
     layers: Mapping[str, tuple[LayerPair, LayerSimilarity]]
     unpaired: Mapping[str, Skipped]
     rank_rule: RankRule
+    measure: Measure
+    drifts: Mapping[str, LowRankDelta]
+    adapter: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 def compare(
@@ -103,18 +121,86 @@ def compare(
     matching: Matching,
     rule: RankRule,
     *,
-    device: torch.device,
-    progress: Progress = silent,
+    measure: Measure = "subspace",
+    deltas: Mapping[str, LowRankDelta] | None = None,
+    adapter: str | None = None,
+    using: Resources | None = None,
 ) -> Comparison[AnyBase]:
-    """Compare each pair of a matching; one pair is in memory at a time."""
-    pairs = matching.pairs
-    layers: dict[str, tuple[LayerPair, LayerSimilarity]] = {}
-    for index, pair in enumerate(pairs):
-        progress(index, len(pairs), pair.target.name)
-        weights = source.read(pair.source).to(device), target.read(pair.target).to(device)
-        layers[pair.source.name] = pair, layer_similarity(weights, subspaces(*weights, rule))
-    progress(len(pairs), len(pairs), "")
-    return Comparison(source, target, layers, {one.layer: one for one in matching.unpaired}, rule)
+    """Compare each pair of a matching; a pair is in memory for every worker.
+
+    Every weight is read once at most, and not at all where the cache knows the figures of the pair. By weight_cosine
+    nothing is decomposed, and nothing but the weights is read. `deltas` are those of the adapter with the fingerprint
+    `adapter`, by source layer: their drifts are kept, where they are smaller than the weights.
+    """
+    resources = using or Resources()
+
+    def compare_pair(pair: LayerPair) -> tuple[LayerSimilarity, LowRankDelta | None]:
+        delta = None if deltas is None else deltas.get(pair.source.name)
+        if delta is not None and (
+            delta.shape != pair.source.weight.matrix_shape or delta.rank * sum(delta.shape) >= math.prod(delta.shape)
+        ):
+            delta = None
+        return _compare_pair(pair, source, target, rule, measure, delta, resources)
+
+    results = resources.over_layers(matching.pairs, compare_pair, _cost, lambda pair: pair.target.name)
+    found = dict(
+        zip((pair.source.name for pair in matching.pairs), zip(matching.pairs, results, strict=True), strict=True)
+    )
+    return Comparison(
+        source,
+        target,
+        {name: (pair, similarity) for name, (pair, (similarity, _)) in found.items()},
+        {one.layer: one for one in matching.unpaired},
+        rule,
+        measure,
+        {name: drift for name, (_, (_, drift)) in found.items() if drift is not None},
+        adapter,
+        tuple(resources.notes.values()),
+    )
+
+
+def _compare_pair(
+    pair: LayerPair,
+    source: Base,
+    target: Base,
+    rule: RankRule,
+    measure: Measure,
+    delta: LowRankDelta | None,
+    using: Resources,
+) -> tuple[LayerSimilarity, LowRankDelta | None]:
+    readers = LayerReader(source, pair.source, using), LayerReader(target, pair.target, using)
+    if measure == "weight_cosine":  # bound by memory: a card would wait for the weights
+        figures, drift = compare_blocks(weight_blocks(*readers), delta)
+        return LayerSimilarity(figures), drift
+    cache = using.cache
+    key = "" if cache is None else f"similarity {readers[0].digest} {readers[1].digest} {rule} {cache.precision}"
+    if cache is not None and (known := cache.figures(key)) is not None:
+        return _from_json(known), None
+    stored = readers[0].stored, readers[1].stored  # read before the card's turn comes, while it works for another
+
+    def work(device: torch.device) -> tuple[LayerSimilarity, LowRankDelta | None]:
+        there = stored[0].to(device), stored[1].to(device)
+        figures, drift = compare_weights(*there, None if delta is None else delta.to(device, torch.float32))
+        return layer_similarity(figures, pair_subspaces(*readers, rule, device)), drift
+
+    similarity, drift = using.compute(work, pair.target.name)
+    if cache is not None:
+        cache.note_figures(key, asdict(similarity))
+    return similarity, None if drift is None else drift.to("cpu")
+
+
+def _cost(pair: LayerPair) -> int:
+    """Products of a Gram matrix: what a decomposition mostly is."""
+    rows, columns = pair.source.weight.matrix_shape
+    return rows * columns * min(rows, columns)
+
+
+def _from_json(figures: dict[str, Any]) -> LayerSimilarity:
+    weights = WeightFigures(
+        figures["weights"]["cosine"], figures["weights"]["drift"], tuple(figures["weights"]["norms"])
+    )
+    left, right = SideSimilarity(**figures["left"]), SideSimilarity(**figures["right"])
+    return LayerSimilarity(weights, left, right, figures["rank"], figures["source_energy"], figures["target_energy"])
 
 
 def _mean(*figures: float | None) -> float | None:

@@ -1,19 +1,22 @@
 """Carry an adapter's deltas from the source base to the target base, one layer at a time."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from .delta import LowRankDelta
+from .drift import compare_weights
 from .layers import Base
-from .linalg import SAME_DELTA, frobenius, project, reject
+from .linalg import SAME_DELTA, split
 from .methods import LayerPairBases
 from .plan import PlannedPair, TransferPlan, TransferSettings
-from .progress import Progress, silent
+from .reader import LayerReader, pair_subspaces
 from .report import LayerReport
-from .subspace import Subspace, subspaces
+from .resources import Resources
+from .similarity import LayerSimilarity
+from .subspace import Subspace
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,7 @@ class Transferred:
 
     deltas: Mapping[str, LowRankDelta]
     layers: tuple[LayerReport, ...]
+    notes: tuple[str, ...] = ()
 
 
 def transfer(
@@ -30,54 +34,71 @@ def transfer(
     source: Base,
     target: Base,
     *,
-    device: torch.device,
-    progress: Progress = silent,
+    drifts: Mapping[str, LowRankDelta] | None = None,
+    using: Resources | None = None,
 ) -> Transferred:
-    """Carry out the plan. `deltas` is keyed by source layer; compute is float32 on `device`.
+    """Carry out the plan. `deltas` is keyed by source layer; compute is float32.
 
-    Memory: one layer's weights of both bases, and the adapter.
+    drifts: by source layer, what the comparison found of them for these very deltas; others are found when needed.
+    Memory: one layer's weights of both bases for every worker, and the adapter.
     """
-    moved: dict[str, LowRankDelta] = {}
-    reports: list[LayerReport] = []
-    for index, planned in enumerate(plan.pairs):
-        progress(index, len(plan.pairs), planned.pair.target.name)
-        delta = deltas[planned.pair.source.name].to(device, torch.float32)
-        result, report = transfer_layer(plan, planned, delta, source, target)
-        moved[planned.pair.target.name] = result.to("cpu")
-        reports.append(report)
-    progress(len(plan.pairs), len(plan.pairs), "")
-    return Transferred(moved, tuple(reports))
+    resources = using or Resources()
+
+    def carry(planned: PlannedPair) -> tuple[LowRankDelta, LayerReport]:
+        name = planned.pair.source.name
+        drift = None if drifts is None else drifts.get(name)
+        return _transfer_layer(plan, planned, deltas[name], (source, target), drift, resources)
+
+    def cost(planned: PlannedPair) -> int:
+        return math.prod(planned.pair.source.weight.shape)
+
+    results = resources.over_layers(plan.pairs, carry, cost, lambda planned: planned.pair.target.name)
+    names = [planned.pair.target.name for planned in plan.pairs]
+    moved = {name: delta for name, (delta, _) in zip(names, results, strict=True)}
+    return Transferred(moved, tuple(report for _, report in results), tuple(resources.notes.values()))
 
 
-def transfer_layer(
-    plan: TransferPlan, planned: PlannedPair, delta: LowRankDelta, source: Base, target: Base
+def _transfer_layer(
+    plan: TransferPlan,
+    planned: PlannedPair,
+    delta: LowRankDelta,
+    bases: tuple[Base, Base],
+    drift: LowRankDelta | None,
+    using: Resources,
 ) -> tuple[LowRankDelta, LayerReport]:
     """One layer by the plan's method; a planned copy stays a copy whatever the method is."""
+    delta = delta.to("cpu", torch.float32)
     if planned.action == "copy":
         result, lost = _cut(delta, delta, planned, plan.settings)
         return result, describe_layer(planned, delta, result, energy_lost=lost)
-    bases = _read_bases(plan, planned, source, target, delta.up.device)
-    projected = plan.method.function(delta, bases)
-    whole = _rescaled(projected.delta, delta, bases.weights, plan.settings)
-    result, lost = _cut(whole, delta, planned, plan.settings)
-    report = describe_layer(
-        planned,
-        delta,
-        result,
-        energy_lost=lost,
-        undefined_directions=projected.undefined_directions,
-        block_energies=None if bases.subspaces is None else block_energies(delta, bases.subspaces[0]),
-    )
-    return result, report
+    readers = LayerReader(bases[0], planned.pair.source, using), LayerReader(bases[1], planned.pair.target, using)
+
+    def work(device: torch.device) -> tuple[LowRankDelta, LayerReport]:
+        here = delta.to(device)
+        known = _bases(plan, planned, readers, here, drift, device)
+        projected = plan.method.function(here, known)
+        whole = _rescaled(projected.delta, here, planned.similarity, plan.settings)
+        result, lost = _cut(whole, here, planned, plan.settings)
+        report = describe_layer(
+            planned,
+            here,
+            result,
+            energy_lost=lost,
+            undefined_directions=projected.undefined_directions,
+            block_energies=None if known.subspaces is None else block_energies(here, known.subspaces[0]),
+        )
+        return result.to("cpu"), report
+
+    return using.compute(work, planned.pair.target.name)
 
 
 def block_energies(delta: LowRankDelta, source: Subspace) -> tuple[float, float, float, float]:
     """Shares of ||dW||^2 in P dW Q, P dW Q', P' dW Q and P' dW Q' of the source's subspaces; zeros for a zero delta."""
-    total = delta.norm() ** 2
-    reading = delta.down.mT
-    ups = project(source.left, delta.up), reject(source.left, delta.up)
-    downs = project(source.right, reading).mT, reject(source.right, reading).mT
-    shares = [LowRankDelta(up, down).norm() ** 2 / total if total > 0 else 0.0 for up in ups for down in downs]
+    total = delta.inner(delta)
+    ups = split(source.left, delta.up)
+    downs = [part.mT for part in split(source.right, delta.down.mT)]
+    parts = [LowRankDelta(up, down) for up in ups for down in downs]
+    shares = [max(0.0, part.inner(part)) / total if total > 0 else 0.0 for part in parts]
     return shares[0], shares[1], shares[2], shares[3]
 
 
@@ -91,7 +112,8 @@ def describe_layer(
     block_energies: tuple[float, float, float, float] | None = None,
 ) -> LayerReport:
     """The figures of one transferred layer, measured on the factors."""
-    source_norm, norm = delta.norm(), result.norm()
+    source_norm = delta.norm()
+    norm = source_norm if result is delta else result.norm()
     nonzero = source_norm > 0 and norm > 0
     return LayerReport(
         pair=planned.pair,
@@ -102,23 +124,34 @@ def describe_layer(
         rank_in=delta.rank,
         rank_out=result.rank,
         norm_ratio=norm / source_norm if source_norm > 0 else None,
-        cosine_to_copy=result.inner(delta) / (norm * source_norm) if nonzero else None,
-        equals_copy=result.minus(delta).norm() <= SAME_DELTA * source_norm,
+        cosine_to_copy=(1.0 if result is delta else result.inner(delta) / (norm * source_norm)) if nonzero else None,
+        equals_copy=result is delta or result.minus(delta).norm() <= SAME_DELTA * source_norm,
         energy_lost=energy_lost,
         undefined_directions=undefined_directions,
         block_energies=block_energies,
     )
 
 
-def _read_bases(
-    plan: TransferPlan, planned: PlannedPair, source: Base, target: Base, device: torch.device
+def _bases(
+    plan: TransferPlan,
+    planned: PlannedPair,
+    readers: tuple[LayerReader, LayerReader],
+    delta: LowRankDelta,
+    drift: LowRankDelta | None,
+    device: torch.device,
 ) -> LayerPairBases:
-    """Read and decompose no more than the method and the settings ask for."""
-    method, settings = plan.method, plan.settings
-    if not (method.needs_weights or method.needs_subspaces or settings.rescale != "off"):
-        return LayerPairBases()
-    weights = source.read(planned.pair.source).to(device), target.read(planned.pair.target).to(device)
-    return LayerPairBases(weights, subspaces(*weights, plan.rank_rule) if method.needs_subspaces else None)
+    """What the method asks for, and nothing more is read or decomposed."""
+    method, source, target = plan.method, *readers
+    weights = (source.stored.to(device), target.stored.to(device)) if method.needs_weights else None
+    if not method.needs_drift:
+        drift = None
+    elif drift is None:
+        _, drift = compare_weights(source.stored.to(device), target.stored.to(device), delta)
+    return LayerPairBases(
+        weights,
+        pair_subspaces(source, target, plan.rank_rule, device) if method.needs_subspaces else None,
+        None if drift is None else drift.to(device),
+    )
 
 
 def _cut(
@@ -137,12 +170,11 @@ def _cut(
 
 
 def _rescaled(
-    result: LowRankDelta, delta: LowRankDelta, weights: tuple[Tensor, Tensor] | None, settings: TransferSettings
+    result: LowRankDelta, delta: LowRankDelta, similarity: LayerSimilarity, settings: TransferSettings
 ) -> LowRankDelta:
     """||dW_t|| / ||W_t|| = ||dW_s|| / ||W_s|| where the settings ask for it and the figures allow it."""
-    if settings.rescale == "off" or weights is None:
-        return result
-    source_norm, target_norm, norm = frobenius(weights[0]), frobenius(weights[1]), result.norm()
-    if source_norm == 0 or norm == 0:
+    source_norm, target_norm = similarity.weights.norms
+    norm = result.norm()
+    if settings.rescale == "off" or source_norm == 0 or norm == 0:
         return result
     return result.scaled(delta.norm() * target_norm / (source_norm * norm))

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from .delta import LowRankDelta
+from .drift import compare_weights
 from .layers import Base, LayerPair
-from .linalg import frobenius
 from .matching import Matching, share_lost
 from .matching.by_block import UNRELATED
 from .matching.scores import spread, unit_vector
@@ -149,9 +149,11 @@ def measure_pair(
         cosines.append(_product(unit_vector(ours, "weight_cosine"), unit_vector(theirs, "weight_cosine")))
         parts = (unit_vector(spread(weight, _SIDE), "subspace") for weight in (ours, theirs))
         similarities.append(_product(*parts))
-        norm = frobenius(ours)
-        drifts.append(frobenius(theirs - ours) / norm if norm > 0 else None)
-        ratios.append(_drift_on_delta(ours - theirs, pair, matching, deltas))
+        delta = _delta_on(pair, matching, deltas, ours)
+        weights, taken = compare_weights(ours, theirs, delta)
+        drifts.append(weights.drift)
+        norm = 0.0 if delta is None else delta.norm()
+        ratios.append(taken.norm() / norm if taken is not None and norm > 0 else None)
     progress(len(sample), len(sample), "")
     paired = {pair.source.name for pair in matching.pairs}
     total = len(paired) + len(matching.unpaired)
@@ -175,16 +177,15 @@ def sampled_pairs(pairs: Sequence[LayerPair]) -> list[LayerPair]:
     return [pairs[(index * len(pairs) // _SAMPLE + index) % len(pairs)] for index in range(_SAMPLE)]
 
 
-def _drift_on_delta(
-    drift: Tensor, pair: LayerPair, matching: Matching, deltas: Mapping[str, LowRankDelta] | None
-) -> float | None:
+def _delta_on(
+    pair: LayerPair, matching: Matching, deltas: Mapping[str, LowRankDelta] | None, weight: Tensor
+) -> LowRankDelta | None:
+    """The adapter's change of the source layer as the target's shape has it; None where it has none that fits."""
     delta = None if deltas is None else deltas.get(pair.source.name)
-    if delta is None:
+    if delta is None or delta.shape != pair.source.weight.matrix_shape:
         return None
     kept = matching.channels.get(pair.target.name)
-    delta = (delta if kept is None else kept.delta(delta)).to(drift.device, torch.float32)
-    norm = delta.norm()
-    return frobenius(drift @ delta.row_basis()) / norm if norm > 0 else None
+    return (delta if kept is None else kept.delta(delta)).to(weight.device, torch.float32)
 
 
 def _product(one: Tensor | None, other: Tensor | None) -> float | None:

@@ -48,8 +48,9 @@ def set_up() -> Environment:
     torch_wanted = os.environ.get("LORA_TRANSFER_TORCH")
     step("install_torch", (torch_wanted,), lambda: _install_torch(torch_wanted))
     tree = comfyui_tree()
-    wanted = [*MATCHING_TORCH, *requirements(tree), "-r", str(ROOT / "requirements-dev.txt")]
-    step("install_requirements", (wanted, (ROOT / "requirements-dev.txt").read_text()), lambda: _install(*wanted))
+    ours = [ROOT / "requirements.txt", ROOT / "requirements-dev.txt"]
+    wanted = [*MATCHING_TORCH, *requirements(tree), *(word for file in ours for word in ("-r", str(file)))]
+    step("install_requirements", (wanted, *(file.read_text() for file in ours)), lambda: _install(*wanted))
     step("fit_torchvision_to_torch", (wanted,), _fit_torchvision)
     return Environment(PYTHON, tree)
 

@@ -14,7 +14,7 @@ from ..core.transfer import transfer
 from .host.adapter import Adapter, transferred_adapter
 from .host.base import HostBase
 from .host.placing import place
-from .host.session import compute_device, host_progress, show
+from .host.session import resources, show
 from .host.writing import to_state_dict
 from .sockets import CATEGORY, AdapterSocket, LoraModelSocket, SimilaritySocket
 
@@ -102,7 +102,8 @@ class ProjectLora(io.ComfyNode):
         vectors, lost = plan_vectors(placed.vectors, target.parameters, target.name)
         if not plan.pairs and not vectors:
             raise NothingToTransfer(plan.why_nothing(source.name, target.name))
-        moved = transfer(plan, placed.deltas, source, target, device=compute_device(), progress=host_progress())
+        drifts = similarity.drifts if similarity.adapter == adapter.fingerprint else None
+        moved = transfer(plan, placed.deltas, source, target, drifts=drifts, using=resources())
         report = transfer_report(
             similarity,
             plan,
@@ -111,6 +112,7 @@ class ProjectLora(io.ComfyNode):
             vectors=vectors,
             skipped=(*placed.skipped, *lost),
             unread=placed.unread,
+            notes=moved.notes,
             seconds=time.monotonic() - started,
         )
         tensors = to_state_dict(moved.deltas, placed.scales, target, vectors=vectors, widened=placed.widened())

@@ -1,7 +1,7 @@
 """Compute Subspace Similarity."""
 
 import time
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from comfy_api.latest import io, ui
@@ -9,12 +9,12 @@ from comfy_api.latest import io, ui
 from ..core.heatmap import similarity_heatmap
 from ..core.matching import match_by_name
 from ..core.report import Identity, similarity_report
-from ..core.similarity import compare
+from ..core.similarity import Measure, compare
 from ..core.subspace import RankRule
 from .host.adapter import Adapter
 from .host.base import HostBase
 from .host.placing import place
-from .host.session import compute_device, host_progress, show
+from .host.session import resources, show
 from .sockets import CATEGORY, AdapterSocket, BaseSocket, SimilaritySocket
 
 _RANK_RULES = [
@@ -79,6 +79,13 @@ class ComputeSimilarity(io.ComfyNode):
                     options=_RANK_RULES,
                     tooltip="How many singular directions of a layer make its subspace.",
                 ),
+                io.Combo.Input(
+                    "measure",
+                    options=list(get_args(Measure)),
+                    tooltip="subspace: overlap of the leading singular directions, as in the papers. weight_cosine: "
+                    "the weights themselves, without any decomposition: takes seconds, and copy and restore need no "
+                    "more.",
+                ),
             ],
             hidden=[io.Hidden.unique_id],
             outputs=[
@@ -90,17 +97,25 @@ class ComputeSimilarity(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, source: HostBase, target: HostBase, rank_rule: dict[str, Any], adapter: Adapter | None = None
+        cls,
+        source: HostBase,
+        target: HostBase,
+        rank_rule: dict[str, Any],
+        measure: Measure,
+        adapter: Adapter | None = None,
     ) -> io.NodeOutput:
         started = time.monotonic()
-        wanted = source.own_layers() if adapter is None else place(adapter, source).layers()
+        placed = None if adapter is None else place(adapter, source)
+        wanted = source.own_layers() if placed is None else placed.layers()
         comparison = compare(
             source,
             target,
             match_by_name(source.layers, target.layers, wanted),
             _rank_rule(rank_rule),
-            device=compute_device(),
-            progress=host_progress(),
+            measure=measure,
+            deltas=None if placed is None else placed.factored,
+            adapter=None if adapter is None else adapter.fingerprint,
+            using=resources(),
         )
         identity = None if adapter is None else Identity.of(adapter)
         report = similarity_report(comparison, identity, time.monotonic() - started)

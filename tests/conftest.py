@@ -5,10 +5,12 @@ The root must never be on sys.path: our `nodes/` would shadow ComfyUI's nodes.py
 
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from threadpoolctl import threadpool_limits
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -18,6 +20,15 @@ for _name, _folder in (("lora_transfer", ROOT), ("dev", ROOT / "dev"), ("tests",
     _package = types.ModuleType(_name)
     _package.__path__ = [str(_folder)]
     sys.modules[_name] = _package
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """BLAS libraries wait for their threads by spinning: on two cores that something else keeps busy too, a
+    decomposition of 200 x 300 takes 0.27 s on two threads and 0.002 s on one."""
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        yield
 
 
 @pytest.fixture

@@ -89,7 +89,7 @@ def draw(folder: Path, divisor: int = 10, cosine: float = 0.8) -> list[Path]:
     child = Child("SSD-1B, seeded", below, parent, parents, cosine)
     scores = score_blocks(parent, child, device=CPU)
     matching = match_by_blocks(parent.layers, child.layers, scores.best_map(), parent.layers)
-    compared = compare(parent, child, matching, RankRule("fraction", 0.5), device=CPU)
+    compared = compare(parent, child, matching, RankRule("fraction", 0.5))
     pictures = {
         "blocks": block_map_picture(scores, scores.best_map(), parent.name, child.name),
         "depth": depth_picture(similarity_report(compared, None, 0.0)),

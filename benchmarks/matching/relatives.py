@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from core.delta import LowRankDelta
+from core.drift import compare_weights
 from core.layers import Base, Layer, WeightRef
 from core.matching import map_blocks, match_by_blocks, match_by_name
 from core.matching.by_block import floor_of
@@ -209,7 +210,8 @@ def _arrived(source: TrainedBase, target: TrainedBase, deltas: Mapping[str, LowR
     moved: dict[str, LowRankDelta] = {}
     for name, delta in deltas.items():
         weights = source.read(source.layers[name]), target.read(target.layers[name])
-        moved[name] = method_named(method).function(delta, LayerPairBases(weights)).delta
+        _, drift = compare_weights(*weights, delta)
+        moved[name] = method_named(method).function(delta, LayerPairBases(weights, drift=drift)).delta
     ours = _change(source, deltas, x, level)
     theirs = _change(target, moved, x, level)
     return 1 - float((theirs - ours).square().sum() / ours.square().sum())

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..layers import Base, Layer
-from ..linalg import NUMERICAL_RANK, frobenius, gram_svd
+from ..linalg import NUMERICAL_RANK, frobenius, leading_svd
 
 Measure = Literal["weight_cosine", "subspace"]
 
@@ -46,8 +46,7 @@ def _centred(matrix: Tensor) -> Tensor:
 
 def _centred_projector(matrix: Tensor) -> Tensor:
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
-    left, _, _ = gram_svd(wide)
-    basis = left[:, : -(-wide.shape[0] // 2)]
+    basis = leading_svd(wide, -(-wide.shape[0] // 2)).left
     chance = basis.shape[1] / basis.shape[0]
     projector = basis @ basis.mT
     return projector - chance * torch.eye(len(projector)).to(projector)

@@ -12,13 +12,15 @@ from ..subspace import Subspace
 
 @dataclass(frozen=True)
 class LayerPairBases:
-    """What a method may look at besides the delta: the two weights (m, n) and their leading subspaces.
+    """What a method may look at besides the delta: the two weights (m, n), their leading subspaces, and the drift
+    (W_s - W_t) V V^T on the inputs V that the delta reads (drift.compare_weights).
 
     A method gets only what it declares; asking for more is an error of the method, and says so.
     """
 
     weights: tuple[Tensor, Tensor] | None = None
     subspaces: tuple[Subspace, Subspace] | None = None
+    drift: LowRankDelta | None = None
 
     def source_and_target_subspaces(self) -> tuple[Subspace, Subspace]:
         if self.subspaces is None:
@@ -29,6 +31,11 @@ class LayerPairBases:
         if self.weights is None:
             raise InvalidSetting("This method reads weights: it must declare needs_weights=True.")
         return self.weights
+
+    def drift_on_the_read_inputs(self) -> LowRankDelta:
+        if self.drift is None:
+            raise InvalidSetting("This method reads the drift: it must declare needs_drift=True.")
+        return self.drift
 
 
 @dataclass(frozen=True)
@@ -54,3 +61,4 @@ class Method:
     keeps_whole_delta: bool
     needs_subspaces: bool = False
     needs_weights: bool = False
+    needs_drift: bool = False

@@ -1,7 +1,7 @@
 """ProLoRA as published: the subspace part and the null-space part, each projected into the target."""
 
 from ..delta import LowRankDelta
-from ..linalg import project, reject
+from ..linalg import project, reject, split
 from .method import LayerPairBases, Method, Projected
 
 
@@ -11,15 +11,10 @@ def prolora(delta: LowRankDelta, bases: LayerPairBases) -> Projected:
     The two cross blocks P dW Q' and P' dW Q are lost, even between equal models: so it is in the paper.
     """
     source, target = bases.source_and_target_subspaces()
-    reading = delta.down.mT
-    inside = LowRankDelta(
-        project(target.left, project(source.left, delta.up)),
-        project(target.right, project(source.right, reading)).mT,
-    )
-    outside = LowRankDelta(
-        reject(target.left, reject(source.left, delta.up)),
-        reject(target.right, reject(source.right, reading)).mT,
-    )
+    up_inside, up_outside = split(source.left, delta.up)
+    reading_inside, reading_outside = split(source.right, delta.down.mT)
+    inside = LowRankDelta(project(target.left, up_inside), project(target.right, reading_inside).mT)
+    outside = LowRankDelta(reject(target.left, up_outside), reject(target.right, reading_outside).mT)
     return Projected(inside.plus(outside))
 
 

@@ -3,14 +3,14 @@
 from torch import Tensor
 
 from ..delta import LowRankDelta
-from ..linalg import project, reject
+from ..linalg import project, reject, split
 from .method import LayerPairBases, Method, Projected
 
 
 def carry(source_basis: Tensor, target_basis: Tensor, x: Tensor) -> Tensor:
     """M x with M = P_t P_s + P'_t P'_s (m, m), for bases (m, k) and x (m, c)."""
-    inside = project(target_basis, project(source_basis, x))
-    return inside + reject(target_basis, reject(source_basis, x))
+    inside, outside = split(source_basis, x)
+    return project(target_basis, inside) + reject(target_basis, outside)
 
 
 def prolora_full(delta: LowRankDelta, bases: LayerPairBases) -> Projected:

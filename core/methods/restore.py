@@ -10,10 +10,8 @@ def restore(delta: LowRankDelta, bases: LayerPairBases) -> Projected:
     On those inputs the target with its delta acts as the source with its own. Affine in dW_s, not linear: the drift
     is added whole however weak the LoRA is. No singular value decomposition of a base weight is needed.
     """
-    source_weight, target_weight = bases.source_and_target_weights()
-    reading = delta.row_basis()  # (n, q)
-    up = delta.up @ (delta.down @ reading) + (source_weight - target_weight) @ reading
-    return Projected(LowRankDelta(up, reading.mT.contiguous()))
+    drift = bases.drift_on_the_read_inputs()  # up (m, q), down V^T (q, n)
+    return Projected(LowRankDelta(delta.up @ (delta.down @ drift.down.mT) + drift.up, drift.down))
 
 
 RESTORE = Method(
@@ -22,5 +20,5 @@ RESTORE = Method(
     summary="The delta plus what the base's drift took from the inputs that the LoRA reads; needs no decomposition.",
     source="derived; method.md sections 3 and 6b",
     keeps_whole_delta=True,
-    needs_weights=True,
+    needs_drift=True,
 )

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ...core.errors import UnsupportedBase
-from ...core.files import TensorFile, TensorHeader, open_tensor_file, sampled_fingerprint, to_float32
-from ...core.layers import WeightRef
+from ...core.files import TORCH_DTYPES, TensorFile, TensorHeader, open_tensor_file, sampled_fingerprint
+from ...core.layers import Layer, WeightRef
 from .base import HostBase, diffusers_names, joined, vectors_of
 from .names import UNET, layer_name, layers_of
 from .spelling import extra_names
@@ -21,23 +21,14 @@ from .spelling import extra_names
 # Marks of a quantised file: its weights mean nothing without the scales beside them.
 _QUANTISED = (".comfy_quant", ".scale_weight", ".weight_scale", "scaled_fp8", ".qweight", ".wscales")
 
-# safetensors' dtypes as torch's, for the meta tensors that stand in for weights while the family is detected.
-_TORCH_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-}
-
 # Where a model key's tensor is in the file: the file's key, and rows of it where the host splits it on loading.
 _Places = dict[str, tuple[str, tuple[int, int] | None]]
 
 
 def base_from_file(path: Path, name: str) -> HostBase:
     """A base from a safetensors checkpoint or diffusion model, with the text encoder that a checkpoint carries."""
-    return base_from_header(open_tensor_file(path), name, sampled_fingerprint(path))
+    base = base_from_header(open_tensor_file(path), name, sampled_fingerprint(path))
+    return replace(base, layers=_stored_in(path, base.layers))
 
 
 def base_from_header(file: TensorFile, name: str, fingerprint: str) -> HostBase:
@@ -76,7 +67,7 @@ def _base(
         return whole if place[1] is None else TensorHeader((place[1][1], *whole.shape[1:]), whole.dtype)
 
     def read(weight: WeightRef) -> Tensor:
-        return to_float32(file.read(weight.key, weight.rows))
+        return file.read(weight.key, weight.rows)
 
     headers = {key: header(place) for key, place in places.items()}
     return HostBase(
@@ -90,6 +81,13 @@ def _base(
         parameters=vectors_of(headers),
         reader=read,
     )
+
+
+def _stored_in(path: Path, layers: Mapping[str, Layer]) -> dict[str, Layer]:
+    """The layers with what tells this file, as it is now, from every other."""
+    status = path.stat()
+    mark = f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
+    return {name: replace(layer, weight=replace(layer.weight, file=mark)) for name, layer in layers.items()}
 
 
 def _detect(meta: dict[str, Tensor], file: TensorFile, name: str) -> tuple[Any, dict[str, Tensor], bool]:
@@ -177,5 +175,5 @@ class _Named:
 def _stand_in(header: TensorHeader) -> Tensor:
     """A tensor without memory. Vectors get zeros: a few families read one to tell their prediction type, which names no
     layer."""
-    dtype = _TORCH_DTYPES.get(header.dtype, torch.uint8)
+    dtype = TORCH_DTYPES.get(header.dtype, torch.uint8)
     return torch.empty(header.shape, dtype=dtype, device="meta" if len(header.shape) > 1 else "cpu").fill_(0)

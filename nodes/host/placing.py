@@ -25,12 +25,13 @@ _MAGNITUDE = ".lora_magnitude_vector"
 class PlacedAdapter:
     """An adapter on the layers of a base. Every key of the file is in a module, a vector, in `skipped` or in `unread`.
 
-    deltas: layer -> delta, scale inside, float32. scales: layer -> alpha / rank. A change of a fused weight is split
-    into its slices; its keys are counted with the first of them.
+    deltas: layer -> delta, scale inside, float32. factored: those of them whose kind has factors. scales: layer ->
+    alpha / rank. A change of a fused weight is split into its slices; its keys are counted with the first of them.
     """
 
     modules: tuple[Module, ...]
     deltas: Mapping[str, LowRankDelta]
+    factored: Mapping[str, LowRankDelta]
     scales: Mapping[str, float]
     vectors: tuple[Vector, ...]
     skipped: tuple[Skipped, ...]
@@ -83,6 +84,7 @@ def place(adapter: Adapter, base: HostBase) -> PlacedAdapter:
     return PlacedAdapter(
         modules=tuple(modules),
         deltas=LazyDeltas({layer: deltas[layer][0] for layer in order}),
+        factored=LazyDeltas({one.layer: deltas[one.layer][0] for one in modules if one.exact and one.widened is None}),
         scales={layer: deltas[layer][0].scale for layer in order},
         vectors=tuple(vector for one in placed for vector in one.vectors),
         skipped=tuple(skipped for one in placed for skipped in one.skipped),

@@ -1,16 +1,33 @@
 """The running ComfyUI: its device, its progress bar, its cancel button."""
 
+import os
+
 import comfy.model_management
 import comfy.utils
-import torch
+import psutil
 from server import PromptServer
 
 from ...core.progress import Progress
+from ...core.resources import Resources
+from .settings import subspace_cache
+
+# Bytes that a worker may take at the layers of the largest models (measured: benchmarks/speed), and the most that help:
+# beyond these the memory's bandwidth is what limits them.
+_WORKER_MEMORY, _MOST_WORKERS = 1.5e9, 16
+_CARD_WORKERS = 3  # one computes, the others read the next layers
+_CARD_MEMORY = 3e9  # bytes that a layer of the largest models takes on a card, in float64
 
 
-def compute_device() -> torch.device:
-    """The device that ComfyUI computes on."""
-    return comfy.model_management.get_torch_device()
+def resources() -> Resources:
+    """What a node may use: ComfyUI's device, as many workers as the memory allows, the cache, the progress bar."""
+    device = comfy.model_management.get_torch_device()
+    if device.type == "cpu":
+        allowed = int(psutil.virtual_memory().available / _WORKER_MEMORY)
+        workers = max(1, min(os.cpu_count() or 1, allowed, _MOST_WORKERS))
+    else:
+        workers = _CARD_WORKERS
+        comfy.model_management.free_memory(_CARD_MEMORY, device)  # a sampling model that fills the card makes room
+    return Resources.on(device, workers, subspace_cache(), host_progress())
 
 
 def show(node_id: str, text: str) -> None:

@@ -17,7 +17,7 @@ def report_of(names: list[str], drift: float = 0.2) -> Report:
     rule = RankRule("fraction", 0.5)
     bases = MemoryBase("source", source), MemoryBase("target", target)
     matching = match_by_name(bases[0].layers, bases[1].layers, names)
-    return similarity_report(compare(*bases, matching, rule, device=torch.device("cpu")), None, 0.0)
+    return similarity_report(compare(*bases, matching, rule), None, 0.0)
 
 
 def test_the_picture_is_rgb_of_bytes_and_always_the_same() -> None:

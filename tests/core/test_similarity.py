@@ -1,11 +1,24 @@
 import pytest
 import torch
 
+from lora_transfer.core import subspace
+from lora_transfer.core.drift import compare_weights
+from lora_transfer.core.heatmap import similarity_heatmap
+from lora_transfer.core.kinds import full
 from lora_transfer.core.matching import match_by_name
-from lora_transfer.core.similarity import compare, layer_similarity, side_similarity
+from lora_transfer.core.report import similarity_report
+from lora_transfer.core.resources import Resources
+from lora_transfer.core.similarity import LayerSimilarity, compare, layer_similarity, side_similarity
 from lora_transfer.core.subspace import RankRule, subspaces
+from lora_transfer.core.transfer import transfer
 from tests import oracle
 from tests.core.bases import related_bases
+from tests.core.test_transfer import Job
+
+
+def compared(source: torch.Tensor, target: torch.Tensor, rule: RankRule) -> LayerSimilarity:
+    figures, _ = compare_weights(source, target)
+    return layer_similarity(figures, subspaces(source, target, rule))
 
 
 @pytest.mark.parametrize("rule", [RankRule("fixed", 9), RankRule("fraction", 0.5), RankRule("energy", 0.9)])
@@ -13,12 +26,12 @@ from tests.core.bases import related_bases
 def test_phi_matches_the_oracle(generator: torch.Generator, shape: tuple[int, int], rule: RankRule) -> None:
     source = torch.randn(*shape, generator=generator)
     target = source + 0.4 * torch.randn(*shape, generator=generator)
-    found = layer_similarity((source, target), subspaces(source, target, rule))
+    found = compared(source, target, rule)
     projectors = oracle.Projectors.of(source, target, rule.kind, rule.amount)
     left, right = projectors.similarity()
     assert found.rank == projectors.k
-    assert found.left.phi == pytest.approx(left, abs=1e-6)
-    assert found.right.phi == pytest.approx(right, abs=1e-6)
+    assert found.left.phi == pytest.approx(left, abs=2e-7)
+    assert found.right.phi == pytest.approx(right, abs=2e-7)
 
 
 def test_unrelated_layers_score_at_their_chance_level() -> None:
@@ -26,7 +39,7 @@ def test_unrelated_layers_score_at_their_chance_level() -> None:
     for seed in range(20):
         generator = torch.Generator().manual_seed(seed)
         weights = torch.randn(60, 90, generator=generator), torch.randn(60, 90, generator=generator)
-        found = layer_similarity(weights, subspaces(*weights, RankRule("fraction", 0.5)))
+        found = compared(*weights, RankRule("fraction", 0.5))
         assert found.left.chance == 0.5
         assert found.right.chance == pytest.approx(1 / 3)
         scores.append(found.above_chance)
@@ -36,7 +49,7 @@ def test_unrelated_layers_score_at_their_chance_level() -> None:
 def test_a_loose_cut_makes_unrelated_square_layers_look_alike(generator: torch.Generator) -> None:
     """method.md section 2: they score 0.76, so a bare 0.8 means nothing without the chance level."""
     weights = torch.randn(200, 200, generator=generator), torch.randn(200, 200, generator=generator)
-    found = layer_similarity(weights, subspaces(*weights, RankRule("fraction", 0.76)))
+    found = compared(*weights, RankRule("fraction", 0.76))
     assert found.phi == pytest.approx(0.76, abs=0.01)
     assert found.above_chance == pytest.approx(0, abs=0.03)
 
@@ -49,17 +62,17 @@ def test_equal_layers_score_one() -> None:
 
 def test_a_complete_side_tells_nothing_and_is_left_out_of_the_mean(generator: torch.Generator) -> None:
     weights = torch.randn(20, 50, generator=generator), torch.randn(20, 50, generator=generator)
-    found = layer_similarity(weights, subspaces(*weights, RankRule("fraction", 1.0)))
+    found = compared(*weights, RankRule("fraction", 1.0))
     assert found.left.phi is None
     assert found.left.above_chance is None
     assert found.phi == found.right.phi
     square = weights[0][:, :20], weights[1][:, :20]
-    assert layer_similarity(square, subspaces(*square, RankRule("fixed", 320))).phi is None
+    assert compared(*square, RankRule("fixed", 320)).phi is None
 
 
 def test_a_weight_of_zeros_has_no_similarity(generator: torch.Generator) -> None:
     weights = torch.zeros(12, 12), torch.randn(12, 12, generator=generator)
-    found = layer_similarity(weights, subspaces(*weights, RankRule("fraction", 0.5)))
+    found = compared(*weights, RankRule("fraction", 0.5))
     assert (found.phi, found.weight_cosine, found.drift) == (None, None, None)
 
 
@@ -71,13 +84,45 @@ def test_a_comparison_accounts_for_every_layer_and_reads_each_weight_once() -> N
         target,
         match_by_name(source.layers, target.layers, source.layers),
         RankRule("fraction", 0.5),
-        device=torch.device("cpu"),
-        progress=lambda *step: steps.append(step),
+        using=Resources(progress=lambda *step: steps.append(step)),
     )
     assert set(found.layers) | set(found.unpaired) == set(source.layers)
     assert found.unpaired["b.gone"].reason == "the target base has no layer of this name"
     assert set(source.reads.values()) == set(target.reads.values()) == {1}
-    assert steps == [(0, 3, "a.0.q"), (1, 3, "a.0.up"), (2, 3, "a.1.conv"), (3, 3, "")]
+    assert steps == [(0, 3, ""), (1, 3, "a.0.q"), (2, 3, "a.0.up"), (3, 3, "a.1.conv")]  # the costliest first
     _, figures = found.layers["a.0.q"]
     assert figures.drift == pytest.approx(0.2, abs=0.02)
     assert figures.weight_cosine == pytest.approx(0.98, abs=0.01)
+
+
+def test_by_weight_cosine_each_weight_is_read_once_for_a_whole_transfer_and_nothing_is_decomposed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    job = Job()
+    monkeypatch.setattr(subspace, "leading_svd", None)
+    plain = job.run(method="restore")
+    job.source.reads.clear()
+    job.target.reads.clear()
+    job.comparison = compare(
+        job.source, job.target, job.matching, RankRule("fraction", 0.5), measure="weight_cosine", deltas=job.deltas
+    )
+    plan = job.plan(threshold=0.9)
+    moved = transfer(plan, job.deltas, job.source, job.target, drifts=job.comparison.drifts)
+    assert set(job.source.reads.values()) == set(job.target.reads.values()) == {1}
+    assert all(torch.equal(moved.deltas[name].dense(), plain.deltas[name].dense()) for name in plain.deltas)
+    assert plan.pairs[0].reason == "weight cosine 0.978 is at least 0.9"
+    assert plan.pairs[0].similarity.phi is None
+    report = similarity_report(job.comparison, None, 0.0)
+    assert report.as_json()["settings"]["measure"] == "weight_cosine"
+    assert "weight cosine 0.98" in report.summary()
+    assert similarity_heatmap(report).shape[2] == 3
+
+
+def test_a_drift_as_large_as_its_weight_is_not_kept() -> None:
+    job = Job()
+    job.deltas["a.0.q"] = full(job.deltas["a.0.q"].dense())
+    rule = RankRule("fraction", 0.5)
+    found = compare(job.source, job.target, job.matching, rule, deltas=job.deltas, adapter="me")
+    assert "a.0.q" not in found.drifts
+    assert set(found.drifts) == {"a.0.up", "a.1.conv"}
+    assert found.adapter == "me"

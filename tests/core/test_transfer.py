@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import math
+import threading
 
 import pytest
 import torch
@@ -8,23 +9,24 @@ import torch
 from lora_transfer.core.delta import LowRankDelta
 from lora_transfer.core.errors import InvalidSetting
 from lora_transfer.core.kinds import full
-from lora_transfer.core.layers import Skipped
+from lora_transfer.core.layers import Layer, Skipped
 from lora_transfer.core.matching import match_by_name
 from lora_transfer.core.plan import Module, TransferPlan, TransferSettings, Vector, plan_transfer, plan_vectors
 from lora_transfer.core.report import Identity, similarity_report, transfer_report
+from lora_transfer.core.resources import Resources
 from lora_transfer.core.similarity import Comparison, compare
 from lora_transfer.core.subspace import RankRule
 from lora_transfer.core.transfer import Transferred, transfer
 from tests.core.bases import MemoryBase, related_bases
 
-CPU = torch.device("cpu")
-
 
 class Job:
     """A small adapter on two related bases, ready to be carried over with any settings."""
 
-    def __init__(self, drift: float = 0.2, bases: tuple[MemoryBase, MemoryBase] | None = None) -> None:
-        self.source, self.target = bases or related_bases(drift)
+    def __init__(
+        self, drift: float = 0.2, bases: tuple[MemoryBase, MemoryBase] | None = None, places: bool = False
+    ) -> None:
+        self.source, self.target = bases or related_bases(drift, places)
         generator = torch.Generator().manual_seed(3)
         self.deltas = {
             name: LowRankDelta(
@@ -37,13 +39,8 @@ class Job:
             Module(name, delta.shape, (f"{name}.up", f"{name}.down")) for name, delta in self.deltas.items()
         ]
         rule = RankRule("fraction", 0.5)
-        self.comparison: Comparison[MemoryBase] = compare(
-            self.source,
-            self.target,
-            match_by_name(self.source.layers, self.target.layers, self.source.layers),
-            rule,
-            device=CPU,
-        )
+        self.matching = match_by_name(self.source.layers, self.target.layers, self.source.layers)
+        self.comparison: Comparison[MemoryBase] = compare(self.source, self.target, self.matching, rule)
         self.source.reads.clear()
         self.target.reads.clear()
 
@@ -51,8 +48,8 @@ class Job:
         chosen = {"threshold": 0.0, **settings}
         return plan_transfer(self.modules, self.comparison, TransferSettings(**chosen))  # pyright: ignore[reportArgumentType]
 
-    def run(self, **settings: object) -> Transferred:
-        return transfer(self.plan(**settings), self.deltas, self.source, self.target, device=CPU)
+    def run(self, using: Resources | None = None, **settings: object) -> Transferred:
+        return transfer(self.plan(**settings), self.deltas, self.source, self.target, using=using)
 
 
 def test_every_module_is_planned_or_skipped_with_a_reason() -> None:
@@ -75,7 +72,7 @@ def test_layers_below_the_threshold_are_skipped_or_copied_as_asked() -> None:
     job = Job(drift=3.0)
     copied = job.plan(threshold=0.99, below_threshold="copy", method="rotate")
     assert {one.action for one in copied.pairs} == {"copy"}
-    result = transfer(copied, job.deltas, job.source, job.target, device=CPU)
+    result = transfer(copied, job.deltas, job.source, job.target)
     assert all(torch.equal(result.deltas[name].up, job.deltas[name].up) for name in result.deltas)
     assert all(layer.decision == "copied" and layer.equals_copy for layer in result.layers)
 
@@ -171,25 +168,38 @@ class Cancelled(BaseException):
     """Like ComfyUI's own interruption: no Exception."""
 
 
-def test_progress_is_told_before_each_layer_and_can_cancel() -> None:
+def test_a_run_that_is_cancelled_finishes_the_layer_in_hand_and_no_more() -> None:
     job = Job()
+    cancelled = threading.Event()
     steps: list[str] = []
 
-    def cancel_at_the_second(done: int, total: int, layer: str) -> None:
+    def cancel_after_the_first(done: int, total: int, layer: str) -> None:
         steps.append(layer)
         if done == 1:
+            threading.Timer(0.2, cancelled.set).start()
             raise Cancelled
 
+    def read_when_cancelled(layer: Layer) -> torch.Tensor:
+        assert job.target.reads.total() == 0 or cancelled.wait(10)
+        return MemoryBase.read(job.target, layer)
+
+    job.target.read = read_when_cancelled
     with pytest.raises(Cancelled):
-        transfer(job.plan(), job.deltas, job.source, job.target, device=CPU, progress=cancel_at_the_second)
-    assert steps == ["a.0.q", "a.0.up"]
-    assert set(job.source.reads) == {"a.0.q"}
+        transfer(
+            job.plan(method="lora_x"),
+            job.deltas,
+            job.source,
+            job.target,
+            using=Resources(progress=cancel_after_the_first),
+        )
+    assert len(steps) == 2
+    assert job.target.reads.total() <= 2  # of three
 
 
 def test_a_report_accounts_for_every_key_and_survives_json() -> None:
     job = Job()
     plan = job.plan()
-    moved = transfer(plan, job.deltas, job.source, job.target, device=CPU)
+    moved = transfer(plan, job.deltas, job.source, job.target)
     unplaced = (Skipped("x", "adapters of kind OFT are not transferred yet", ("x.oft_blocks",)),)
     unread = {"y.z": "the base has no such layer"}
     vectors = (Vector("norm", "diff", torch.zeros(3), ("norm.diff",)),)

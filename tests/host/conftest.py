@@ -1,6 +1,7 @@
 """A real ComfyUI: inside this process for its names and readers, and as a server of its own for graphs."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     write_all(SMALL_MODELS)
     base = SMALL_MODELS.parent / "test_host"
     link_models(SMALL_MODELS, base)
+    shutil.rmtree(base / "user" / "lora_transfer", ignore_errors=True)  # what an earlier version of the code kept
     server = ComfyServer(Path(os.environ["LORA_TRANSFER_COMFYUI"]), base)
     with server as client:
         yield Host(client, base, server.log)

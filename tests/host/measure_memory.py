@@ -6,8 +6,6 @@ measure_memory.py SOURCE TARGET LORA prints the growth of the largest resident s
 import sys
 from pathlib import Path
 
-import torch
-
 from lora_transfer.core.matching import match_by_name
 from lora_transfer.core.plan import TransferSettings, plan_transfer
 from lora_transfer.core.similarity import compare
@@ -17,8 +15,6 @@ from lora_transfer.nodes.host.adapter import adapter_from_file
 from lora_transfer.nodes.host.base_file import base_from_file
 from lora_transfer.nodes.host.placing import place
 
-CPU = torch.device("cpu")
-
 
 def main(source_path: Path, target_path: Path, lora_path: Path) -> int:
     gauge = Path("/proc/self/status")
@@ -27,9 +23,9 @@ def main(source_path: Path, target_path: Path, lora_path: Path) -> int:
     source, target = base_from_file(source_path, "source"), base_from_file(target_path, "target")
     placed = place(adapter_from_file(lora_path, "lora"), source)
     matching = match_by_name(source.layers, target.layers, placed.layers())
-    comparison = compare(source, target, matching, RankRule("fraction", 0.5), device=CPU)
+    comparison = compare(source, target, matching, RankRule("fraction", 0.5))
     plan = plan_transfer(placed.modules, comparison, TransferSettings("rotate", threshold=0.0))
-    transfer(plan, placed.deltas, source, target, device=CPU)
+    transfer(plan, placed.deltas, source, target)
     return _bytes(gauge, "VmHWM") - before
 
 

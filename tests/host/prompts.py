@@ -12,6 +12,7 @@ def transfer_prompt(
     prefix: str = "loras/test",
     spelling: str = "comfy",
     rank_rule: tuple[str, str, float] = ("fraction", "fraction", 0.5),
+    measure: str = "subspace",
     **settings: Any,
 ) -> dict[str, Any]:
     """From two bases and a LoRA to a saved file; the nodes are named source, target, lora, similarity, project, save,
@@ -36,6 +37,7 @@ def transfer_prompt(
             target=["target", 0],
             adapter=["lora", 0],
             rank_rule=rule,
+            measure=measure,
             **{f"rank_rule.{amount_name}": amount},
         ),
         "project": node("LoraTransferProject", similarity=["similarity", 0], adapter=["lora", 0], **project),

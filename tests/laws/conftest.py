@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lora_transfer.core.delta import LowRankDelta
+from lora_transfer.core.drift import compare_weights
 from lora_transfer.core.methods import METHODS, LayerPairBases, Method
 from lora_transfer.core.subspace import RankRule, subspaces
 
@@ -25,7 +26,8 @@ class Case:
     rule: RankRule
 
     def bases(self) -> LayerPairBases:
-        return LayerPairBases((self.source, self.target), subspaces(self.source, self.target, self.rule))
+        _, drift = compare_weights(self.source, self.target, self.delta)
+        return LayerPairBases((self.source, self.target), subspaces(self.source, self.target, self.rule), drift)
 
 
 def make_case(

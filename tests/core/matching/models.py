@@ -5,7 +5,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from lora_transfer.core.delta import LowRankDelta
+from lora_transfer.core.drift import compare_weights
 from lora_transfer.core.layers import Layer, WeightRef
+from lora_transfer.core.methods import LayerPairBases, method_named
 from tests.core.bases import MemoryBase
 
 Weights = dict[tuple[str, str], Tensor]  # (block, role) -> weight; a layer outside all blocks has the block ""
@@ -67,3 +70,9 @@ def child_of(parent: Weights, taken: Mapping[str, str], seed: int = 1, cosine: f
 def perturbed(weight: Tensor, cosine: float, generator: torch.Generator) -> Tensor:
     noise = torch.randn(weight.shape, generator=generator)
     return cosine * weight + (1 - cosine**2) ** 0.5 * weight.norm() / noise.norm() * noise
+
+
+def carried(method: str, delta: LowRankDelta, weights: tuple[Tensor, Tensor]) -> LowRankDelta:
+    """A delta carried from one weight to another by copy or restore."""
+    _, drift = compare_weights(*weights, delta)
+    return method_named(method).function(delta, LayerPairBases(weights, drift=drift)).delta

@@ -5,8 +5,7 @@ from torch import Tensor
 from lora_transfer.core.delta import LowRankDelta
 from lora_transfer.core.errors import ShapeMismatch
 from lora_transfer.core.matching import Matching, match_by_channels, match_by_name
-from lora_transfer.core.methods import LayerPairBases, method_named
-from tests.core.matching.models import BlockBase, Weights, perturbed, weights_of
+from tests.core.matching.models import BlockBase, Weights, carried, perturbed, weights_of
 
 # A small UNet level: layer -> (rows, input channels) by the stream whose channels they are, and the kernel.
 STREAMS = {"latent": 4, "time": 40, "text": 30, "wide": 64, "hidden": 48, "inner": 56, "narrow": 32}
@@ -72,7 +71,7 @@ def test_a_narrower_child_gets_the_kept_part_of_its_parents_delta_exactly(method
         delta = LowRankDelta(torch.ones(rows, 2) + torch.eye(rows, 2), torch.arange(2.0 * columns).reshape(2, columns))
         channels = found.channels[pair.target.name]
         weights = found.source_weight(pair, source.read(pair.source)), target.read(pair.target)
-        moved = method_named(method).function(channels.delta(delta), LayerPairBases(weights)).delta
+        moved = carried(method, channels.delta(delta), weights)
         whole = delta.dense().unflatten(1, pair.source.weight.shape[1:])
         assert torch.allclose(moved.dense(), whole[kept[out]][:, kept[into]].flatten(1), rtol=1e-3)
 

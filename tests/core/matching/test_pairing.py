@@ -13,8 +13,7 @@ from lora_transfer.core.matching import (
     match_by_name,
     share_lost,
 )
-from lora_transfer.core.methods import LayerPairBases, method_named
-from tests.core.matching.models import BlockBase, Weights, child_of, sdxl, transformers, weights_of
+from tests.core.matching.models import BlockBase, Weights, carried, child_of, sdxl, transformers, weights_of
 
 CPU = torch.device("cpu")
 PARENT = weights_of(transformers("blocks", 10))
@@ -48,7 +47,7 @@ def test_with_the_right_map_a_pruned_child_gets_its_parents_delta_exactly(method
     assert len(matching.pairs) == len(target.layers)
     for pair in matching.pairs:
         weights = source.read(pair.source), target.read(pair.target)
-        moved = method_named(method).function(deltas[pair.source.name], LayerPairBases(weights)).delta
+        moved = carried(method, deltas[pair.source.name], weights)
         expected = deltas[parents_delta(pair.target.name)]
         assert moved.minus(expected).norm() <= 1e-5 * expected.norm()
 
@@ -60,7 +59,7 @@ def test_with_the_same_names_it_gets_the_delta_of_another_block(method: str) -> 
     wrong: set[str] = set()
     for pair in match_by_name(source.layers, target.layers, source.layers).pairs:
         weights = source.read(pair.source), target.read(pair.target)
-        moved = method_named(method).function(deltas[pair.source.name], LayerPairBases(weights)).delta
+        moved = carried(method, deltas[pair.source.name], weights)
         expected = deltas[parents_delta(pair.target.name)]
         if moved.minus(expected).norm() > 0.5 * expected.norm():
             wrong.add(pair.target.block)

@@ -1,0 +1,1 @@
+"""What a transfer costs, beside the published procedure and beside what the machine could do at best."""

@@ -1,0 +1,59 @@
+"""The path without any decomposition, against reading its layers: benchmarks.speed.path FOLDER WHAT.
+
+Each figure comes from a process of its own that does it once: a program that has read such layers before has memory at
+hand for the next ones, and reads four times as fast as the first time.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+
+from core.resources import Resources
+
+from .clock import timed
+from .ours import carry_over
+from .weights import FileBase, Shape, lora_on, open_base, write_pair
+
+_TRIES = 5
+
+
+def path_against_reading(shapes: Sequence[Shape], folder: Path) -> dict[str, float]:
+    """CPU-seconds of a whole transfer by weight_cosine, in units of reading its layers of both files as float32."""
+    write_pair(folder, {f"layer{index}": shape for index, shape in enumerate(shapes)})
+    seconds = {what: min(_once(folder, what) for _ in range(_TRIES)) for what in ("reading", "copy", "restore")}
+    times = {f"{what}, times reading": round(seconds[what] / seconds["reading"], 2) for what in ("copy", "restore")}
+    return {"reading s": round(seconds["reading"], 3), **times}
+
+
+def _once(folder: Path, what: str) -> float:
+    command = [sys.executable, "-m", "benchmarks.speed.path", str(folder), what]
+    finished = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(finished.stdout.splitlines()[-1])
+
+
+def _read(bases: Sequence[FileBase]) -> None:
+    """As any program would: by safetensors' own reader, each file opened once."""
+    for base in bases:
+        with safe_open(base.file.path, framework="pt") as file:
+            for name in base.layers:
+                file.get_tensor(name).float()
+
+
+def main(folder: Path, what: str) -> None:
+    torch.set_num_threads(1)
+    source, target = open_base(folder / "source.safetensors"), open_base(folder / "target.safetensors")
+    deltas = lora_on(source, 1)
+    if what == "reading":
+        cost = timed(lambda: _read((source, target)))[1]
+    else:
+        cost = timed(lambda: carry_over(source, target, deltas, Resources(), measure="weight_cosine", method=what))[1]
+    print(cost.cpu)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -1,0 +1,109 @@
+"""What a run may use: a device, workers, a cache, and someone who waits for its progress."""
+
+# torch's switches and threadpoolctl have no types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportMissingTypeStubs=false
+
+import contextlib
+import threading
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import torch
+from threadpoolctl import threadpool_limits
+
+from .cache import SubspaceCache
+from .eigensolvers import Eigensolver, Measured, by_rule
+from .progress import Progress, silent
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Resources:
+    """device: where the arithmetic is done. workers: how many layers are in hand at once; each has a thread of its own
+    and computes on that thread alone, so that results do not depend on their number. cache: decomposed bases on disk.
+
+    notes: what a reader of the report should know of how the run went, by subject: each is said once.
+    """
+
+    device: torch.device = CPU
+    workers: int = 1
+    cache: SubspaceCache | None = None
+    progress: Progress = silent
+    notes: dict[str, str] = field(default_factory=dict[str, str])
+    eigensolver: Eigensolver = by_rule
+    _turn: threading.Lock = field(default_factory=threading.Lock)
+
+    @staticmethod
+    def on(device: torch.device, workers: int, cache: SubspaceCache | None, progress: Progress) -> "Resources":
+        """On a card the eigensolvers are measured; on a processor the fastest is known."""
+        eigensolver = Measured() if device.type == "cuda" else by_rule
+        return Resources(device, workers, cache, progress, eigensolver=eigensolver)
+
+    def compute(self, work: Callable[[torch.device], Result], layer: str) -> Result:
+        """`work` on the device, one layer at a time on a card; on the CPU where the card's memory does not suffice."""
+        if self.device.type == "cpu":
+            return work(self.device)
+        try:
+            with self._turn:
+                return work(self.device)
+        except torch.cuda.OutOfMemoryError:
+            pass  # outside the handler, so that its traceback does not keep the card's tensors alive
+        torch.cuda.empty_cache()
+        note = f"{self.device} ran out of memory, first at {layer}: such layers were computed by the processor"
+        self.notes.setdefault("memory", note)
+        return work(CPU)
+
+    def over_layers(
+        self,
+        tasks: Sequence[Task],
+        work: Callable[[Task], Result],
+        cost: Callable[[Task], int],
+        name: Callable[[Task], str],
+    ) -> list[Result]:
+        """`work` on every task, the costliest first; results in the order of the tasks.
+
+        Progress is told at the start and after each layer; where it raises, layers in hand are finished, and no more.
+        """
+        order = sorted(range(len(tasks)), key=lambda index: -cost(tasks[index]))
+        done: dict[int, Result] = {}
+        self.progress(0, len(tasks), "")
+        with (
+            _one_thread_each(),
+            ThreadPoolExecutor(self.workers, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+        ):
+            futures = {pool.submit(_without_gradients, work, tasks[index]): index for index in order}
+            try:
+                for future in as_completed(futures):
+                    index = futures[future]
+                    done[index] = future.result()
+                    self.progress(len(done), len(tasks), name(tasks[index]))
+            finally:
+                pool.shutdown(cancel_futures=True)
+        return [done[index] for index in range(len(tasks))]
+
+
+def _without_gradients(work: Callable[[Task], Result], task: Task) -> Result:
+    with torch.no_grad():  # a thread does not inherit its parent's mode
+        return work(task)
+
+
+@contextlib.contextmanager
+def _one_thread_each() -> Generator[None, None, None]:
+    """Workers keep to their own threads: BLAS libraries would start threads inside each, which spin while they wait
+    (640 x 640 took 5.5 s in place of 0.04 s beside a busy process), and the sum of a product would depend on them.
+    TensorFloat-32, which another node may have switched on, is off for the time: it keeps three digits.
+    """
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with threadpool_limits(1, user_api="blas"):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(precision)

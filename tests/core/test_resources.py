@@ -1,0 +1,75 @@
+import threading
+
+import pytest
+import torch
+from threadpoolctl import threadpool_info
+
+from lora_transfer.core.resources import CPU, Resources
+from lora_transfer.core.similarity import compare
+from lora_transfer.core.subspace import RankRule
+from tests.core.test_transfer import Job
+
+
+def run(using: Resources, tasks: list[int]) -> list[int]:
+    return using.over_layers(tasks, lambda task: task * 10, lambda task: task, str)
+
+
+def test_results_come_in_the_order_of_the_tasks_and_the_costliest_goes_first() -> None:
+    steps: list[tuple[int, int, str]] = []
+    using = Resources(progress=lambda *step: steps.append(step))
+    assert run(using, [2, 3, 1]) == [20, 30, 10]
+    assert steps == [(0, 3, ""), (1, 3, "3"), (2, 3, "2"), (3, 3, "1")]
+    assert run(using, []) == []
+
+
+def test_an_error_in_a_layer_ends_the_run_as_it_is() -> None:
+    def fail(task: int) -> int:
+        raise KeyError(task)
+
+    with pytest.raises(KeyError):
+        Resources(workers=3).over_layers([1, 2, 3], fail, lambda task: task, str)
+
+
+def test_workers_compute_on_one_thread_each_and_leave_the_settings_as_they_were() -> None:
+    torch.set_float32_matmul_precision("high")
+    before = torch.get_num_threads(), [one["num_threads"] for one in threadpool_info()]
+    both = threading.Barrier(2, timeout=10)
+
+    def look(_: int) -> tuple[int, int, str, bool]:
+        both.wait()  # two workers are at work at once
+        blas = max(one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas")
+        return torch.get_num_threads(), blas, torch.get_float32_matmul_precision(), torch.is_grad_enabled()
+
+    try:
+        assert set(Resources(workers=2).over_layers([1, 2], look, lambda task: task, str)) == {(1, 1, "highest", False)}
+        assert (torch.get_num_threads(), [one["num_threads"] for one in threadpool_info()]) == before
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_figures_and_deltas_do_not_depend_on_the_number_of_workers() -> None:
+    job = Job()
+    results = [
+        compare(job.source, job.target, job.matching, RankRule("fraction", 0.4), using=Resources(workers=workers))
+        for workers in (1, 3)
+    ]
+    assert results[0].layers == results[1].layers
+    one, three = (job.run(using=Resources(workers=workers), method="rotate") for workers in (1, 3))
+    assert all(torch.equal(one.deltas[name].up, three.deltas[name].up) for name in one.deltas)
+
+
+def test_a_layer_that_does_not_fit_the_card_goes_to_the_processor_and_that_is_said_once() -> None:
+    card = torch.device("meta")  # stands for a card: what matters is where the work is sent
+    using = Resources(device=card)
+
+    def work(device: torch.device) -> str:
+        if device == card:
+            raise torch.cuda.OutOfMemoryError
+        return device.type
+
+    assert [using.compute(work, layer) for layer in ("a.q", "b.q")] == ["cpu", "cpu"]
+    assert list(using.notes.values()) == [
+        "meta ran out of memory, first at a.q: such layers were computed by the processor"
+    ]
+    assert Resources().compute(lambda device: device, "a") == CPU
