@@ -11,8 +11,8 @@ from ...core.layers import Layer, WeightRef
 
 UNET = "diffusion_model."
 
-# One step of a model's depth: "input_blocks.1.1.transformer_blocks.0", "double_blocks.3", "layers.7".
-_BLOCK = re.compile(r"^(?:.*\.)?(?:\w*blocks?|layers)\.\d+(?:\.\d+)*(?=\.)")
+# One step of a model's depth: "input_blocks.1.1.transformer_blocks.0", "double_blocks.3", "layers.7", "x_refiner.1".
+_BLOCK = re.compile(r"^(?:.*\.)?(?:\w*blocks?|layers|\w+_refiner)\.\d+(?:\.\d+)*(?=\.)")
 
 
 def parse_target(target: Any) -> tuple[str, tuple[int, int] | None, bool]:
@@ -56,15 +56,16 @@ def layers_of(
     headers: Mapping[str, TensorHeader],
     places: Mapping[str, tuple[str, tuple[int, int] | None]] | None = None,
 ) -> dict[str, Layer]:
-    """Every matrix that an adapter of this base can name, in the order of `headers`, which is keyed by model key.
+    """Every matrix that an adapter of this base can name, in the model's order, which is that of the key map: a file in
+    diffusers' layout has block 10 before block 2. `headers` is keyed by model key.
 
     places: model key -> (key, rows) where a file stores it; a place under a layer's own name (a slice that the file
     keeps apart) goes before the one of its fused weight.
     """
     parsed = {layer_name(target): parse_target(target) for target in key_map.values() if parse_target(target)[2]}
-    order = {key: position for position, key in enumerate(headers)}
+    order = {key: position for position, key in enumerate(dict.fromkeys(key for key, _, _ in parsed.values()))}
     layers: dict[str, Layer] = {}
-    for name, (key, rows, _) in sorted(parsed.items(), key=lambda item: order.get(item[1][0], -1)):
+    for name, (key, rows, _) in sorted(parsed.items(), key=lambda item: (order[item[1][0]], item[1][1] or (-1, 0))):
         if name in headers:
             key, rows = name, None
         if not (key in headers and (key == name or key.endswith(".weight"))):

@@ -1,17 +1,29 @@
 """Which source layer feeds which target layer."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from .layers import Layer, LayerPair, Skipped
+from torch import Tensor
+
+from ..layers import Layer, LayerPair, Skipped
+from .channels import Channels
 
 
 @dataclass(frozen=True)
 class Matching:
-    """Every wanted source layer is in `pairs`, or in `unpaired` with the reason."""
+    """Every wanted source layer is in `pairs`, once or several times, or in `unpaired` with the reason.
+
+    channels: target layer -> the channels that it kept of its source layer, where it is narrower.
+    """
 
     pairs: tuple[LayerPair, ...]
     unpaired: tuple[Skipped, ...]
+    channels: Mapping[str, Channels] = field(default_factory=dict[str, Channels])
+
+    def source_weight(self, pair: LayerPair, weight: Tensor) -> Tensor:
+        """The source's weight as the target's shape has it: the whole, or the channels that were kept."""
+        kept = self.channels.get(pair.target.name)
+        return weight if kept is None else kept.weight(weight)
 
 
 def match_by_name(source: Mapping[str, Layer], target: Mapping[str, Layer], wanted: Iterable[str]) -> Matching:
