@@ -10,7 +10,7 @@ from torch import Tensor
 from .delta import LowRankDelta
 from .drift import compare_weights
 from .layers import Base, LayerPair
-from .matching import Matching, share_lost
+from .matching import Matching, match_by_name, share_lost
 from .matching.by_block import UNRELATED
 from .matching.scores import spread, unit_vector
 from .progress import Progress, silent
@@ -84,8 +84,8 @@ _SEVERITY: tuple[Word, ...] = ("works", "risky", "refuse")
 
 
 def _matched(figures: PairFigures) -> list[tuple[Word, str]]:
-    if figures.sampled == 0:
-        return [("refuse", "no layer of the target is like the layer of the source that the LoRA changes")]
+    if figures.matched == 0:
+        return [("refuse", "no layer of the target is like a layer of the source that the LoRA changes")]
     lost = 1 - figures.matched if figures.lost is None else figures.lost
     counted = "of its layers have" if figures.lost is None else "of the LoRA, by energy, has"
     word: Word = "refuse" if lost > LOST else "risky" if lost > RISKY_LOSS else "works"
@@ -95,11 +95,10 @@ def _matched(figures: PairFigures) -> list[tuple[Word, str]]:
 
 def _related(figures: PairFigures) -> list[tuple[Word, str]]:
     cosine = figures.weight_cosine
+    if cosine is None and figures.sampled > 0:
+        return [("risky", "the weights of the sample are zero in one of the bases: they tell nothing")]
     if cosine is None:
-        nothing = figures.sampled > 0
-        return (
-            [("risky", "the weights of the sample are zero in one of the bases: they tell nothing")] if nothing else []
-        )
+        return []
     above = "" if figures.similarity is None else f", similarity above chance {figures.similarity:.2f}"
     measured = f"weight cosine {cosine:.3f}{above} (unrelated bases: 0 and 0)"
     if cosine < RELATED:
@@ -136,8 +135,10 @@ def measure_pair(
     device: torch.device,
     progress: Progress = silent,
 ) -> PairFigures:
-    """Read a few matched layers of both bases, spread over depth and roles."""
-    sample = sampled_pairs(matching.pairs)
+    """Read a few matched layers of both bases, spread over depth and roles; where none is matched, layers of one name,
+    for the figures that a refusal rests on."""
+    alone = (one.layer for one in matching.unpaired)
+    sample = sampled_pairs(matching.pairs or match_by_name(source.layers, target.layers, alone).pairs)
     cosines: list[float | None] = []
     similarities: list[float | None] = []
     drifts: list[float | None] = []

@@ -36,13 +36,19 @@ def left_alone(one: ScoredKind, taken: Sequence[int | None], measure: Measure) -
         if row not in taken:
             ranked = _ranked(one.scores[row], one.kind.targets)
             best, score = ranked[0] if ranked else (None, None)
-            found.append(LeftAlone(block.name, _why_none(one, ranked, measure, "target"), best, score))
+            takers = {target.name: index for target, index in zip(one.kind.targets, taken, strict=True)}
+            taker = None if best is None else takers[best]
+            instead = _OUT_OF_PLACE if taker is None else f"which takes {one.kind.sources[taker].name}"
+            found.append(LeftAlone(block.name, _why_none(one, ranked, measure, "target", instead), best, score))
     return found
+
+
+_OUT_OF_PLACE = "but it feeds another block, or the order of the blocks stands against it"
 
 
 def _unfed(one: ScoredKind, column: int, measure: Measure) -> BlockMatch:
     ranked = _ranked(one.scores[:, column], one.kind.sources)
-    why = _why_none(one, ranked, measure, "source")
+    why = _why_none(one, ranked, measure, "source", _OUT_OF_PLACE)
     return BlockMatch(one.kind.targets[column].name, None, why, None, *(ranked[0] if ranked else (None, None)))
 
 
@@ -67,7 +73,8 @@ def _ranked(scores: Tensor, blocks: Sequence[Block]) -> list[tuple[str, float]]:
     return sorted(known, key=lambda pair: -pair[1])
 
 
-def _why_none(one: ScoredKind, ranked: Sequence[tuple[str, float]], measure: Measure, side: str) -> str:
+def _why_none(one: ScoredKind, ranked: Sequence[tuple[str, float]], measure: Measure, side: str, instead: str) -> str:
+    """`side` is that of the blocks it was held against; `instead`: why the best of them is not taken though related."""
     if not (one.kind.sources and one.kind.targets):
         return f"the {side} base has no block of this make (roles and shapes)"
     if not ranked:
@@ -76,4 +83,4 @@ def _why_none(one: ScoredKind, ranked: Sequence[tuple[str, float]], measure: Mea
     figure = f"the most alike is {name} with {_WORDS[measure]} {score:.3f}"
     if score <= one.floor:
         return f"{figure}, no better than unrelated weights ({one.floor:.2f})"
-    return f"{figure}, but the order of the blocks or a better match stands against it"
+    return f"{figure}, {instead}"

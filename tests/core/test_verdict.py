@@ -81,6 +81,7 @@ def test_the_reasons_are_sentences_with_the_figures_behind_them() -> None:
         ({"matched": 0.4}, "risky"),
         ({"matched": 0.4, "lost": 0.01}, "works"),
         ({"sampled": 0, "matched": 0.0, "weight_cosine": None, "drift": None}, "refuse"),
+        ({"matched": 0.0, "weight_cosine": 0.01}, "refuse"),
     ],
 )
 def test_the_word_is_the_worst_that_any_figure_asks_for(changes: dict[str, float | None], word: str) -> None:
@@ -90,6 +91,9 @@ def test_the_word_is_the_worst_that_any_figure_asks_for(changes: dict[str, float
 
 
 def test_bases_without_anything_in_common_are_refused_without_a_crash() -> None:
+    stranger = judged(PARENT, weights_of(sdxl(), seed=5))
+    assert "no layer of the target is like" in stranger.reasons[0]
+    assert "the target was not made from the source" in stranger.reasons[1]
     other = {("double_blocks.0", "img_attn.qkv"): torch.ones(30, 10)}
     for matching_by_blocks in (True, False):
         assert judged(PARENT, other, by_blocks=matching_by_blocks).word == "refuse"

@@ -3,7 +3,10 @@ from types import MappingProxyType
 import pytest
 
 from lora_transfer.core.files import TensorHeader
+from lora_transfer.core.matching.blocks import blocks_of, kinds_of
+from lora_transfer.nodes.host.base_file import base_from_header
 from lora_transfer.nodes.host.names import block_and_role, layers_of
+from tests.host.families import header_of
 
 
 @pytest.mark.parametrize(
@@ -28,3 +31,16 @@ def test_layers_stand_in_the_models_order_whatever_the_order_of_the_file() -> No
     headers = {key: TensorHeader((4, 4), "F16") for key in sorted(key_map.values())}
     layers = layers_of(MappingProxyType(key_map), headers)
     assert [layer.block for layer in layers.values()] == [f"blocks.{index}" for index in range(12)]
+
+
+@pytest.mark.parametrize(
+    ("parent", "child", "deepest"),
+    [("SDXL", "SSD-1B", (60, 26)), ("SDXL", "Vega", (60, 10)), ("SDXL", "KOALA-700M", (60, 15))],
+)
+def test_every_block_of_a_published_child_finds_blocks_of_its_make_in_the_parent(
+    parent: str, child: str, deepest: tuple[int, int]
+) -> None:
+    bases = [base_from_header(header_of(family), family, "header") for family in (parent, child)]
+    kinds = kinds_of(*(blocks_of(base.layers.values()) for base in bases))
+    assert not [block.name for kind in kinds if not kind.sources for block in kind.targets]
+    assert max((len(kind.sources), len(kind.targets)) for kind in kinds) == deepest

@@ -86,6 +86,14 @@ def test_blocks_that_were_left_out_say_what_they_resemble_most_and_why_that_is_n
     assert "no better than unrelated weights" in gone.why
 
 
+def test_a_block_that_lost_to_its_neighbour_says_to_which() -> None:
+    parent = weights_of(transformers("blocks", 2))
+    names = list(dict.fromkeys(block for block, _ in parent))
+    twins = {(block, role): weight + 0.8 * parent[names[0], role] for (block, role), weight in parent.items()}
+    found = found_map(twins, child_of(twins, {names[0]: names[0]}, cosine=0.95))
+    assert [block.why.partition(", ")[2] for block in found.left_alone] == [f"which takes {names[0]}"]
+
+
 def test_a_grown_model_takes_one_block_several_times() -> None:
     """Anima grew from 28 to 40 and 52 blocks by copies."""
     parent = weights_of(transformers("blocks", 5))
