@@ -8,7 +8,6 @@ A decomposition is kept under the hash of the weight's values, so bases that sha
 # pyright: reportUnknownVariableType=false, reportUnknownMemberType=false
 
 import contextlib
-import hashlib
 import json
 import os
 import sqlite3
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from blake3 import blake3
 from safetensors.torch import save
 from torch import Tensor
 
@@ -170,10 +170,11 @@ class SubspaceCache:
 
 
 def digest_of(weight: Tensor) -> str:
-    """SHA-256 of a weight (m, n) as float32, with its shape: equal values give equal hashes whatever file, precision
-    or fused tensor they come from, and a convolution's reshape is inside."""
-    digest = hashlib.sha256(f"{ALGORITHM} {tuple(weight.shape)}".encode())
-    digest.update(weight.float().contiguous().numpy().data)
+    """BLAKE3 of a weight (m, n) as float32, with its shape: equal values give equal hashes whatever file, precision or
+    fused tensor they come from, and a convolution's reshape is inside. SHA-256 takes three times as long, and ten times
+    on processors without instructions for it."""
+    digest = blake3(f"{ALGORITHM} {tuple(weight.shape)}".encode())
+    digest.update(weight.float().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

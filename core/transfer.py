@@ -9,7 +9,7 @@ import torch
 from .delta import LowRankDelta
 from .drift import compare_weights
 from .layers import Base
-from .linalg import SAME_DELTA, split
+from .linalg import SAME_DELTA
 from .methods import LayerPairBases
 from .plan import PlannedPair, TransferPlan, TransferSettings
 from .reader import LayerReader, pair_subspaces
@@ -94,11 +94,13 @@ def _transfer_layer(
 
 def block_energies(delta: LowRankDelta, source: Subspace) -> tuple[float, float, float, float]:
     """Shares of ||dW||^2 in P dW Q, P dW Q', P' dW Q and P' dW Q' of the source's subspaces; zeros for a zero delta."""
-    total = delta.inner(delta)
-    ups = split(source.left, delta.up)
-    downs = [part.mT for part in split(source.right, delta.down.mT)]
-    parts = [LowRankDelta(up, down) for up in ups for down in downs]
-    shares = [max(0.0, part.inner(part)) / total if total > 0 else 0.0 for part in parts]
+    total = delta.energy()
+    # What lies inside a space is known by its coordinates there; what lies outside is the rest.
+    up_inside, down_inside = source.left.mT @ delta.up, delta.down @ source.right
+    ups = [(part := up_inside.mT @ up_inside), delta.up.mT @ delta.up - part]
+    downs = [(part := down_inside @ down_inside.mT), delta.down @ delta.down.mT - part]
+    energies = [max(0.0, float((up * down).sum())) for up in ups for down in downs]
+    shares = [energy / total if total > 0 else 0.0 for energy in energies]
     return shares[0], shares[1], shares[2], shares[3]
 
 
@@ -112,9 +114,9 @@ def describe_layer(
     block_energies: tuple[float, float, float, float] | None = None,
 ) -> LayerReport:
     """The figures of one transferred layer, measured on the factors."""
-    source_norm = delta.norm()
-    norm = source_norm if result is delta else result.norm()
+    source_norm, norm = delta.energy() ** 0.5, result.energy() ** 0.5
     nonzero = source_norm > 0 and norm > 0
+    cosine = result.inner(delta) / (norm * source_norm) if nonzero else None
     return LayerReport(
         pair=planned.pair,
         similarity=planned.similarity,
@@ -124,12 +126,19 @@ def describe_layer(
         rank_in=delta.rank,
         rank_out=result.rank,
         norm_ratio=norm / source_norm if source_norm > 0 else None,
-        cosine_to_copy=(1.0 if result is delta else result.inner(delta) / (norm * source_norm)) if nonzero else None,
-        equals_copy=result is delta or result.minus(delta).norm() <= SAME_DELTA * source_norm,
+        cosine_to_copy=cosine,
+        equals_copy=_equal(result, delta, cosine),
         energy_lost=energy_lost,
         undefined_directions=undefined_directions,
         block_energies=block_energies,
     )
+
+
+def _equal(result: LowRankDelta, delta: LowRankDelta, cosine: float | None) -> bool:
+    """Whether a result is the copy. The difference of the two is formed only where it can be that small."""
+    if result is delta or cosine is None:
+        return result is delta or result.norm() == delta.norm()
+    return cosine > 1 - SAME_DELTA and result.minus(delta).norm() <= SAME_DELTA * delta.norm()
 
 
 def _bases(
