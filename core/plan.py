@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from .errors import InvalidSetting
 from .layers import LayerPair, Skipped
 from .methods import Method, method_named
-from .similarity import Comparison, LayerSimilarity, Measure
+from .similarity import Comparison, LayerSimilarity
 from .subspace import RankRule
 
 BelowThreshold = Literal["skip", "copy"]
@@ -36,6 +36,7 @@ class TransferSettings:
     threshold: layers whose similarity Phi is below are skipped, or copied (ProLoRA, arXiv 2506.04244, uses 0.8).
     rescale: relative_norm sets ||dW_t|| / ||W_t|| to ||dW_s|| / ||W_s||.
     out_rank: exact keeps the rank that the method yields; keep cuts back to the adapter's own, with the loss reported.
+    gain: every delta is multiplied by it; more than 1 makes up for what is lost with blocks that the target lacks.
     dense_rank: the rank to which a change without a low-rank form (DoRA, OFT, full differences) is cut; loss reported.
     """
 
@@ -45,6 +46,7 @@ class TransferSettings:
     rescale: Rescale = "off"
     out_rank: OutRank = "exact"
     dense_rank: int = 64
+    gain: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
@@ -123,17 +125,19 @@ def plan_transfer(modules: Sequence[Module], comparison: Comparison[Any], settin
     """Decide for every module, from shapes and similarities alone."""
     planned: list[PlannedPair] = []
     skipped: list[Skipped] = []
+    fed: dict[str, list[tuple[LayerPair, LayerSimilarity]]] = {}
+    for pair, similarity in comparison.layers.values():
+        fed.setdefault(pair.source.name, []).append((pair, similarity))
     for module in modules:
-        if module.layer in comparison.layers:
-            decision = _decide(module, *comparison.layers[module.layer], comparison.measure, settings)
-        else:
-            unpaired = comparison.unpaired.get(module.layer)
-            reason = _NOT_COMPARED if unpaired is None else unpaired.reason
-            decision = Skipped(module.layer, reason, module.keys)
-        if isinstance(decision, Skipped):
-            skipped.append(decision)
-        else:
-            planned.append(decision)
+        decisions = [_decide(module, *one, comparison, settings) for one in fed.get(module.layer, [])]
+        kept = [one for one in decisions if isinstance(one, PlannedPair)]
+        # A file's key is counted once, though a grown target takes its delta several times.
+        planned += [
+            one if index == 0 else replace(one, module=replace(module, keys=())) for index, one in enumerate(kept)
+        ]
+        if not kept:
+            left = next((one for one in decisions if isinstance(one, Skipped)), None)
+            skipped.append(left or _never_compared(module, comparison))
     return TransferPlan(tuple(planned), tuple(skipped), method_named(settings.method), comparison.rank_rule, settings)
 
 
@@ -142,17 +146,27 @@ _NOT_COMPARED = (
 )
 
 
+def _never_compared(module: Module, comparison: Comparison[Any]) -> Skipped:
+    unpaired = comparison.unpaired.get(module.layer)
+    return Skipped(module.layer, _NOT_COMPARED if unpaired is None else unpaired.reason, module.keys)
+
+
 def _decide(
-    module: Module, pair: LayerPair, similarity: LayerSimilarity, measure: Measure, settings: TransferSettings
+    module: Module,
+    pair: LayerPair,
+    similarity: LayerSimilarity,
+    comparison: Comparison[Any],
+    settings: TransferSettings,
 ) -> PlannedPair | Skipped:
-    if module.widened is not None:
+    if module.widened is not None and pair.target.name not in comparison.channels:
         return PlannedPair(pair, similarity, "copy", "it widens its layer with new inputs: copied as it is", module)
     if module.shape != pair.source.weight.matrix_shape:
         found, expected = list(module.shape), list(pair.source.weight.matrix_shape)
         return Skipped(module.layer, f"its delta has shape {found}, the source layer {expected}", module.keys)
     if pair.source.text_encoder and similarity.drift == 0:
         return PlannedPair(pair, similarity, "copy", "the text encoders are identical here: passed through", module)
-    score, called = similarity.score(measure), "similarity" if measure == "subspace" else "weight cosine"
+    by_subspace = comparison.measure == "subspace"
+    score, called = similarity.score(comparison.measure), "similarity" if by_subspace else "weight cosine"
     if score is None:
         reason = f"{called} carries no information here: the subspaces are complete or the weight is zero"
         return PlannedPair(pair, similarity, "transfer", reason, module)

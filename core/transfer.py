@@ -10,6 +10,7 @@ from .delta import LowRankDelta
 from .drift import compare_weights
 from .layers import Base
 from .linalg import SAME_DELTA
+from .matching.channels import Channels
 from .methods import LayerPairBases
 from .plan import PlannedPair, TransferPlan, TransferSettings
 from .reader import LayerReader, pair_subspaces
@@ -34,20 +35,25 @@ def transfer(
     source: Base,
     target: Base,
     *,
+    channels: Mapping[str, Channels] | None = None,
     drifts: Mapping[str, LowRankDelta] | None = None,
     using: Resources | None = None,
 ) -> Transferred:
     """Carry out the plan. `deltas` is keyed by source layer; compute is float32.
 
-    drifts: by source layer, what the comparison found of them for these very deltas; others are found when needed.
+    channels: by target layer, what a narrower target kept. drifts: by target layer, what the comparison found of them
+    for these very deltas; others are found when needed.
     Memory: one layer's weights of both bases for every worker, and the adapter.
     """
     resources = using or Resources()
 
     def carry(planned: PlannedPair) -> tuple[LowRankDelta, LayerReport]:
-        name = planned.pair.source.name
-        drift = None if drifts is None else drifts.get(name)
-        return _transfer_layer(plan, planned, deltas[name], (source, target), drift, resources)
+        pair = planned.pair
+        kept = (channels or {}).get(pair.target.name)
+        delta = deltas[pair.source.name].to("cpu", torch.float32)
+        readers = LayerReader(source, pair.source, resources, kept), LayerReader(target, pair.target, resources)
+        drift = (drifts or {}).get(pair.target.name)
+        return _transfer_layer(plan, planned, delta if kept is None else kept.delta(delta), readers, drift, resources)
 
     def cost(planned: PlannedPair) -> int:
         return math.prod(planned.pair.source.weight.shape)
@@ -62,22 +68,20 @@ def _transfer_layer(
     plan: TransferPlan,
     planned: PlannedPair,
     delta: LowRankDelta,
-    bases: tuple[Base, Base],
+    readers: tuple[LayerReader, LayerReader],
     drift: LowRankDelta | None,
     using: Resources,
 ) -> tuple[LowRankDelta, LayerReport]:
     """One layer by the plan's method; a planned copy stays a copy whatever the method is."""
-    delta = delta.to("cpu", torch.float32)
     if planned.action == "copy":
-        result, lost = _cut(delta, delta, planned, plan.settings)
+        result, lost = _cut(_strengthened(delta, plan.settings), delta, planned, plan.settings)
         return result, describe_layer(planned, delta, result, energy_lost=lost)
-    readers = LayerReader(bases[0], planned.pair.source, using), LayerReader(bases[1], planned.pair.target, using)
 
     def work(device: torch.device) -> tuple[LowRankDelta, LayerReport]:
         here = delta.to(device)
         known = _bases(plan, planned, readers, here, drift, device)
         projected = plan.method.function(here, known)
-        whole = _rescaled(projected.delta, here, planned.similarity, plan.settings)
+        whole = _strengthened(_rescaled(projected.delta, here, planned.similarity, plan.settings), plan.settings)
         result, lost = _cut(whole, here, planned, plan.settings)
         report = describe_layer(
             planned,
@@ -176,6 +180,10 @@ def _cut(
     elif settings.out_rank == "keep":
         limit = min(limit, delta.rank)
     return result.truncated(limit) if result.rank > limit else (result, 0.0)
+
+
+def _strengthened(delta: LowRankDelta, settings: TransferSettings) -> LowRankDelta:
+    return delta if settings.gain == 1 else delta.scaled(settings.gain)
 
 
 def _rescaled(
