@@ -112,6 +112,24 @@ def test_a_bias_on_a_slice_of_a_fused_weight_is_not_lost() -> None:
     assert [module.layer for module in placed.modules] == ["double_blocks.0.img_attn.qkv[3072:6144]"]
 
 
+def test_biases_of_all_slices_of_a_fused_weight_are_written_together() -> None:
+    base = base_from_header(header_of("Flux dev"), "Flux dev", "header")
+    tensors: dict[str, torch.Tensor] = {}
+    for index, role in enumerate("qkv"):
+        module = f"transformer.transformer_blocks.0.attn.to_{role}"
+        tensors |= {
+            f"{module}.lora_B.weight": torch.ones(3072, 2),
+            f"{module}.lora_A.weight": torch.ones(2, 3072),
+            f"{module}.diff_b": torch.full((3072,), index + 1.0),
+        }
+    placed = place(Adapter("x", "y", {}, tensors=tensors), base)
+    written = to_state_dict(placed.deltas, placed.scales, base, vectors=placed.vectors)
+    bias = written["diffusion_model.double_blocks.0.img_attn.qkv.diff_b"]
+    assert [float(bias[first]) for first in (0, 3072, 6144)] == [1, 2, 3]
+    (vector,) = placed.vectors
+    assert len(vector.keys) == 3
+
+
 def test_a_delta_on_a_fused_weight_becomes_one_on_each_of_its_slices() -> None:
     base = base_from_header(header_of("Flux dev"), "Flux dev", "header")
     fused = random_deltas(base, ["double_blocks.3.txt_attn.qkv"])["double_blocks.3.txt_attn.qkv"]
