@@ -1,7 +1,6 @@
 """Adapters between nodes: where their tensors are, and what their files say of themselves."""
 
 import hashlib
-import json
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,9 +16,8 @@ from ...core.errors import UnreadableFile
 from ...core.files import file_sha256, open_tensor_file
 from ...core.report import Report
 from .base import HostBase
+from .metadata import transferred_metadata
 from .spelling import number_bare_list
-
-PROVENANCE = "lora_transfer"  # the key of our own entry in a file's metadata
 
 # Pickled files that users still have; what else torch.load may open is no adapter.
 _PICKLED = (".pt", ".bin", ".ckpt", ".pth")
@@ -32,9 +30,6 @@ _NO_ADAPTERS = {
     "controlnet_": "a ControlNet",
     "input_hint_block.": "a ControlNet",
 }
-
-# Facts about the old base and the old file, as sd-scripts writes them.
-_STALE = ("ss_sd_model_hash", "ss_new_sd_model_hash", "sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256")
 
 
 @dataclass(frozen=True)
@@ -89,25 +84,9 @@ def fingerprint_of(tensors: Mapping[str, Tensor]) -> str:
 
 def transferred_adapter(original: Adapter, tensors: Mapping[str, Tensor], report: Report, target: HostBase) -> Adapter:
     """The adapter for the target, with the original's metadata and, under `lora_transfer`, its origin as JSON."""
-    provenance = report.provenance()
-    if PROVENANCE in original.metadata:  # carried over before: A -> B -> C keeps the whole way
-        provenance["before"] = json.loads(original.metadata[PROVENANCE])
-    metadata = {**_metadata_on(original.metadata, tensors, target), PROVENANCE: json.dumps(provenance)}
+    metadata = transferred_metadata(original.metadata, tensors, report, target)
     name = f"{original.name} on {target.name}"
     return Adapter(name, fingerprint_of(tensors), metadata, tensors=tensors, fits=target)
-
-
-def _metadata_on(original: Mapping[str, str], tensors: Mapping[str, Tensor], target: HostBase) -> dict[str, str]:
-    """The original's metadata (trigger words, training settings) with what is no longer true brought up to date: base,
-    rank and alpha; hashes of the old base and of the old file go."""
-    kept = {key: value for key, value in original.items() if key not in _STALE}
-    ranks = [tensor.shape[0] for key, tensor in tensors.items() if key.endswith(".lora_down.weight")]
-    alphas = [float(tensor) for key, tensor in tensors.items() if key.endswith(".alpha")]
-    if "ss_network_dim" in kept and ranks:
-        kept["ss_network_dim"], kept["ss_network_alpha"] = str(max(ranks)), f"{max(alphas):g}"
-    if "ss_sd_model_name" in kept:
-        kept["ss_sd_model_name"] = target.name
-    return kept
 
 
 def apply(
