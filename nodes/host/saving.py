@@ -40,5 +40,7 @@ def for_file(tensors: Mapping[str, Tensor], adapter: Adapter, dtype: str) -> dic
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Numbers in the precision; shapes (reshape_weight) stay whole numbers."""
-    return (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous()
+    """Numbers in the precision, in memory of their own, for tensors of an adapter may share it; shapes (reshape_weight)
+    stay whole numbers."""
+    wanted = dtype if tensor.is_floating_point() else tensor.dtype
+    return tensor.to(wanted, copy=True, memory_format=torch.contiguous_format)
