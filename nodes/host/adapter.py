@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import comfy.sd
 import comfy.utils
 import torch
 from torch import Tensor
@@ -87,15 +86,6 @@ def transferred_adapter(original: Adapter, tensors: Mapping[str, Tensor], report
     metadata = transferred_metadata(original.metadata, tensors, report, target)
     name = f"{original.name} on {target.name}"
     return Adapter(name, fingerprint_of(tensors), metadata, tensors=tensors, fits=target)
-
-
-def apply(
-    adapter: Adapter, model: Any, clip: Any | None, strength_model: float, strength_clip: float
-) -> tuple[Any, Any]:
-    """(model, clip) with the adapter on them: the host's own function, so the result is that of its LoRA loader."""
-    if strength_model == 0 and strength_clip == 0:
-        return model, clip  # as ComfyUI's own loader does: the very same model, bit by bit
-    return comfy.sd.load_lora_for_models(model, clip, adapter.state_dict(), strength_model, strength_clip)
 
 
 def _read(path: Path, name: str) -> dict[str, Tensor]:

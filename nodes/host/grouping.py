@@ -10,7 +10,7 @@ from torch import Tensor
 from .base import HostBase
 from .spelling import host_key, named_by_number
 
-OF_TEXT_ENCODER = "it belongs to a text encoder: connect the CLIP of both bases to transfer it"
+OF_TEXT_ENCODER = "it belongs to a text encoder: connect the CLIP to take it along"
 
 _TEXT_ENCODER_KEYS = ("lora_te", "text_encoder", "text_model", "lora_prior_te")
 
@@ -45,6 +45,19 @@ def grouped(tensors: dict[str, Tensor], base: HostBase) -> tuple[dict[str, Group
         else:
             unread[file_key] = "the base has no layer of this name"
     return groups, unread
+
+
+def why_nothing_is_named(adapter: str, base: HostBase, unread: Mapping[str, str]) -> str:
+    """The sentence for an adapter of which no key names a layer of the base."""
+    if set(unread.values()) == {OF_TEXT_ENCODER}:
+        return (
+            f"LoRA {adapter}: it changes the text encoder alone, and {base.name} comes without. Connect the CLIP too: "
+            "to both Load Base nodes, or to Apply LoRA."
+        )
+    return (
+        f"LoRA {adapter}: expected a LoRA for {base.name} ({base.family}), found {len(unread)} keys of which none "
+        f"names a layer of it (first: {next(iter(unread))}). Choose the base that it was trained on as the source."
+    )
 
 
 def _in_host_spelling(

@@ -13,7 +13,7 @@ from ...core.layers import Skipped
 from ...core.plan import Module, Vector
 from .adapter import Adapter
 from .base import HostBase
-from .grouping import OF_TEXT_ENCODER, Group, grouped
+from .grouping import Group, grouped, why_nothing_is_named
 from .kinds import LazyDeltas, PlacedDelta, peft_dora, placed_delta
 from .names import layer_name, row_order
 from .peft import PeftSettings, peft_settings
@@ -64,7 +64,7 @@ def place(adapter: Adapter, base: HostBase) -> PlacedAdapter:
     """
     groups, unread = grouped(adapter.state_dict(), base)
     if not groups:
-        raise UnsupportedAdapter(_why_nothing_is_named(adapter, base, unread))
+        raise UnsupportedAdapter(why_nothing_is_named(adapter.name, base, unread))
     settings = peft_settings(adapter.metadata, adapter.name)
     placed: list[_Placed] = []
     for spelled, group in groups.items():
@@ -95,19 +95,6 @@ def place(adapter: Adapter, base: HostBase) -> PlacedAdapter:
         vectors=vectors,
         skipped=skipped,
         unread={key: reason for part in (unread, *(one.unread for one in placed)) for key, reason in part.items()},
-    )
-
-
-def _why_nothing_is_named(adapter: Adapter, base: HostBase, unread: Mapping[str, str]) -> str:
-    """The sentence for an adapter of which no key names a layer of the base."""
-    if set(unread.values()) == {OF_TEXT_ENCODER}:
-        return (
-            f"LoRA {adapter.name}: it changes the text encoder alone, and {base.name} has none. Connect the CLIP of "
-            "both bases to the two Load Base nodes."
-        )
-    return (
-        f"LoRA {adapter.name}: expected a LoRA for {base.name} ({base.family}), found {len(unread)} keys of which "
-        f"none names a layer of it (first: {next(iter(unread))}). Choose the base that it was trained on as the source."
     )
 
 

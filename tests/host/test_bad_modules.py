@@ -173,5 +173,5 @@ def test_settings_of_peft_that_cannot_be_read_are_refused_in_a_sentence(base: Ho
 
 
 def test_a_lora_of_a_text_encoder_alone_is_told_to_connect_the_clip(base: HostBase) -> None:
-    with pytest.raises(UnsupportedAdapter, match=r"changes the text encoder alone.*Connect the CLIP of both bases"):
+    with pytest.raises(UnsupportedAdapter, match=r"changes the text encoder alone.*Connect the CLIP too"):
         placed_on(base, module(LORA, "lora_te_text_model_encoder_layers_0_mlp_fc1"))
