@@ -90,15 +90,34 @@ def transferred_adapter(original: Adapter, tensors: Mapping[str, Tensor], report
 
 def _read(path: Path, name: str) -> dict[str, Tensor]:
     """Every tensor of an adapter file; bare lists of factors get numbered keys."""
+    tensors = _unpickled(path, name) if path.suffix.lower() in _PICKLED else comfy.utils.load_torch_file(str(path))
+    if isinstance(tensors, list):
+        wrong = next((type(one).__name__ for one in tensors if not isinstance(one, Tensor)), None)
+        if wrong is not None or len(tensors) % 2:
+            found = f"{len(tensors)} of them" if wrong is None else f"a {wrong} among them"
+            raise UnreadableFile(f"LoRA {name}: expected a list of up and down in pairs, found {found}. It is no LoRA.")
+        tensors = number_bare_list(tensors)
+    if not isinstance(tensors, dict):
+        raise UnreadableFile(f"LoRA {name}: expected named tensors, found a {type(tensors).__name__}. It is no LoRA.")
+    for key, value in tensors.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise UnreadableFile(
+                f"LoRA {name}: expected tensors by name, found a {type(value).__name__} under {key!r}. It is no LoRA."
+            )
+    return {key: value.detach() for key, value in tensors.items()}
+
+
+def _unpickled(path: Path, name: str) -> Any:
+    """What a pickled file holds, at most within `state_dict` or an only entry; code in it is refused, not run."""
     try:
-        tensors: Any = comfy.utils.load_torch_file(str(path), safe_load=True)
+        held: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError) as error:
+        said = next(iter(str(error).splitlines()), type(error).__name__)[:120]
         raise UnreadableFile(
             f"LoRA {name}: expected tensors, found a file that holds none, is damaged, or holds code that is not run "
-            f"({str(error).splitlines()[0][:120]}). Take a safetensors version of it."
+            f"({said}). Take a safetensors version of it."
         ) from error
-    if isinstance(tensors, list):
-        tensors = number_bare_list(tensors)
-    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
-        raise UnreadableFile(f"LoRA {name}: expected named tensors, found a {type(tensors).__name__}. It is no LoRA.")
-    return {key: value.detach() for key, value in tensors.items()}
+    if isinstance(held, dict) and isinstance(held.get("state_dict"), dict):
+        return held["state_dict"]
+    only = next(iter(held.values())) if isinstance(held, dict) and len(held) == 1 else None
+    return only if isinstance(only, dict) else held
