@@ -10,6 +10,8 @@ from .adapter import Adapter
 from .placing import place
 from .writing import to_state_dict
 
+_LARGE = 4  # prolora doubles the rank, and a rank of one or two may be stored as four: that is nothing to warn of
+
 SAVED_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -25,6 +27,18 @@ def respelled(adapter: Adapter, spelling: str) -> dict[str, Tensor]:
             "layers; found one as it was loaded. Project it first, or choose comfy to save it unchanged."
         )
     return adapter.state_dict()
+
+
+def growth(adapter: Adapter, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """A note where a carried adapter is much larger than its file: LoHa and LoKr say in a few numbers what takes a LoRA
+    of a high rank."""
+    before, after = (sum(one.numel() for one in held.values()) for held in (adapter.state_dict(), tensors))
+    if after < _LARGE * before:
+        return ()
+    return (
+        f"this LoRA is {after / before:.0f} times as large as its file ({after * 2 / 1e6:,.0f} MB in float16), for it "
+        "is stored exactly: set out_rank to cut, with dense_rank or dense_energy, to make it smaller",
+    )
 
 
 def for_file(tensors: Mapping[str, Tensor], adapter: Adapter, dtype: str) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from lora_transfer.nodes.host.adapter import Adapter, adapter_from_file, transfe
 from lora_transfer.nodes.host.base import HostBase
 from lora_transfer.nodes.host.base_file import base_from_file, base_from_header
 from lora_transfer.nodes.host.placing import place
-from lora_transfer.nodes.host.saving import for_file, respelled
+from lora_transfer.nodes.host.saving import for_file, growth, respelled
 from lora_transfer.nodes.host.writing import SPELLINGS, to_state_dict
 from tests.host.conftest import SmallPair
 from tests.host.families import header_of
@@ -81,6 +81,14 @@ def test_the_base_is_named_where_its_family_tells_it_and_not_named_otherwise(bas
 def test_an_earlier_origin_is_kept_even_where_it_is_no_json(base: HostBase, before: str, kept: object) -> None:
     found = json.loads(carried(PEFT, {"lora_transfer": before}, base).metadata["lora_transfer"])
     assert found["before"] == kept
+
+
+def test_a_loha_that_grows_many_times_is_told_of_with_the_way_to_make_it_smaller(base: HostBase) -> None:
+    loha = {key: torch.ones(16, 768) if key.endswith("_b") else torch.ones(320, 16) for key in module(LOHA)}
+    (note,) = growth(Adapter("made", "here", {}, tensors=loha), carried(loha, {}, base).state_dict())
+    assert note.startswith("this LoRA is 8 times as large as its file (1 MB in float16)")
+    assert "set out_rank to cut" in note
+    assert not growth(Adapter("made", "here", {}, tensors=PEFT), carried(PEFT, {}, base).state_dict())
 
 
 def test_rank_and_alpha_of_a_lora_follow(base: HostBase, pair: SmallPair) -> None:
