@@ -76,13 +76,15 @@ class PlannedPair:
 
 @dataclass(frozen=True)
 class TransferPlan:
-    """Every module of the adapter is either in `pairs` or in `skipped`."""
+    """Every module of the adapter is either in `pairs` or in `skipped`. compared: the figures of all whose layers were
+    compared, skipped or not."""
 
     pairs: tuple[PlannedPair, ...]
     skipped: tuple[Skipped, ...]
     method: Method
     rank_rule: RankRule
     settings: TransferSettings
+    compared: tuple[LayerSimilarity, ...] = ()
 
     def why_nothing(self, source: str, target: str) -> str:
         """The sentence for a plan without pairs: the commonest reason, and what to do."""
@@ -138,7 +140,9 @@ def plan_transfer(modules: Sequence[Module], comparison: Comparison[Any], settin
             skipped.append(decision)
         else:
             planned.append(decision)
-    return TransferPlan(tuple(planned), tuple(skipped), method_named(settings.method), comparison.rank_rule, settings)
+    figures = tuple(comparison.layers[one.layer][1] for one in modules if one.layer in comparison.layers)
+    method = method_named(settings.method)
+    return TransferPlan(tuple(planned), tuple(skipped), method, comparison.rank_rule, settings, figures)
 
 
 _NOT_COMPARED = (

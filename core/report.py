@@ -229,11 +229,7 @@ def transfer_report(
         unread=unread or {},
         vectors=vectors,
         seconds=seconds,
-        compared=tuple(
-            comparison.layers[name][1]
-            for name in (*(one.pair.source.name for one in plan.pairs), *(one.layer for one in plan.skipped))
-            if name in comparison.layers
-        ),
+        compared=plan.compared,
     )
 
 
