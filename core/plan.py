@@ -15,7 +15,7 @@ from .subspace import RankRule
 
 BelowThreshold = Literal["skip", "copy"]
 Rescale = Literal["off", "relative_norm"]
-OutRank = Literal["exact", "keep"]
+OutRank = Literal["exact", "keep", "cut"]
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,10 @@ class TransferSettings:
 
     threshold: layers whose similarity Phi is below are skipped, or copied (ProLoRA, arXiv 2506.04244, uses 0.8).
     rescale: relative_norm sets ||dW_t|| / ||W_t|| to ||dW_s|| / ||W_s||.
-    out_rank: exact keeps the rank that the method yields; keep cuts back to the adapter's own, with the loss reported.
+    out_rank: exact keeps the rank that the method yields; keep cuts back to the adapter's own; cut cuts every layer as
+    a change without a low-rank form (DoRA, OFT, full differences) always is: to dense_rank, or less where dense_energy,
+    a share of ||dW||^2, takes less. What is lost is reported.
     gain: every delta is multiplied by it; more than 1 makes up for what is lost with blocks that the target lacks.
-    dense_rank: the rank to which a change without a low-rank form (DoRA, OFT, full differences) is cut; loss reported.
     """
 
     method: str = "restore"  # the best of the pilots in method.md 6b
@@ -46,6 +47,7 @@ class TransferSettings:
     rescale: Rescale = "off"
     out_rank: OutRank = "exact"
     dense_rank: int = 64
+    dense_energy: float = 1.0
     gain: float = 1.0
 
     def __post_init__(self) -> None:
@@ -53,6 +55,8 @@ class TransferSettings:
             raise InvalidSetting(f"Threshold: expected a similarity in [0, 1], found {self.threshold}.")
         if self.dense_rank < 1:
             raise InvalidSetting(f"Dense rank: expected at least 1, found {self.dense_rank}.")
+        if not 0 < self.dense_energy <= 1:
+            raise InvalidSetting(f"Dense energy: expected a share in (0, 1], found {self.dense_energy}.")
         if self.rescale == "relative_norm" and not method_named(self.method).keeps_whole_delta:
             raise InvalidSetting(
                 f"Rescale relative_norm with method {self.method}: this method cuts a part of the LoRA away, and "
@@ -74,13 +78,15 @@ class PlannedPair:
 
 @dataclass(frozen=True)
 class TransferPlan:
-    """Every module of the adapter is either in `pairs` or in `skipped`."""
+    """Every module of the adapter is either in `pairs` or in `skipped`. compared: the figures of all whose layers were
+    compared, skipped or not."""
 
     pairs: tuple[PlannedPair, ...]
     skipped: tuple[Skipped, ...]
     method: Method
     rank_rule: RankRule
     settings: TransferSettings
+    compared: tuple[LayerSimilarity, ...] = ()
 
     def why_nothing(self, source: str, target: str) -> str:
         """The sentence for a plan without pairs: the commonest reason, and what to do."""
@@ -138,7 +144,9 @@ def plan_transfer(modules: Sequence[Module], comparison: Comparison[Any], settin
         if not kept:
             left = next((one for one in decisions if isinstance(one, Skipped)), None)
             skipped.append(left or _never_compared(module, comparison))
-    return TransferPlan(tuple(planned), tuple(skipped), method_named(settings.method), comparison.rank_rule, settings)
+    figures = tuple(similarity for one in modules for _, similarity in fed.get(one.layer, []))
+    method = method_named(settings.method)
+    return TransferPlan(tuple(planned), tuple(skipped), method, comparison.rank_rule, settings, figures)
 
 
 _NOT_COMPARED = (

@@ -98,7 +98,11 @@ class LayerReport:
 @dataclass(frozen=True)
 class Report:
     """A whole run. Every key of the adapter's file is in a layer, in `vectors` (biases and norms, copied), in `skipped`
-    or in `unread` (key: reason)."""
+    or in `unread` (key: reason).
+
+    compared: the figures of every layer that was compared, those included that were then skipped; empty where these are
+    the figures of `layers`.
+    """
 
     kind: Literal["similarity", "transfer"]
     source: Identity
@@ -111,6 +115,7 @@ class Report:
     vectors: tuple[Vector, ...] = ()
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
+    compared: tuple[LayerSimilarity, ...] = ()
 
     def counts(self) -> dict[str, int]:
         """Layers by fate and the file's keys by fate; keys_transferred + keys_skipped + keys_unread = keys."""
@@ -132,12 +137,14 @@ class Report:
         }
 
     def means(self) -> dict[str, float | None]:
-        """Plain means over the layers that have the figure."""
+        """Plain means over the layers that have the figure: of similarity over all that were compared, skipped ones
+        too, or it would look the higher the more a threshold leaves out."""
+        compared = self.compared or tuple(layer.similarity for layer in self.layers)
         return {
-            "phi": _mean([layer.similarity.phi for layer in self.layers]),
-            "phi_above_chance": _mean([layer.similarity.above_chance for layer in self.layers]),
-            "weight_cosine": _mean([layer.similarity.weight_cosine for layer in self.layers]),
-            "drift": _mean([layer.similarity.drift for layer in self.layers]),
+            "phi": _mean([one.phi for one in compared]),
+            "phi_above_chance": _mean([one.above_chance for one in compared]),
+            "weight_cosine": _mean([one.weight_cosine for one in compared]),
+            "drift": _mean([one.drift for one in compared]),
             "norm_ratio": _mean([layer.norm_ratio for layer in self.layers]),
             "cosine_to_copy": _mean([layer.cosine_to_copy for layer in self.layers]),
         }
@@ -222,6 +229,7 @@ def transfer_report(
         unread=unread or {},
         vectors=vectors,
         seconds=seconds,
+        compared=plan.compared,
     )
 
 

@@ -174,12 +174,12 @@ def _cut(
 
     More factors than the smaller side of the weight are never needed: that cut loses nothing.
     """
-    limit = min(result.shape)
-    if not planned.module.exact:
-        limit = min(limit, settings.dense_rank)
+    limit, energy_share = min(result.shape), 1.0
+    if not planned.module.exact or settings.out_rank == "cut":
+        limit, energy_share = min(limit, settings.dense_rank), settings.dense_energy
     elif settings.out_rank == "keep":
         limit = min(limit, delta.rank)
-    return result.truncated(limit) if result.rank > limit else (result, 0.0)
+    return result.truncated(limit, energy_share) if result.rank > limit or energy_share < 1 else (result, 0.0)
 
 
 def _strengthened(delta: LowRankDelta, settings: TransferSettings) -> LowRankDelta:

@@ -14,6 +14,7 @@ from ..core.transfer import transfer
 from .host.adapter import Adapter, transferred_adapter
 from .host.base import HostBase
 from .host.placing import place
+from .host.saving import growth
 from .host.session import resources, show
 from .host.writing import to_state_dict
 from .sockets import CATEGORY, AdapterSocket, LoraModelSocket, SimilaritySocket
@@ -62,8 +63,9 @@ class ProjectLora(io.ComfyNode):
                     "out_rank",
                     options=list(get_args(OutRank)),
                     default=TransferSettings.out_rank,
-                    tooltip="exact: the rank that the method yields (prolora doubles it). keep: cut back to the LoRA's "
-                    "own rank; the report says what is lost.",
+                    tooltip="exact: the rank that the method yields (prolora doubles it; a LoHa or LoKr can become a "
+                    "large file). keep: cut back to the LoRA's own rank. cut: every layer to dense_rank and "
+                    "dense_energy. The report says what is lost.",
                 ),
                 io.Int.Input(
                     "dense_rank",
@@ -71,7 +73,17 @@ class ProjectLora(io.ComfyNode):
                     min=1,
                     max=4096,
                     tooltip="The rank at which changes without a low-rank form are stored (DoRA, OFT, GLoRA, full "
-                    "differences); the report says what is lost.",
+                    "differences), and with out_rank cut all others; the report says what is lost.",
+                ),
+                io.Float.Input(
+                    "dense_energy",
+                    optional=True,
+                    default=TransferSettings.dense_energy,
+                    min=0.01,
+                    max=1.0,
+                    step=0.001,
+                    tooltip="Where dense_rank applies: a smaller rank where it holds this share of the change (of the "
+                    "sum of its squares). At 1 dense_rank alone decides.",
                 ),
             ],
             hidden=[io.Hidden.unique_id],
@@ -93,10 +105,11 @@ class ProjectLora(io.ComfyNode):
         rescale: Rescale,
         out_rank: OutRank,
         dense_rank: int,
+        dense_energy: float = TransferSettings.dense_energy,
     ) -> io.NodeOutput:
         started = time.monotonic()
         source, target = similarity.source, similarity.target
-        settings = TransferSettings(method, threshold, below_threshold, rescale, out_rank, dense_rank)
+        settings = TransferSettings(method, threshold, below_threshold, rescale, out_rank, dense_rank, dense_energy)
         placed = place(adapter, source)
         plan = plan_transfer(placed.modules, similarity, settings)
         vectors, lost = plan_vectors(placed.vectors, target.parameters, target.name)
@@ -104,6 +117,8 @@ class ProjectLora(io.ComfyNode):
             raise NothingToTransfer(plan.why_nothing(source.name, target.name))
         drifts = similarity.drifts if similarity.adapter == adapter.fingerprint else None
         moved = transfer(plan, placed.deltas, source, target, drifts=drifts, using=resources())
+        tensors = to_state_dict(moved.deltas, placed.scales, target, vectors=vectors, widened=placed.widened())
+        grown = growth(adapter, tensors)
         report = transfer_report(
             similarity,
             plan,
@@ -112,10 +127,9 @@ class ProjectLora(io.ComfyNode):
             vectors=vectors,
             skipped=(*placed.skipped, *lost),
             unread=placed.unread,
-            notes=moved.notes,
+            notes=(*moved.notes, *grown),
             seconds=time.monotonic() - started,
         )
-        tensors = to_state_dict(moved.deltas, placed.scales, target, vectors=vectors, widened=placed.widened())
         result = transferred_adapter(adapter, tensors, report, target)
-        show(cls.hidden.unique_id, report.summary())
+        show(cls.hidden.unique_id, "; ".join((report.summary(), *grown)))
         return io.NodeOutput(result, result.state_dict(), report.dumps())

@@ -119,7 +119,9 @@ class ComputeSimilarity(io.ComfyNode):
         )
         identity = None if adapter is None else Identity.of(adapter)
         report = similarity_report(comparison, identity, time.monotonic() - started)
-        heatmap = torch.from_numpy(similarity_heatmap(report)).float().div(255).unsqueeze(0)  # (1, height, width, 3)
+        heatmap = (
+            torch.from_numpy(similarity_heatmap(report).copy()).float().div(255).unsqueeze(0)
+        )  # (1, height, width, 3)
         show(cls.hidden.unique_id, report.summary())
         return io.NodeOutput(comparison, heatmap, report.dumps(), ui=ui.PreviewImage(heatmap, cls=cls))
 

@@ -25,6 +25,7 @@ def transfer_prompt(
         "rescale": "off",
         "out_rank": "exact",
         "dense_rank": 64,
+        "dense_energy": 1.0,
         **settings,
     }
     return {
