@@ -3,15 +3,19 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from torch import Tensor
 
-from .errors import InvalidSetting
+from .delta import LowRankDelta
+from .errors import InvalidSetting, NothingToTransfer
 from .layers import LayerPair, Skipped
+from .matching import share_outside
 from .methods import Method, method_named
 from .similarity import Comparison, LayerSimilarity
 from .subspace import RankRule
+
+Value = TypeVar("Value")
 
 BelowThreshold = Literal["skip", "copy"]
 Rescale = Literal["off", "relative_norm"]
@@ -88,6 +92,15 @@ class TransferPlan:
     settings: TransferSettings
     compared: tuple[LayerSimilarity, ...] = ()
 
+    def share_lost(self, deltas: Mapping[str, LowRankDelta]) -> float:
+        """The share of the sum of ||dW||^2 of these deltas, by source layer, that the plan leaves behind."""
+        return share_outside({planned.pair.source.name for planned in self.pairs}, deltas)
+
+    def by_target(self, of_sources: Mapping[str, Value]) -> dict[str, Value]:
+        """What is known by source layer, by target layer."""
+        pairs = [planned.pair for planned in self.pairs]
+        return {pair.target.name: of_sources[pair.source.name] for pair in pairs if pair.source.name in of_sources}
+
     def why_nothing(self, source: str, target: str) -> str:
         """The sentence for a plan without pairs: the commonest reason, and what to do."""
         if not self.skipped:
@@ -125,6 +138,17 @@ def plan_vectors(
             reason = "has no such parameter" if found is None else f"has it with {list(found)} values"
             skipped.append(Skipped(vector.parameter, f"a bias or norm: {target} {reason}", vector.keys))
     return tuple(copied), tuple(skipped)
+
+
+def refuse_unless_forced(comparison: Comparison[Any], force: bool) -> None:
+    """NothingToTransfer, with the reasons, where the verdict on the bases is to refuse and nobody insists."""
+    verdict = comparison.verdict
+    if verdict is not None and verdict.word == "refuse" and not force:
+        raise NothingToTransfer(
+            f"From {comparison.source.name} to {comparison.target.name}: expected related bases, found that "
+            f"{'; '.join(verdict.reasons)}. No method that looks at weights alone carries a LoRA between such bases. "
+            "Switch force on to do it all the same and look at the damage."
+        )
 
 
 def plan_transfer(modules: Sequence[Module], comparison: Comparison[Any], settings: TransferSettings) -> TransferPlan:

@@ -12,11 +12,13 @@ from .delta import LowRankDelta
 from .drift import WeightFigures, compare_blocks, compare_weights
 from .layers import Base, LayerPair, Skipped
 from .linalg import frobenius
-from .matching import Matching
+from .matching import BlockMap, Matching
 from .matching.channels import Channels
 from .reader import LayerReader, pair_subspaces, weight_blocks
 from .resources import Resources
 from .subspace import RankRule, Subspace
+from .survey import Survey
+from .verdict import Verdict
 
 AnyBase = TypeVar("AnyBase", bound=Base)
 
@@ -103,7 +105,8 @@ class Comparison(Generic[AnyBase]):
     Every source layer that was asked for is in `layers` (target layer -> its pair and figures), once or several times,
     or in `unpaired` (-> why not). channels: target layer -> what a narrower target kept of its source layer. drifts:
     target layer -> what the bases' drift took from the inputs that an adapter reads, found while the weights were at
-    hand. adapter: the fingerprint of that adapter; the drifts are nothing to another.
+    hand. adapter: the fingerprint of that adapter; the drifts are nothing to another. verdict and block_map: what the
+    survey found before.
     """
 
     source: AnyBase
@@ -116,12 +119,14 @@ class Comparison(Generic[AnyBase]):
     drifts: Mapping[str, LowRankDelta]
     adapter: str | None = None
     notes: tuple[str, ...] = ()
+    verdict: Verdict | None = None
+    block_map: BlockMap | None = None
 
 
 def compare(
     source: AnyBase,
     target: AnyBase,
-    matching: Matching,
+    paired: Matching | Survey,
     rule: RankRule,
     *,
     measure: Measure = "subspace",
@@ -129,13 +134,14 @@ def compare(
     adapter: str | None = None,
     using: Resources | None = None,
 ) -> Comparison[AnyBase]:
-    """Compare each pair of a matching; a pair is in memory for every worker.
+    """Compare each pair of a matching, or of a survey's; a pair is in memory for every worker.
 
     Every weight is read once at most, and not at all where the cache knows the figures of the pair. By weight_cosine
     nothing is decomposed, and nothing but the weights is read. `deltas` are those of the adapter with the fingerprint
     `adapter`, by source layer: their drifts are kept, where they are smaller than the weights.
     """
     resources = using or Resources()
+    matching = paired.matching if isinstance(paired, Survey) else paired
 
     def compare_pair(pair: LayerPair) -> tuple[LayerSimilarity, LowRankDelta | None]:
         kept = matching.channels.get(pair.target.name)
@@ -156,6 +162,7 @@ def compare(
         {name: drift for name, (_, _, drift) in found.items() if drift is not None},
         adapter,
         tuple(resources.notes.values()),
+        *((paired.verdict, paired.block_map) if isinstance(paired, Survey) else (None, None)),
     )
 
 

@@ -7,7 +7,15 @@ from comfy_api.latest import io
 
 from ..core.errors import NothingToTransfer
 from ..core.methods import METHODS
-from ..core.plan import BelowThreshold, OutRank, Rescale, TransferSettings, plan_transfer, plan_vectors
+from ..core.plan import (
+    BelowThreshold,
+    OutRank,
+    Rescale,
+    TransferSettings,
+    plan_transfer,
+    plan_vectors,
+    refuse_unless_forced,
+)
 from ..core.report import Identity, transfer_report
 from ..core.similarity import Comparison
 from ..core.transfer import transfer
@@ -85,6 +93,22 @@ class ProjectLora(io.ComfyNode):
                     tooltip="Where dense_rank applies: a smaller rank where it holds this share of the change (of the "
                     "sum of its squares). At 1 dense_rank alone decides.",
                 ),
+                io.Float.Input(
+                    "gain",
+                    optional=True,
+                    default=TransferSettings.gain,
+                    min=0.0,
+                    max=4.0,
+                    step=0.05,
+                    tooltip="Every change is multiplied by it. Where the target lacks blocks, their part of the LoRA "
+                    "is lost (the report says how much); 1.3 has been used in print for SSD-1B.",
+                ),
+                io.Boolean.Input(
+                    "force",
+                    optional=True,
+                    default=False,
+                    tooltip="Go on where the verdict on the two bases is to refuse: to see the damage.",
+                ),
             ],
             hidden=[io.Hidden.unique_id],
             outputs=[
@@ -106,18 +130,26 @@ class ProjectLora(io.ComfyNode):
         out_rank: OutRank,
         dense_rank: int,
         dense_energy: float = TransferSettings.dense_energy,
+        gain: float = TransferSettings.gain,
+        force: bool = False,
     ) -> io.NodeOutput:
         started = time.monotonic()
         source, target = similarity.source, similarity.target
-        settings = TransferSettings(method, threshold, below_threshold, rescale, out_rank, dense_rank, dense_energy)
+        settings = TransferSettings(
+            method, threshold, below_threshold, rescale, out_rank, dense_rank, dense_energy, gain
+        )
+        refuse_unless_forced(similarity, force)
         placed = place(adapter, source)
         plan = plan_transfer(placed.modules, similarity, settings)
         vectors, lost = plan_vectors(placed.vectors, target.parameters, target.name)
         if not plan.pairs and not vectors:
             raise NothingToTransfer(plan.why_nothing(source.name, target.name))
         drifts = similarity.drifts if similarity.adapter == adapter.fingerprint else None
-        moved = transfer(plan, placed.deltas, source, target, drifts=drifts, using=resources())
-        tensors = to_state_dict(moved.deltas, placed.scales, target, vectors=vectors, widened=placed.widened())
+        moved = transfer(
+            plan, placed.deltas, source, target, channels=similarity.channels, drifts=drifts, using=resources()
+        )
+        scales, widened = plan.by_target(placed.scales), plan.by_target(placed.widened())
+        tensors = to_state_dict(moved.deltas, scales, target, vectors=vectors, widened=widened)
         grown = growth(adapter, tensors)
         report = transfer_report(
             similarity,
@@ -128,6 +160,7 @@ class ProjectLora(io.ComfyNode):
             skipped=(*placed.skipped, *lost),
             unread=placed.unread,
             notes=(*moved.notes, *grown),
+            lost=plan.share_lost(placed.factored) if plan.pairs else None,
             seconds=time.monotonic() - started,
         )
         result = transferred_adapter(adapter, tensors, report, target)
