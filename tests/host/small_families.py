@@ -1,10 +1,11 @@
 """Small transformers that ComfyUI's own loader takes: a block or two of each family, random weights."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from tests.host.families import TRANSFORMERS, UNETS, model_of
 
@@ -24,9 +25,12 @@ _SMALL: dict[str, dict[str, Any]] = {
 SMALL_FAMILIES = tuple(_SMALL)
 
 
-def write_small(path: Path, family: str, seed: int, dtype: torch.dtype, drifted_from: int | None = None) -> Path:
-    """A small model of a family; with `drifted_from`, the one of that seed with a fifth of noise of another."""
-    settings = {**TRANSFORMERS[family][2], **_SMALL[family]}
+def write_small(
+    path: Path, family: str, seed: int, dtype: torch.dtype, drifted_from: int | None = None, **other: Any
+) -> Path:
+    """A small model of a family; with `drifted_from`, the one of that seed with a fifth of noise of another. `other`
+    settings of its class go before the small ones."""
+    settings = {**TRANSFORMERS[family][2], **_SMALL[family], **other}
     weights = _weights(family, settings, seed if drifted_from is None else drifted_from)
     if drifted_from is not None:
         noise = _weights(family, settings, seed)
@@ -69,4 +73,20 @@ def write_small_unet(path: Path, family: str, drifted: bool = False) -> Path:
         tensors[key] = ((first + 0.2 * second if drifted else first) * 0.05).half()
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path)
+    return path
+
+
+def write_with_blocks(path: Path, parent: Path, kept: Sequence[int]) -> Path:
+    """A model with these blocks of its parent, in this order and renumbered: a pruned child, or with doubles a grown
+    one. For families that call them `blocks.N`."""
+    tensors = load_file(parent)
+    rest = {key: value for key, value in tensors.items() if not key.startswith("blocks.")}
+    for place, index in enumerate(kept):
+        prefix = f"blocks.{index}."
+        rest |= {
+            f"blocks.{place}.{key.removeprefix(prefix)}": value
+            for key, value in tensors.items()
+            if key.startswith(prefix)
+        }
+    save_file({key: value.contiguous() for key, value in rest.items()}, path)
     return path
