@@ -6,7 +6,8 @@ from itertools import groupby
 import numpy
 from PIL import Image, ImageDraw, ImageFont
 
-from .report import LayerReport, Report
+from .layer_report import LayerReport
+from .report import Report
 
 _BACKGROUND, _TEXT, _FAINT, _LINE = "#1e1e22", "#ececf0", "#9a9aa4", "#3a3a40"
 _SIMILARITY, _COSINE = "#5ec962", "#ff9f43"

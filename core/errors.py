@@ -9,6 +9,10 @@ class UnreadableFile(LoraTransferError):
     """A file is missing, truncated, of another format, or holds nothing to work on."""
 
 
+class UnwritableFile(LoraTransferError):
+    """A file that cannot be written where it was asked for."""
+
+
 class UnsupportedBase(LoraTransferError):
     """A base model whose layers cannot be named or whose weights cannot be read."""
 

@@ -10,13 +10,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .errors import UnreadableFile
+from .errors import UnreadableFile, UnwritableFile
 
 # safetensors' dtypes as torch's.
 TORCH_DTYPES = {
@@ -107,13 +108,19 @@ def write_new(folder: Path, stem: str, tensors: dict[str, Tensor], metadata: Map
 
     The file appears under its name whole or not at all. The numbering is ComfyUI's own.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / f".{stem}.{os.getpid()}.unfinished"
+    unfinished = folder / f".{uuid4().hex}.unfinished"  # of its own, for threads and processes alike
     try:
-        save_file(tensors, unfinished, None if metadata is None else dict(metadata))
-        return _publish(unfinished, folder, stem)
-    finally:
-        unfinished.unlink(missing_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            save_file(tensors, unfinished, None if metadata is None else dict(metadata))
+            return _publish(unfinished, folder, stem)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    except (OSError, SafetensorError) as error:
+        raise UnwritableFile(
+            f"File {stem} in {folder}: expected a place to write to, found none ({error}). Choose another name or "
+            "folder, or make room."
+        ) from error
 
 
 def _publish(unfinished: Path, folder: Path, stem: str) -> Path:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy
 from PIL import Image, ImageDraw, ImageFont
 
-from .report import LayerReport, Report
+from .layer_report import LayerReport
+from .report import Report
 
 # viridis (S. van der Walt and N. Smith, CC0) at nine even steps: even to the eye, and safe for the colour-blind.
 _VIRIDIS = ("#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725")

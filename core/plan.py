@@ -2,20 +2,24 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeVar
 
 from torch import Tensor
 
-from .errors import InvalidSetting
+from .delta import LowRankDelta
+from .errors import InvalidSetting, NothingToTransfer
 from .layers import LayerPair, Skipped
+from .matching import share_outside
 from .methods import Method, method_named
-from .similarity import Comparison, LayerSimilarity, Measure
+from .similarity import Comparison, LayerSimilarity
 from .subspace import RankRule
+
+Value = TypeVar("Value")
 
 BelowThreshold = Literal["skip", "copy"]
 Rescale = Literal["off", "relative_norm"]
-OutRank = Literal["exact", "keep"]
+OutRank = Literal["exact", "keep", "cut"]
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,10 @@ class TransferSettings:
 
     threshold: layers whose similarity Phi is below are skipped, or copied (ProLoRA, arXiv 2506.04244, uses 0.8).
     rescale: relative_norm sets ||dW_t|| / ||W_t|| to ||dW_s|| / ||W_s||.
-    out_rank: exact keeps the rank that the method yields; keep cuts back to the adapter's own, with the loss reported.
-    dense_rank: the rank to which a change without a low-rank form (DoRA, OFT, full differences) is cut; loss reported.
+    out_rank: exact keeps the rank that the method yields; keep cuts back to the adapter's own; cut cuts every layer as
+    a change without a low-rank form (DoRA, OFT, full differences) always is: to dense_rank, or less where dense_energy,
+    a share of ||dW||^2, takes less. What is lost is reported.
+    gain: every delta is multiplied by it; more than 1 makes up for what is lost with blocks that the target lacks.
     """
 
     method: str = "restore"  # the best of the pilots in method.md 6b
@@ -45,12 +51,16 @@ class TransferSettings:
     rescale: Rescale = "off"
     out_rank: OutRank = "exact"
     dense_rank: int = 64
+    dense_energy: float = 1.0
+    gain: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
             raise InvalidSetting(f"Threshold: expected a similarity in [0, 1], found {self.threshold}.")
         if self.dense_rank < 1:
             raise InvalidSetting(f"Dense rank: expected at least 1, found {self.dense_rank}.")
+        if not 0 < self.dense_energy <= 1:
+            raise InvalidSetting(f"Dense energy: expected a share in (0, 1], found {self.dense_energy}.")
         if self.rescale == "relative_norm" and not method_named(self.method).keeps_whole_delta:
             raise InvalidSetting(
                 f"Rescale relative_norm with method {self.method}: this method cuts a part of the LoRA away, and "
@@ -72,13 +82,24 @@ class PlannedPair:
 
 @dataclass(frozen=True)
 class TransferPlan:
-    """Every module of the adapter is either in `pairs` or in `skipped`."""
+    """Every module of the adapter is either in `pairs` or in `skipped`. compared: the figures of all whose layers were
+    compared, skipped or not."""
 
     pairs: tuple[PlannedPair, ...]
     skipped: tuple[Skipped, ...]
     method: Method
     rank_rule: RankRule
     settings: TransferSettings
+    compared: tuple[LayerSimilarity, ...] = ()
+
+    def share_lost(self, deltas: Mapping[str, LowRankDelta]) -> float:
+        """The share of the sum of ||dW||^2 of these deltas, by source layer, that the plan leaves behind."""
+        return share_outside({planned.pair.source.name for planned in self.pairs}, deltas)
+
+    def by_target(self, of_sources: Mapping[str, Value]) -> dict[str, Value]:
+        """What is known by source layer, by target layer."""
+        pairs = [planned.pair for planned in self.pairs]
+        return {pair.target.name: of_sources[pair.source.name] for pair in pairs if pair.source.name in of_sources}
 
     def why_nothing(self, source: str, target: str) -> str:
         """The sentence for a plan without pairs: the commonest reason, and what to do."""
@@ -119,22 +140,37 @@ def plan_vectors(
     return tuple(copied), tuple(skipped)
 
 
+def refuse_unless_forced(comparison: Comparison[Any], force: bool) -> None:
+    """NothingToTransfer, with the reasons, where the verdict on the bases is to refuse and nobody insists."""
+    verdict = comparison.verdict
+    if verdict is not None and verdict.word == "refuse" and not force:
+        raise NothingToTransfer(
+            f"From {comparison.source.name} to {comparison.target.name}: expected related bases, found that "
+            f"{'; '.join(verdict.reasons)}. No method that looks at weights alone carries a LoRA between such bases. "
+            "Switch force on to do it all the same and look at the damage."
+        )
+
+
 def plan_transfer(modules: Sequence[Module], comparison: Comparison[Any], settings: TransferSettings) -> TransferPlan:
     """Decide for every module, from shapes and similarities alone."""
     planned: list[PlannedPair] = []
     skipped: list[Skipped] = []
+    fed: dict[str, list[tuple[LayerPair, LayerSimilarity]]] = {}
+    for pair, similarity in comparison.layers.values():
+        fed.setdefault(pair.source.name, []).append((pair, similarity))
     for module in modules:
-        if module.layer in comparison.layers:
-            decision = _decide(module, *comparison.layers[module.layer], comparison.measure, settings)
-        else:
-            unpaired = comparison.unpaired.get(module.layer)
-            reason = _NOT_COMPARED if unpaired is None else unpaired.reason
-            decision = Skipped(module.layer, reason, module.keys)
-        if isinstance(decision, Skipped):
-            skipped.append(decision)
-        else:
-            planned.append(decision)
-    return TransferPlan(tuple(planned), tuple(skipped), method_named(settings.method), comparison.rank_rule, settings)
+        decisions = [_decide(module, *one, comparison, settings) for one in fed.get(module.layer, [])]
+        kept = [one for one in decisions if isinstance(one, PlannedPair)]
+        # A file's key is counted once, though a grown target takes its delta several times.
+        planned += [
+            one if index == 0 else replace(one, module=replace(module, keys=())) for index, one in enumerate(kept)
+        ]
+        if not kept:
+            left = next((one for one in decisions if isinstance(one, Skipped)), None)
+            skipped.append(left or _never_compared(module, comparison))
+    figures = tuple(similarity for one in modules for _, similarity in fed.get(one.layer, []))
+    method = method_named(settings.method)
+    return TransferPlan(tuple(planned), tuple(skipped), method, comparison.rank_rule, settings, figures)
 
 
 _NOT_COMPARED = (
@@ -142,17 +178,27 @@ _NOT_COMPARED = (
 )
 
 
+def _never_compared(module: Module, comparison: Comparison[Any]) -> Skipped:
+    unpaired = comparison.unpaired.get(module.layer)
+    return Skipped(module.layer, _NOT_COMPARED if unpaired is None else unpaired.reason, module.keys)
+
+
 def _decide(
-    module: Module, pair: LayerPair, similarity: LayerSimilarity, measure: Measure, settings: TransferSettings
+    module: Module,
+    pair: LayerPair,
+    similarity: LayerSimilarity,
+    comparison: Comparison[Any],
+    settings: TransferSettings,
 ) -> PlannedPair | Skipped:
-    if module.widened is not None:
+    if module.widened is not None and pair.target.name not in comparison.channels:
         return PlannedPair(pair, similarity, "copy", "it widens its layer with new inputs: copied as it is", module)
     if module.shape != pair.source.weight.matrix_shape:
         found, expected = list(module.shape), list(pair.source.weight.matrix_shape)
         return Skipped(module.layer, f"its delta has shape {found}, the source layer {expected}", module.keys)
     if pair.source.text_encoder and similarity.drift == 0:
         return PlannedPair(pair, similarity, "copy", "the text encoders are identical here: passed through", module)
-    score, called = similarity.score(measure), "similarity" if measure == "subspace" else "weight cosine"
+    by_subspace = comparison.measure == "subspace"
+    score, called = similarity.score(comparison.measure), "similarity" if by_subspace else "weight cosine"
     if score is None:
         reason = f"{called} carries no information here: the subspaces are complete or the weight is zero"
         return PlannedPair(pair, similarity, "transfer", reason, module)

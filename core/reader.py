@@ -10,31 +10,40 @@ from torch import Tensor
 from .cache import digest_of
 from .drift import block_rows
 from .layers import Base, Layer
+from .matching.channels import Channels
 from .resources import Resources
 from .subspace import Decomposition, RankRule, Subspace, decompose, leading
 
 
 class LayerReader:
-    """A layer whose weight (m, n) is read when something asks for it that the cache does not know."""
+    """A layer whose weight (m, n) is read when something asks for it that the cache does not know.
 
-    def __init__(self, base: Base, layer: Layer, using: Resources) -> None:
-        self._base, self._layer, self._using = base, layer, using
+    kept: the channels of the layer that count, where its partner is narrower: the weight is then that part of it.
+    """
+
+    def __init__(self, base: Base, layer: Layer, using: Resources, kept: Channels | None = None) -> None:
+        self._base, self._layer, self._using, self._kept = base, layer, using, kept
         self._cache = using.cache
         self._decomposed: Decomposition | None = None
 
     @cached_property
     def stored(self) -> Tensor:
         """The weight as float32 on the CPU."""
-        return self._base.read(self._layer)
+        whole = self._base.read(self._layer)
+        return whole if self._kept is None else self._kept.weight(whole)
 
     @property
     def shape(self) -> tuple[int, int]:
-        return self._layer.weight.matrix_shape
+        return self._layer.weight.matrix_shape if self._kept is None else self._kept.shape
+
+    @property
+    def _place(self) -> str | None:
+        return self._layer.weight.place if self._kept is None else None
 
     def rows(self, first: int, count: int) -> Tensor:
         """Some rows of the weight."""
         weight = self._layer.weight
-        if weight.place is None:
+        if self._place is None:
             return self.stored[first : first + count]
         start = first + (weight.rows[0] if weight.rows else 0)
         part = replace(weight, shape=(count, *weight.shape[1:]), rows=(start, count))
@@ -43,7 +52,7 @@ class LayerReader:
     @cached_property
     def digest(self) -> str:
         """The hash of the weight's values; read from the cache's index where the file is as it was."""
-        place = self._layer.weight.place
+        place = self._place
         known = None if self._cache is None or place is None else self._cache.digest_at(place)
         if known is not None:
             return known
@@ -68,7 +77,7 @@ class LayerReader:
         found = None if self._cache is None else self._cache.find(self.digest, rank)
         if found is None:
             whole = self._decomposed or leading(self.stored.to(device), rank, self._using.eigensolver)
-            found = self._kept(whole.limited(rank))
+            found = self._stored_again(whole.limited(rank))
         return found.to(device).cut(rank)
 
     def _whole(self, device: torch.device) -> Decomposition:
@@ -76,7 +85,7 @@ class LayerReader:
             self._decomposed = decompose(self.stored.to(device), min(self.shape), self._using.eigensolver)
         return self._decomposed
 
-    def _kept(self, decomposition: Decomposition) -> Decomposition:
+    def _stored_again(self, decomposition: Decomposition) -> Decomposition:
         if self._cache is None:
             return decomposition
         try:

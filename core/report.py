@@ -5,15 +5,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from .layers import LayerPair, Skipped
+from .layer_report import LayerReport
+from .layers import Skipped
+from .matching import BlockMap
 from .plan import TransferPlan, Vector
 from .similarity import Comparison, LayerSimilarity
+from .verdict import Verdict
 from .version import VERSION
 
 SCHEMA = 1
 
 
-_LISTS = ("layers", "vectors", "skipped", "unread")
+_LISTS = ("layers", "vectors", "skipped", "unread", "block_map")
 
 
 class Named(Protocol):
@@ -39,66 +42,14 @@ class Identity:
 
 
 @dataclass(frozen=True)
-class LayerReport:
-    """One layer of a run. The figures after `keys` are None or zero in a report of similarity alone.
-
-    norm_ratio: ||dW_t|| / ||dW_s||; cosine_to_copy: between dW_t and dW_s; energy_lost: share of ||dW_t||^2 lost by
-    cutting the rank; block_energies: shares of ||dW_s||^2 in the source's subspace/subspace, subspace/null,
-    null/subspace and null/null blocks (output/input side).
-    """
-
-    pair: LayerPair
-    similarity: LayerSimilarity
-    decision: Literal["compared", "transferred", "copied"]
-    reason: str
-    keys: tuple[str, ...] = ()
-    rank_in: int | None = None
-    rank_out: int | None = None
-    norm_ratio: float | None = None
-    cosine_to_copy: float | None = None
-    equals_copy: bool | None = None
-    energy_lost: float = 0.0
-    undefined_directions: int = 0
-    block_energies: tuple[float, float, float, float] | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        pair, similarity = self.pair, self.similarity
-        return {
-            "source": pair.source.name,
-            "target": pair.target.name,
-            "match": pair.why,
-            "block": pair.target.block,
-            "role": pair.target.role,
-            "shape": list(pair.target.weight.shape),
-            "k": similarity.rank,
-            "phi": similarity.phi,
-            "phi_above_chance": similarity.above_chance,
-            "phi_left": similarity.left.phi,
-            "phi_right": similarity.right.phi,
-            "chance_left": similarity.left.chance,
-            "chance_right": similarity.right.chance,
-            "energy_source": similarity.source_energy,
-            "energy_target": similarity.target_energy,
-            "weight_cosine": similarity.weight_cosine,
-            "drift": similarity.drift,
-            "decision": self.decision,
-            "reason": self.reason,
-            "keys": list(self.keys),
-            "rank_in": self.rank_in,
-            "rank_out": self.rank_out,
-            "norm_ratio": self.norm_ratio,
-            "cosine_to_copy": self.cosine_to_copy,
-            "equals_copy": self.equals_copy,
-            "energy_lost": self.energy_lost,
-            "undefined_directions": self.undefined_directions,
-            "block_energies": None if self.block_energies is None else list(self.block_energies),
-        }
-
-
-@dataclass(frozen=True)
 class Report:
     """A whole run. Every key of the adapter's file is in a layer, in `vectors` (biases and norms, copied), in `skipped`
-    or in `unread` (key: reason)."""
+    or in `unread` (key: reason).
+
+    compared: the figures of every layer that was compared, those included that were then skipped; empty where these are
+    the figures of `layers`. verdict, block_map: what the survey of the bases found. lost: share of the adapter's sum of
+    ||dW||^2 that is not carried over, of the modules that have factors.
+    """
 
     kind: Literal["similarity", "transfer"]
     source: Identity
@@ -110,7 +61,11 @@ class Report:
     unread: Mapping[str, str] = field(default_factory=dict[str, str])
     vectors: tuple[Vector, ...] = ()
     notes: tuple[str, ...] = ()
+    verdict: Verdict | None = None
+    block_map: BlockMap | None = None
+    lost: float | None = None
     seconds: float = 0.0
+    compared: tuple[LayerSimilarity, ...] = ()
 
     def counts(self) -> dict[str, int]:
         """Layers by fate and the file's keys by fate; keys_transferred + keys_skipped + keys_unread = keys."""
@@ -132,12 +87,14 @@ class Report:
         }
 
     def means(self) -> dict[str, float | None]:
-        """Plain means over the layers that have the figure."""
+        """Plain means over the layers that have the figure: of similarity over all that were compared, skipped ones
+        too, or it would look the higher the more a threshold leaves out."""
+        compared = self.compared or tuple(layer.similarity for layer in self.layers)
         return {
-            "phi": _mean([layer.similarity.phi for layer in self.layers]),
-            "phi_above_chance": _mean([layer.similarity.above_chance for layer in self.layers]),
-            "weight_cosine": _mean([layer.similarity.weight_cosine for layer in self.layers]),
-            "drift": _mean([layer.similarity.drift for layer in self.layers]),
+            "phi": _mean([one.phi for one in compared]),
+            "phi_above_chance": _mean([one.above_chance for one in compared]),
+            "weight_cosine": _mean([one.weight_cosine for one in compared]),
+            "drift": _mean([one.drift for one in compared]),
             "norm_ratio": _mean([layer.norm_ratio for layer in self.layers]),
             "cosine_to_copy": _mean([layer.cosine_to_copy for layer in self.layers]),
         }
@@ -152,7 +109,10 @@ class Report:
         if self.settings["measure"] == "weight_cosine":
             figures = {"weight cosine": means["weight_cosine"]}
         words += [f"{name} {value:.2f}" for name, value in figures.items() if value is not None]
-        return ", ".join(["layers: " + words[0], *words[1:]]) if words else "no layers"
+        if self.lost:
+            words.append(f"{self.lost:.0%} of the LoRA's change left behind")
+        said = ", ".join(["layers: " + words[0], *words[1:]]) if words else "no layers"
+        return said if self.verdict is None else f"{self.verdict.word}; {said}"
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -164,6 +124,9 @@ class Report:
             "adapter": None if self.adapter is None else vars(self.adapter),
             "settings": dict(self.settings),
             "notes": list(self.notes),
+            "verdict": None if self.verdict is None else self.verdict.as_json(),
+            "block_map": None if self.block_map is None else self.block_map.as_json(),
+            "lost": self.lost,
             "counts": self.counts(),
             "means": self.means(),
             "layers": [layer.as_json() for layer in self.layers],
@@ -193,6 +156,9 @@ def similarity_report(comparison: Comparison[Any], adapter: Identity | None, sec
         settings=_compared_by(comparison),
         layers=tuple(LayerReport(pair, figures, "compared", pair.why) for pair, figures in comparison.layers.values()),
         skipped=tuple(comparison.unpaired.values()),
+        verdict=comparison.verdict,
+        block_map=comparison.block_map,
+        lost=None if comparison.verdict is None else comparison.verdict.figures.lost,
         seconds=seconds,
     )
 
@@ -207,6 +173,7 @@ def transfer_report(
     skipped: tuple[Skipped, ...] = (),
     unread: Mapping[str, str] | None = None,
     notes: tuple[str, ...] = (),
+    lost: float | None = None,
     seconds: float = 0.0,
 ) -> Report:
     """The report of an adapter carried over; `skipped` are the parts of it that never reached the plan."""
@@ -221,7 +188,11 @@ def transfer_report(
         skipped=(*plan.skipped, *skipped),
         unread=unread or {},
         vectors=vectors,
+        verdict=comparison.verdict,
+        block_map=comparison.block_map,
+        lost=lost,
         seconds=seconds,
+        compared=plan.compared,
     )
 
 

@@ -74,7 +74,7 @@ class Resources:
         done: dict[int, Result] = {}
         self.progress(0, len(tasks), "")
         with (
-            _one_thread_each(),
+            single_threaded(),
             ThreadPoolExecutor(self.workers, initializer=torch.set_num_threads, initargs=(1,)) as pool,
         ):
             futures = {pool.submit(_without_gradients, work, tasks[index]): index for index in order}
@@ -94,10 +94,10 @@ def _without_gradients(work: Callable[[Task], Result], task: Task) -> Result:
 
 
 @contextlib.contextmanager
-def _one_thread_each() -> Generator[None, None, None]:
-    """Workers keep to their own threads: BLAS libraries would start threads inside each, which spin while they wait
-    (640 x 640 took 5.5 s in place of 0.04 s beside a busy process), and the sum of a product would depend on them.
-    TensorFloat-32, which another node may have switched on, is off for the time: it keeps three digits.
+def single_threaded() -> Generator[None, None, None]:
+    """Arithmetic keeps to the thread that asks for it. BLAS libraries would start threads of their own, which spin
+    while they wait (640 x 640 took 5.5 s in place of 0.04 s beside a busy process), and the last digits of a sum would
+    depend on their number. TensorFloat-32, which another node may have switched on, is off meanwhile.
     """
     threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")

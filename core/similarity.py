@@ -12,10 +12,13 @@ from .delta import LowRankDelta
 from .drift import WeightFigures, compare_blocks, compare_weights
 from .layers import Base, LayerPair, Skipped
 from .linalg import frobenius
-from .matching import Matching
+from .matching import BlockMap, Matching
+from .matching.channels import Channels
 from .reader import LayerReader, pair_subspaces, weight_blocks
 from .resources import Resources
 from .subspace import RankRule, Subspace
+from .survey import Survey
+from .verdict import Verdict
 
 AnyBase = TypeVar("AnyBase", bound=Base)
 
@@ -99,9 +102,11 @@ def layer_similarity(weights: WeightFigures, bases: tuple[Subspace, Subspace]) -
 class Comparison(Generic[AnyBase]):
     """Two bases, compared on some layers. Light: no weight is kept, the bases are lazy handles.
 
-    Every layer that was asked for is in `layers` (source layer -> its pair and figures) or in `unpaired` (-> why not).
-    drifts: source layer -> what the bases' drift took from the inputs that an adapter reads, found while the weights
-    were at hand. adapter: the fingerprint of that adapter; the drifts are nothing to another.
+    Every source layer that was asked for is in `layers` (target layer -> its pair and figures), once or several times,
+    or in `unpaired` (-> why not). channels: target layer -> what a narrower target kept of its source layer. drifts:
+    target layer -> what the bases' drift took from the inputs that an adapter reads, found while the weights were at
+    hand. adapter: the fingerprint of that adapter; the drifts are nothing to another. verdict and block_map: what the
+    survey found before.
     """
 
     source: AnyBase
@@ -110,15 +115,18 @@ class Comparison(Generic[AnyBase]):
     unpaired: Mapping[str, Skipped]
     rank_rule: RankRule
     measure: Measure
+    channels: Mapping[str, Channels]
     drifts: Mapping[str, LowRankDelta]
     adapter: str | None = None
     notes: tuple[str, ...] = ()
+    verdict: Verdict | None = None
+    block_map: BlockMap | None = None
 
 
 def compare(
     source: AnyBase,
     target: AnyBase,
-    matching: Matching,
+    paired: Matching | Survey,
     rule: RankRule,
     *,
     measure: Measure = "subspace",
@@ -126,49 +134,54 @@ def compare(
     adapter: str | None = None,
     using: Resources | None = None,
 ) -> Comparison[AnyBase]:
-    """Compare each pair of a matching; a pair is in memory for every worker.
+    """Compare each pair of a matching, or of a survey's; a pair is in memory for every worker.
 
     Every weight is read once at most, and not at all where the cache knows the figures of the pair. By weight_cosine
     nothing is decomposed, and nothing but the weights is read. `deltas` are those of the adapter with the fingerprint
     `adapter`, by source layer: their drifts are kept, where they are smaller than the weights.
     """
     resources = using or Resources()
+    matching = paired.matching if isinstance(paired, Survey) else paired
 
     def compare_pair(pair: LayerPair) -> tuple[LayerSimilarity, LowRankDelta | None]:
-        delta = None if deltas is None else deltas.get(pair.source.name)
-        if delta is not None and (
-            delta.shape != pair.source.weight.matrix_shape or delta.rank * sum(delta.shape) >= math.prod(delta.shape)
-        ):
-            delta = None
-        return _compare_pair(pair, source, target, rule, measure, delta, resources)
+        kept = matching.channels.get(pair.target.name)
+        readers = LayerReader(source, pair.source, resources, kept), LayerReader(target, pair.target, resources)
+        delta = None if deltas is None else _smaller_than_its_weight(deltas.get(pair.source.name), pair, kept)
+        return _compare_pair(readers, pair, rule, measure, delta, resources)
 
     results = resources.over_layers(matching.pairs, compare_pair, _cost, lambda pair: pair.target.name)
-    found = dict(
-        zip((pair.source.name for pair in matching.pairs), zip(matching.pairs, results, strict=True), strict=True)
-    )
+    found = {pair.target.name: (pair, *result) for pair, result in zip(matching.pairs, results, strict=True)}
     return Comparison(
         source,
         target,
-        {name: (pair, similarity) for name, (pair, (similarity, _)) in found.items()},
+        {name: (pair, similarity) for name, (pair, similarity, _) in found.items()},
         {one.layer: one for one in matching.unpaired},
         rule,
         measure,
-        {name: drift for name, (_, (_, drift)) in found.items() if drift is not None},
+        matching.channels,
+        {name: drift for name, (_, _, drift) in found.items() if drift is not None},
         adapter,
         tuple(resources.notes.values()),
+        *((paired.verdict, paired.block_map) if isinstance(paired, Survey) else (None, None)),
     )
 
 
+def _smaller_than_its_weight(delta: LowRankDelta | None, pair: LayerPair, kept: Channels | None) -> LowRankDelta | None:
+    """The delta as the target's shape has it, if it fits its layer and its drift is small enough to be kept."""
+    if delta is None or delta.shape != pair.source.weight.matrix_shape:
+        return None
+    delta = delta if kept is None else kept.delta(delta)
+    return delta if delta.rank * sum(delta.shape) < math.prod(delta.shape) else None
+
+
 def _compare_pair(
+    readers: tuple[LayerReader, LayerReader],
     pair: LayerPair,
-    source: Base,
-    target: Base,
     rule: RankRule,
     measure: Measure,
     delta: LowRankDelta | None,
     using: Resources,
 ) -> tuple[LayerSimilarity, LowRankDelta | None]:
-    readers = LayerReader(source, pair.source, using), LayerReader(target, pair.target, using)
     if measure == "weight_cosine":  # bound by memory: a card would wait for the weights
         figures, drift = compare_blocks(weight_blocks(*readers), delta)
         return LayerSimilarity(figures), drift
@@ -191,7 +204,7 @@ def _compare_pair(
 
 def _cost(pair: LayerPair) -> int:
     """Products of a Gram matrix: what a decomposition mostly is."""
-    rows, columns = pair.source.weight.matrix_shape
+    rows, columns = pair.target.weight.matrix_shape
     return rows * columns * min(rows, columns)
 
 

@@ -8,12 +8,13 @@ import torch
 
 from .delta import LowRankDelta
 from .drift import compare_weights
+from .layer_report import LayerReport
 from .layers import Base
-from .linalg import SAME_DELTA, split
+from .linalg import SAME_DELTA
+from .matching.channels import Channels
 from .methods import LayerPairBases
 from .plan import PlannedPair, TransferPlan, TransferSettings
 from .reader import LayerReader, pair_subspaces
-from .report import LayerReport
 from .resources import Resources
 from .similarity import LayerSimilarity
 from .subspace import Subspace
@@ -34,20 +35,25 @@ def transfer(
     source: Base,
     target: Base,
     *,
+    channels: Mapping[str, Channels] | None = None,
     drifts: Mapping[str, LowRankDelta] | None = None,
     using: Resources | None = None,
 ) -> Transferred:
     """Carry out the plan. `deltas` is keyed by source layer; compute is float32.
 
-    drifts: by source layer, what the comparison found of them for these very deltas; others are found when needed.
+    channels: by target layer, what a narrower target kept. drifts: by target layer, what the comparison found of them
+    for these very deltas; others are found when needed.
     Memory: one layer's weights of both bases for every worker, and the adapter.
     """
     resources = using or Resources()
 
     def carry(planned: PlannedPair) -> tuple[LowRankDelta, LayerReport]:
-        name = planned.pair.source.name
-        drift = None if drifts is None else drifts.get(name)
-        return _transfer_layer(plan, planned, deltas[name], (source, target), drift, resources)
+        pair = planned.pair
+        kept = (channels or {}).get(pair.target.name)
+        delta = deltas[pair.source.name].to("cpu", torch.float32)
+        readers = LayerReader(source, pair.source, resources, kept), LayerReader(target, pair.target, resources)
+        drift = (drifts or {}).get(pair.target.name)
+        return _transfer_layer(plan, planned, delta if kept is None else kept.delta(delta), readers, drift, resources)
 
     def cost(planned: PlannedPair) -> int:
         return math.prod(planned.pair.source.weight.shape)
@@ -62,22 +68,20 @@ def _transfer_layer(
     plan: TransferPlan,
     planned: PlannedPair,
     delta: LowRankDelta,
-    bases: tuple[Base, Base],
+    readers: tuple[LayerReader, LayerReader],
     drift: LowRankDelta | None,
     using: Resources,
 ) -> tuple[LowRankDelta, LayerReport]:
     """One layer by the plan's method; a planned copy stays a copy whatever the method is."""
-    delta = delta.to("cpu", torch.float32)
     if planned.action == "copy":
-        result, lost = _cut(delta, delta, planned, plan.settings)
+        result, lost = _cut(_strengthened(delta, plan.settings), delta, planned, plan.settings)
         return result, describe_layer(planned, delta, result, energy_lost=lost)
-    readers = LayerReader(bases[0], planned.pair.source, using), LayerReader(bases[1], planned.pair.target, using)
 
     def work(device: torch.device) -> tuple[LowRankDelta, LayerReport]:
         here = delta.to(device)
         known = _bases(plan, planned, readers, here, drift, device)
         projected = plan.method.function(here, known)
-        whole = _rescaled(projected.delta, here, planned.similarity, plan.settings)
+        whole = _strengthened(_rescaled(projected.delta, here, planned.similarity, plan.settings), plan.settings)
         result, lost = _cut(whole, here, planned, plan.settings)
         report = describe_layer(
             planned,
@@ -94,11 +98,13 @@ def _transfer_layer(
 
 def block_energies(delta: LowRankDelta, source: Subspace) -> tuple[float, float, float, float]:
     """Shares of ||dW||^2 in P dW Q, P dW Q', P' dW Q and P' dW Q' of the source's subspaces; zeros for a zero delta."""
-    total = delta.inner(delta)
-    ups = split(source.left, delta.up)
-    downs = [part.mT for part in split(source.right, delta.down.mT)]
-    parts = [LowRankDelta(up, down) for up in ups for down in downs]
-    shares = [max(0.0, part.inner(part)) / total if total > 0 else 0.0 for part in parts]
+    total = delta.energy()
+    # What lies inside a space is known by its coordinates there; what lies outside is the rest.
+    up_inside, down_inside = source.left.mT @ delta.up, delta.down @ source.right
+    ups = [(part := up_inside.mT @ up_inside), delta.up.mT @ delta.up - part]
+    downs = [(part := down_inside @ down_inside.mT), delta.down @ delta.down.mT - part]
+    energies = [max(0.0, float((up * down).sum())) for up in ups for down in downs]
+    shares = [energy / total if total > 0 else 0.0 for energy in energies]
     return shares[0], shares[1], shares[2], shares[3]
 
 
@@ -112,9 +118,9 @@ def describe_layer(
     block_energies: tuple[float, float, float, float] | None = None,
 ) -> LayerReport:
     """The figures of one transferred layer, measured on the factors."""
-    source_norm = delta.norm()
-    norm = source_norm if result is delta else result.norm()
+    source_norm, norm = delta.energy() ** 0.5, result.energy() ** 0.5
     nonzero = source_norm > 0 and norm > 0
+    cosine = result.inner(delta) / (norm * source_norm) if nonzero else None
     return LayerReport(
         pair=planned.pair,
         similarity=planned.similarity,
@@ -124,12 +130,19 @@ def describe_layer(
         rank_in=delta.rank,
         rank_out=result.rank,
         norm_ratio=norm / source_norm if source_norm > 0 else None,
-        cosine_to_copy=(1.0 if result is delta else result.inner(delta) / (norm * source_norm)) if nonzero else None,
-        equals_copy=result is delta or result.minus(delta).norm() <= SAME_DELTA * source_norm,
+        cosine_to_copy=cosine,
+        equals_copy=_equal(result, delta, cosine),
         energy_lost=energy_lost,
         undefined_directions=undefined_directions,
         block_energies=block_energies,
     )
+
+
+def _equal(result: LowRankDelta, delta: LowRankDelta, cosine: float | None) -> bool:
+    """Whether a result is the copy. The difference of the two is formed only where it can be that small."""
+    if result is delta or cosine is None:
+        return result is delta or result.norm() == delta.norm()
+    return cosine > 1 - SAME_DELTA and result.minus(delta).norm() <= SAME_DELTA * delta.norm()
 
 
 def _bases(
@@ -161,12 +174,16 @@ def _cut(
 
     More factors than the smaller side of the weight are never needed: that cut loses nothing.
     """
-    limit = min(result.shape)
-    if not planned.module.exact:
-        limit = min(limit, settings.dense_rank)
+    limit, energy_share = min(result.shape), 1.0
+    if not planned.module.exact or settings.out_rank == "cut":
+        limit, energy_share = min(limit, settings.dense_rank), settings.dense_energy
     elif settings.out_rank == "keep":
         limit = min(limit, delta.rank)
-    return result.truncated(limit) if result.rank > limit else (result, 0.0)
+    return result.truncated(limit, energy_share) if result.rank > limit or energy_share < 1 else (result, 0.0)
+
+
+def _strengthened(delta: LowRankDelta, settings: TransferSettings) -> LowRankDelta:
+    return delta if settings.gain == 1 else delta.scaled(settings.gain)
 
 
 def _rescaled(

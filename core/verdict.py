@@ -56,6 +56,10 @@ class Verdict:
     reasons: tuple[str, ...]
     figures: PairFigures
 
+    def summary(self) -> str:
+        """The word and its reasons in one line, for a person."""
+        return f"{self.word}: {'; '.join(self.reasons)}"
+
     def as_json(self) -> dict[str, Any]:
         return {"word": self.word, "reasons": list(self.reasons), "figures": vars(self.figures)}
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import venv
@@ -35,9 +36,16 @@ class Environment:
         return {**os.environ, **ours}
 
     def run(self, *words: object) -> int:
-        """Run python with these arguments at the root of the repository; its exit code."""
-        command = [str(self.python), *map(str, words)]
-        return subprocess.run(command, env=self.variables(), cwd=ROOT, check=False).returncode
+        """Run python with these arguments at the root of the repository; its exit code. Ended from outside, it ends
+        with what it started."""
+        process = subprocess.Popen([str(self.python), *map(str, words)], env=self.variables(), cwd=ROOT)
+        before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        try:
+            return process.wait()
+        except KeyboardInterrupt:  # the terminal has sent it to both
+            return process.wait()
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
 def set_up() -> Environment:

@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 
 from .client import ComfyClient
 from .paths import PACK_FOLDER, ROOT
@@ -41,6 +41,8 @@ class ComfyServer:
 
     def __enter__(self) -> ComfyClient:
         prepare_base(self.base)
+        if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:  # which would end this process and leave ComfyUI running
+            signal.signal(signal.SIGTERM, _interrupt)
         command = [sys.executable, "main.py", "--listen", "127.0.0.1", "--port", str(self.port), *FLAGS]
         with self.log.open("w") as log:
             self._process = subprocess.Popen(
@@ -90,6 +92,12 @@ class ComfyServer:
             except subprocess.TimeoutExpired:
                 os.killpg(self._process.pid, signal.SIGKILL)
                 self._process.wait()
+
+
+def _interrupt(number: int, _: FrameType | None) -> None:
+    """SIGTERM as Ctrl-C, so that whoever holds a server lets go of it; a second one must not cut that short."""
+    signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def prepare_base(base: Path) -> None:

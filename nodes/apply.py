@@ -4,7 +4,9 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .host.adapter import Adapter, apply
+from .host.adapter import Adapter
+from .host.applying import apply
+from .host.session import show
 from .sockets import CATEGORY, AdapterSocket
 
 
@@ -15,7 +17,8 @@ class ApplyLora(io.ComfyNode):
             node_id="LoraTransferApply",
             display_name="Apply LoRA (Transfer)",
             category=CATEGORY,
-            description="Applies a LoRA, projected or as it is, to a model: ComfyUI's own way, without a file between.",
+            description="Applies a LoRA, projected or as it is, to a model, without a file between: ComfyUI's own "
+            "patches, for every spelling that LoRA Transfer reads.",
             inputs=[
                 io.Model.Input("model", tooltip="The model to apply the LoRA to: for a projected LoRA the target."),
                 io.Clip.Input("clip", optional=True, tooltip="The text encoder, for LoRAs that change it too."),
@@ -39,6 +42,7 @@ class ApplyLora(io.ComfyNode):
                     tooltip="How strongly the text encoder is changed; 0 leaves it as it is.",
                 ),
             ],
+            hidden=[io.Hidden.unique_id],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The model with the LoRA."),
                 io.Clip.Output(display_name="clip", tooltip="The text encoder with the LoRA."),
@@ -49,4 +53,6 @@ class ApplyLora(io.ComfyNode):
     def execute(
         cls, model: Any, adapter: Adapter, strength_model: float, strength_clip: float, clip: Any = None
     ) -> io.NodeOutput:
-        return io.NodeOutput(*apply(adapter, model, clip, strength_model, strength_clip))
+        applied = apply(adapter, model, clip, strength_model, strength_clip)
+        show(cls.hidden.unique_id, applied.summary())
+        return io.NodeOutput(applied.model, applied.clip)

@@ -20,7 +20,11 @@ class LoadLora(io.ComfyNode):
             category=CATEGORY,
             description="The LoRA to carry to another base.",
             inputs=[
-                io.Combo.Input("lora_name", options=adapter_names(), tooltip="A safetensors file of models/loras."),
+                io.Combo.Input(
+                    "lora_name",
+                    options=adapter_names(),
+                    tooltip="A file of models/loras: safetensors, or .pt and .bin (code in these is not run).",
+                ),
                 LoraModelSocket.Input(
                     "lora",
                     optional=True,

@@ -7,13 +7,22 @@ from comfy_api.latest import io
 
 from ..core.errors import NothingToTransfer
 from ..core.methods import METHODS
-from ..core.plan import BelowThreshold, OutRank, Rescale, TransferSettings, plan_transfer, plan_vectors
+from ..core.plan import (
+    BelowThreshold,
+    OutRank,
+    Rescale,
+    TransferSettings,
+    plan_transfer,
+    plan_vectors,
+    refuse_unless_forced,
+)
 from ..core.report import Identity, transfer_report
 from ..core.similarity import Comparison
 from ..core.transfer import transfer
 from .host.adapter import Adapter, transferred_adapter
 from .host.base import HostBase
 from .host.placing import place
+from .host.saving import growth
 from .host.session import resources, show
 from .host.writing import to_state_dict
 from .sockets import CATEGORY, AdapterSocket, LoraModelSocket, SimilaritySocket
@@ -62,8 +71,9 @@ class ProjectLora(io.ComfyNode):
                     "out_rank",
                     options=list(get_args(OutRank)),
                     default=TransferSettings.out_rank,
-                    tooltip="exact: the rank that the method yields (prolora doubles it). keep: cut back to the LoRA's "
-                    "own rank; the report says what is lost.",
+                    tooltip="exact: the rank that the method yields (prolora doubles it; a LoHa or LoKr can become a "
+                    "large file). keep: cut back to the LoRA's own rank. cut: every layer to dense_rank and "
+                    "dense_energy. The report says what is lost.",
                 ),
                 io.Int.Input(
                     "dense_rank",
@@ -71,7 +81,33 @@ class ProjectLora(io.ComfyNode):
                     min=1,
                     max=4096,
                     tooltip="The rank at which changes without a low-rank form are stored (DoRA, OFT, GLoRA, full "
-                    "differences); the report says what is lost.",
+                    "differences), and with out_rank cut all others; the report says what is lost.",
+                ),
+                io.Float.Input(
+                    "dense_energy",
+                    optional=True,
+                    default=TransferSettings.dense_energy,
+                    min=0.01,
+                    max=1.0,
+                    step=0.001,
+                    tooltip="Where dense_rank applies: a smaller rank where it holds this share of the change (of the "
+                    "sum of its squares). At 1 dense_rank alone decides.",
+                ),
+                io.Float.Input(
+                    "gain",
+                    optional=True,
+                    default=TransferSettings.gain,
+                    min=0.0,
+                    max=4.0,
+                    step=0.05,
+                    tooltip="Every change is multiplied by it. Where the target lacks blocks, their part of the LoRA "
+                    "is lost (the report says how much); 1.3 has been used in print for SSD-1B.",
+                ),
+                io.Boolean.Input(
+                    "force",
+                    optional=True,
+                    default=False,
+                    tooltip="Go on where the verdict on the two bases is to refuse: to see the damage.",
                 ),
             ],
             hidden=[io.Hidden.unique_id],
@@ -93,17 +129,28 @@ class ProjectLora(io.ComfyNode):
         rescale: Rescale,
         out_rank: OutRank,
         dense_rank: int,
+        dense_energy: float = TransferSettings.dense_energy,
+        gain: float = TransferSettings.gain,
+        force: bool = False,
     ) -> io.NodeOutput:
         started = time.monotonic()
         source, target = similarity.source, similarity.target
-        settings = TransferSettings(method, threshold, below_threshold, rescale, out_rank, dense_rank)
+        settings = TransferSettings(
+            method, threshold, below_threshold, rescale, out_rank, dense_rank, dense_energy, gain
+        )
+        refuse_unless_forced(similarity, force)
         placed = place(adapter, source)
         plan = plan_transfer(placed.modules, similarity, settings)
         vectors, lost = plan_vectors(placed.vectors, target.parameters, target.name)
         if not plan.pairs and not vectors:
             raise NothingToTransfer(plan.why_nothing(source.name, target.name))
         drifts = similarity.drifts if similarity.adapter == adapter.fingerprint else None
-        moved = transfer(plan, placed.deltas, source, target, drifts=drifts, using=resources())
+        moved = transfer(
+            plan, placed.deltas, source, target, channels=similarity.channels, drifts=drifts, using=resources()
+        )
+        scales, widened = plan.by_target(placed.scales), plan.by_target(placed.widened())
+        tensors = to_state_dict(moved.deltas, scales, target, vectors=vectors, widened=widened)
+        grown = growth(adapter, tensors)
         report = transfer_report(
             similarity,
             plan,
@@ -112,10 +159,10 @@ class ProjectLora(io.ComfyNode):
             vectors=vectors,
             skipped=(*placed.skipped, *lost),
             unread=placed.unread,
-            notes=moved.notes,
+            notes=(*moved.notes, *grown),
+            lost=plan.share_lost(placed.factored) if plan.pairs else None,
             seconds=time.monotonic() - started,
         )
-        tensors = to_state_dict(moved.deltas, placed.scales, target, vectors=vectors, widened=placed.widened())
         result = transferred_adapter(adapter, tensors, report, target)
-        show(cls.hidden.unique_id, report.summary())
+        show(cls.hidden.unique_id, "; ".join((report.summary(), *grown)))
         return io.NodeOutput(result, result.state_dict(), report.dumps())

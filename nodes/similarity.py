@@ -3,18 +3,19 @@
 import time
 from typing import Any, get_args
 
-import torch
 from comfy_api.latest import io, ui
 
+from ..core.depth_picture import depth_picture
 from ..core.heatmap import similarity_heatmap
-from ..core.matching import match_by_name
+from ..core.map_picture import block_map_picture
 from ..core.report import Identity, similarity_report
 from ..core.similarity import Measure, compare
 from ..core.subspace import RankRule
+from ..core.survey import MatchBy, survey
 from .host.adapter import Adapter
 from .host.base import HostBase
 from .host.placing import place
-from .host.session import resources, show
+from .host.session import image_of, resources, show
 from .sockets import CATEGORY, AdapterSocket, BaseSocket, SimilaritySocket
 
 _RANK_RULES = [
@@ -86,12 +87,34 @@ class ComputeSimilarity(io.ComfyNode):
                     "the weights themselves, without any decomposition: takes seconds, and copy and restore need no "
                     "more.",
                 ),
+                io.Combo.Input(
+                    "match_by",
+                    options=list(get_args(MatchBy)),
+                    tooltip="Which layers pair. blocks: whole blocks by their weights, in the model's order; finds "
+                    "what a pruned or grown model kept. blocks in any order: the same without the order. names: as "
+                    "loading the old LoRA does.",
+                ),
+                io.String.Input(
+                    "block_map",
+                    default="",
+                    multiline=True,
+                    optional=True,
+                    tooltip='Your own map in place of the one that is found: {"target block": "source block"}, or what '
+                    "the block_map output gives, changed. Empty: find it.",
+                ),
             ],
             hidden=[io.Hidden.unique_id],
             outputs=[
                 SimilaritySocket.Output(display_name="similarity", tooltip="For Project LoRA."),
                 io.Image.Output(display_name="heatmap", tooltip="Every layer, coloured by similarity above chance."),
-                io.String.Output(display_name="report", tooltip="Every layer's figures as JSON (schema 1)."),
+                io.String.Output(
+                    display_name="report", tooltip="The verdict and every layer's figures as JSON (schema 1)."
+                ),
+                io.String.Output(display_name="block_map", tooltip="Which block feeds which, as JSON to change."),
+                io.Image.Output(
+                    display_name="blocks", tooltip="Every block of one base against every block of the other."
+                ),
+                io.Image.Output(display_name="depth", tooltip="Similarity along the depth of the target."),
             ],
         )
 
@@ -102,26 +125,43 @@ class ComputeSimilarity(io.ComfyNode):
         target: HostBase,
         rank_rule: dict[str, Any],
         measure: Measure,
+        match_by: MatchBy,
+        block_map: str = "",
         adapter: Adapter | None = None,
     ) -> io.NodeOutput:
-        started = time.monotonic()
+        started, using = time.monotonic(), resources()
         placed = None if adapter is None else place(adapter, source)
         wanted = source.own_layers() if placed is None else placed.layers()
+        deltas = None if placed is None else placed.factored
+        found = survey(source, target, wanted, match_by=match_by, given=block_map, deltas=deltas, using=using)
+        if found.verdict is not None:
+            show(cls.hidden.unique_id, found.verdict.summary())
         comparison = compare(
             source,
             target,
-            match_by_name(source.layers, target.layers, wanted),
+            found,
             _rank_rule(rank_rule),
             measure=measure,
-            deltas=None if placed is None else placed.factored,
+            deltas=deltas,
             adapter=None if adapter is None else adapter.fingerprint,
-            using=resources(),
+            using=using,
         )
         identity = None if adapter is None else Identity.of(adapter)
         report = similarity_report(comparison, identity, time.monotonic() - started)
-        heatmap = torch.from_numpy(similarity_heatmap(report)).float().div(255).unsqueeze(0)  # (1, height, width, 3)
+        pictures = [
+            image_of(picture)
+            for picture in (
+                similarity_heatmap(report),
+                block_map_picture(found.scores, found.block_map, source.name, target.name),
+                depth_picture(report),
+            )
+        ]
         show(cls.hidden.unique_id, report.summary())
-        return io.NodeOutput(comparison, heatmap, report.dumps(), ui=ui.PreviewImage(heatmap, cls=cls))
+        shown = ui.PreviewImage(pictures[0], cls=cls)
+        shown.values += [saved for one in pictures[1:] for saved in ui.PreviewImage(one, cls=cls).values]
+        return io.NodeOutput(
+            comparison, pictures[0], report.dumps(), found.block_map.dumps(), pictures[1], pictures[2], ui=shown
+        )
 
 
 def _rank_rule(chosen: dict[str, Any]) -> RankRule:

@@ -8,7 +8,7 @@ from pathlib import Path
 from lora_transfer.core.version import VERSION
 from tests.conftest import ROOT
 
-ALLOWED = {"torch", "numpy", "safetensors", "PIL", "scipy", "threadpoolctl", *sys.stdlib_module_names}
+ALLOWED = {"torch", "numpy", "safetensors", "PIL", "scipy", "blake3", "threadpoolctl", *sys.stdlib_module_names}
 COMFY = {"comfy", "comfy_extras", "comfy_execution", "folder_paths", "nodes", "server"}
 
 

@@ -6,7 +6,7 @@ from .by_block import BlockScores, map_blocks, score_blocks
 from .by_channel import match_by_channels
 from .by_name import Matching, match_by_name
 from .channels import Channels
-from .pairing import match_by_blocks, share_lost
+from .pairing import match_by_blocks, share_lost, share_outside
 from .scores import Measure
 
 __all__ = [
@@ -25,4 +25,5 @@ __all__ = [
     "match_by_name",
     "score_blocks",
     "share_lost",
+    "share_outside",
 ]

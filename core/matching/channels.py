@@ -32,6 +32,11 @@ class Channels:
     correlation: float
     chance: float
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(m_t, n_t) of the target."""
+        return len(self.rows), len(self.columns) * self.taps
+
     def weight(self, source: Tensor) -> Tensor:
         """The part of a source weight (m_s, n_s) that the target kept, (m_t, n_t)."""
         return self._inputs(source[self.rows.to(source.device)])

@@ -1,6 +1,6 @@
 """From a map of blocks to pairs of layers, and what is lost with the blocks that the target lacks."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from ..delta import LowRankDelta
 from ..layers import Layer, LayerPair, Skipped
@@ -42,8 +42,12 @@ def match_by_blocks(
 
 def share_lost(matching: Matching, deltas: Mapping[str, LowRankDelta]) -> float:
     """The share of the adapter's sum of ||dW||^2 that lies on layers without a partner; 0 for an adapter of zeros."""
-    energies = {name: delta.norm() ** 2 for name, delta in deltas.items()}
-    kept = {pair.source.name for pair in matching.pairs}
+    return share_outside({pair.source.name for pair in matching.pairs}, deltas)
+
+
+def share_outside(kept: Collection[str], deltas: Mapping[str, LowRankDelta]) -> float:
+    """The share of the sum of ||dW||^2 that lies on other source layers than these; 0 for an adapter of zeros."""
+    energies = {name: delta.energy() for name, delta in deltas.items()}
     total = sum(energies.values())
     return sum(energy for name, energy in energies.items() if name not in kept) / total if total > 0 else 0.0
 

@@ -1,14 +1,12 @@
 """Adapters between nodes: where their tensors are, and what their files say of themselves."""
 
 import hashlib
-import json
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import comfy.sd
 import comfy.utils
 import torch
 from torch import Tensor
@@ -17,9 +15,8 @@ from ...core.errors import UnreadableFile
 from ...core.files import file_sha256, open_tensor_file
 from ...core.report import Report
 from .base import HostBase
+from .metadata import transferred_metadata
 from .spelling import number_bare_list
-
-PROVENANCE = "lora_transfer"  # the key of our own entry in a file's metadata
 
 # Pickled files that users still have; what else torch.load may open is no adapter.
 _PICKLED = (".pt", ".bin", ".ckpt", ".pth")
@@ -32,9 +29,6 @@ _NO_ADAPTERS = {
     "controlnet_": "a ControlNet",
     "input_hint_block.": "a ControlNet",
 }
-
-# Facts about the old base and the old file, as sd-scripts writes them.
-_STALE = ("ss_sd_model_hash", "ss_new_sd_model_hash", "sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256")
 
 
 @dataclass(frozen=True)
@@ -89,47 +83,41 @@ def fingerprint_of(tensors: Mapping[str, Tensor]) -> str:
 
 def transferred_adapter(original: Adapter, tensors: Mapping[str, Tensor], report: Report, target: HostBase) -> Adapter:
     """The adapter for the target, with the original's metadata and, under `lora_transfer`, its origin as JSON."""
-    provenance = report.provenance()
-    if PROVENANCE in original.metadata:  # carried over before: A -> B -> C keeps the whole way
-        provenance["before"] = json.loads(original.metadata[PROVENANCE])
-    metadata = {**_metadata_on(original.metadata, tensors, target), PROVENANCE: json.dumps(provenance)}
+    metadata = transferred_metadata(original.metadata, tensors, report, target)
     name = f"{original.name} on {target.name}"
     return Adapter(name, fingerprint_of(tensors), metadata, tensors=tensors, fits=target)
 
 
-def _metadata_on(original: Mapping[str, str], tensors: Mapping[str, Tensor], target: HostBase) -> dict[str, str]:
-    """The original's metadata (trigger words, training settings) with what is no longer true brought up to date: base,
-    rank and alpha; hashes of the old base and of the old file go."""
-    kept = {key: value for key, value in original.items() if key not in _STALE}
-    ranks = [tensor.shape[0] for key, tensor in tensors.items() if key.endswith(".lora_down.weight")]
-    alphas = [float(tensor) for key, tensor in tensors.items() if key.endswith(".alpha")]
-    if "ss_network_dim" in kept and ranks:
-        kept["ss_network_dim"], kept["ss_network_alpha"] = str(max(ranks)), f"{max(alphas):g}"
-    if "ss_sd_model_name" in kept:
-        kept["ss_sd_model_name"] = target.name
-    return kept
-
-
-def apply(
-    adapter: Adapter, model: Any, clip: Any | None, strength_model: float, strength_clip: float
-) -> tuple[Any, Any]:
-    """(model, clip) with the adapter on them: the host's own function, so the result is that of its LoRA loader."""
-    if strength_model == 0 and strength_clip == 0:
-        return model, clip  # as ComfyUI's own loader does: the very same model, bit by bit
-    return comfy.sd.load_lora_for_models(model, clip, adapter.state_dict(), strength_model, strength_clip)
-
-
 def _read(path: Path, name: str) -> dict[str, Tensor]:
     """Every tensor of an adapter file; bare lists of factors get numbered keys."""
+    tensors = _unpickled(path, name) if path.suffix.lower() in _PICKLED else comfy.utils.load_torch_file(str(path))
+    if isinstance(tensors, list):
+        wrong = next((type(one).__name__ for one in tensors if not isinstance(one, Tensor)), None)
+        if wrong is not None or len(tensors) % 2:
+            found = f"{len(tensors)} of them" if wrong is None else f"a {wrong} among them"
+            raise UnreadableFile(f"LoRA {name}: expected a list of up and down in pairs, found {found}. It is no LoRA.")
+        tensors = number_bare_list(tensors)
+    if not isinstance(tensors, dict):
+        raise UnreadableFile(f"LoRA {name}: expected named tensors, found a {type(tensors).__name__}. It is no LoRA.")
+    for key, value in tensors.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise UnreadableFile(
+                f"LoRA {name}: expected tensors by name, found a {type(value).__name__} under {key!r}. It is no LoRA."
+            )
+    return {key: value.detach() for key, value in tensors.items()}
+
+
+def _unpickled(path: Path, name: str) -> Any:
+    """What a pickled file holds, at most within `state_dict` or an only entry; code in it is refused, not run."""
     try:
-        tensors: Any = comfy.utils.load_torch_file(str(path), safe_load=True)
+        held: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError) as error:
+        said = next(iter(str(error).splitlines()), type(error).__name__)[:120]
         raise UnreadableFile(
             f"LoRA {name}: expected tensors, found a file that holds none, is damaged, or holds code that is not run "
-            f"({str(error).splitlines()[0][:120]}). Take a safetensors version of it."
+            f"({said}). Take a safetensors version of it."
         ) from error
-    if isinstance(tensors, list):
-        tensors = number_bare_list(tensors)
-    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
-        raise UnreadableFile(f"LoRA {name}: expected named tensors, found a {type(tensors).__name__}. It is no LoRA.")
-    return {key: value.detach() for key, value in tensors.items()}
+    if isinstance(held, dict) and isinstance(held.get("state_dict"), dict):
+        return held["state_dict"]
+    only = next(iter(held.values())) if isinstance(held, dict) and len(held) == 1 else None
+    return only if isinstance(only, dict) else held

@@ -70,6 +70,11 @@ class HostBase:
 
 def base_from_model(model: Any) -> HostBase:
     """A base from a loaded MODEL of any loader. Patches on it are left out: the pristine weights are read."""
+    return _with_fingerprint(layers_of_model(model))
+
+
+def layers_of_model(model: Any) -> HostBase:
+    """base_from_model without its fingerprint, which takes reading weights."""
     diffusers = diffusers_names(model.model.model_config, model.model.state_dict())
     known = comfy.lora.model_lora_keys_unet(model.model, {})
     extra = {name: key for name, key in extra_names(diffusers).items() if name not in known}
@@ -80,9 +85,18 @@ def base_from_model(model: Any) -> HostBase:
 
 def with_text_encoder(base: HostBase, clip: Any) -> HostBase:
     """The base with the layers of a CLIP in place of any text encoder of its own."""
-    key_map = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, {})
-    encoder = _from_patcher(clip.patcher, clip.cond_stage_model, key_map, "text encoder")
+    encoder = _with_fingerprint(layers_of_clip(clip))
     return joined(replace(base, fingerprint=f"{base.fingerprint} + {encoder.fingerprint}"), encoder)
+
+
+def layers_of_clip(clip: Any) -> HostBase:
+    """The layers of a CLIP alone, without a fingerprint."""
+    key_map = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, {})
+    return _from_patcher(clip.patcher, clip.cond_stage_model, key_map, "text encoder")
+
+
+def _with_fingerprint(base: HostBase) -> HostBase:
+    return replace(base, fingerprint=_sampled_layers(list(base.layers.values()), base.reader))
 
 
 def joined(base: HostBase, encoder: HostBase) -> HostBase:
@@ -128,7 +142,7 @@ def _from_patcher(patcher: Any, model: torch.nn.Module, key_map: Mapping[str, An
 
     return HostBase(
         name=Path(source).name if isinstance(source, str) else f"{family} (connected model)",
-        fingerprint=_sampled_layers(list(layers.values()), read),
+        fingerprint="",
         family=family,
         key_map=key_map,
         extra=frozenset(),

@@ -21,12 +21,19 @@ from .spelling import extra_names
 # Marks of a quantised file: its weights mean nothing without the scales beside them.
 _QUANTISED = (".comfy_quant", ".scale_weight", ".weight_scale", "scaled_fp8", ".qweight", ".wscales")
 
+_PICKLED = (".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl")
+
 # Where a model key's tensor is in the file: the file's key, and rows of it where the host splits it on loading.
 _Places = dict[str, tuple[str, tuple[int, int] | None]]
 
 
 def base_from_file(path: Path, name: str) -> HostBase:
     """A base from a safetensors checkpoint or diffusion model, with the text encoder that a checkpoint carries."""
+    if path.suffix.lower() in _PICKLED:
+        raise UnsupportedBase(
+            f"Base {name}: expected a safetensors file, found a pickled one ({path.suffix}), of which no layer can be "
+            "read alone. Load it with ComfyUI's own loader and connect that MODEL to this node."
+        )
     base = base_from_header(open_tensor_file(path), name, sampled_fingerprint(path))
     return replace(base, layers=_stored_in(path, base.layers))
 
@@ -40,7 +47,13 @@ def base_from_header(file: TensorFile, name: str, fingerprint: str) -> HostBase:
         )
     with torch.inference_mode(False):  # inference tensors do not know what they are a slice of
         meta = {key: _stand_in(header) for key, header in file.tensors.items()}
-        config, tensors, foreign = _detect(meta, file, name)
+        try:
+            config, tensors, foreign = _detect(meta, file, name)
+        except KeyError as error:
+            raise UnsupportedBase(
+                f"Base {name}: expected the layers that ComfyUI tells a model by, found none called {error.args[0]}. "
+                "The file is not whole: take another copy of it."
+            ) from error
         model = _build(config, tensors, name)
         places = _places(meta, {UNET + k: v for k, v in config.process_unet_state_dict(dict(tensors)).items()})
         encoder = _text_encoder(config, meta, file, name, fingerprint)

@@ -10,6 +10,8 @@ from torch import Tensor
 from .base import HostBase
 from .spelling import host_key, named_by_number
 
+OF_TEXT_ENCODER = "it belongs to a text encoder: connect the CLIP to take it along"
+
 _TEXT_ENCODER_KEYS = ("lora_te", "text_encoder", "text_model", "lora_prior_te")
 
 
@@ -30,8 +32,8 @@ class Group:
 def grouped(tensors: dict[str, Tensor], base: HostBase) -> tuple[dict[str, Group], dict[str, str]]:
     """The file's modules by their name in the base's key map, and the keys that belong to none, with the reason."""
     groups: dict[str, Group] = {}
-    unread: dict[str, str] = {}
-    for key, (file_key, tensor) in _in_host_spelling(tensors, base).items():
+    spelled, unread = _in_host_spelling(tensors, base)
+    for key, (file_key, tensor) in spelled.items():
         module = _module_of(key, base.key_map)
         if module is not None:
             group = groups.setdefault(module, Group())
@@ -39,26 +41,45 @@ def grouped(tensors: dict[str, Tensor], base: HostBase) -> tuple[dict[str, Group
         elif key.startswith("<"):
             unread[file_key] = "a learned word (textual inversion): save it as an embedding to keep it"
         elif key.startswith(_TEXT_ENCODER_KEYS):
-            unread[file_key] = "it belongs to a text encoder: connect the CLIP of both bases to transfer it"
+            unread[file_key] = OF_TEXT_ENCODER
         else:
             unread[file_key] = "the base has no layer of this name"
     return groups, unread
 
 
-def _in_host_spelling(tensors: dict[str, Tensor], base: HostBase) -> dict[str, tuple[str, Tensor]]:
-    """Key in ComfyUI's spelling -> (the file's key, tensor). ComfyUI's own conversions keep the tensors: they are found
-    again by identity, and what it adds (the shape of a widened layer) belongs to no key of the file."""
+def why_nothing_is_named(adapter: str, base: HostBase, unread: Mapping[str, str]) -> str:
+    """The sentence for an adapter of which no key names a layer of the base."""
+    if set(unread.values()) == {OF_TEXT_ENCODER}:
+        return (
+            f"LoRA {adapter}: it changes the text encoder alone, and {base.name} comes without. Connect the CLIP too: "
+            "to both Load Base nodes, or to Apply LoRA."
+        )
+    return (
+        f"LoRA {adapter}: expected a LoRA for {base.name} ({base.family}), found {len(unread)} keys of which none "
+        f"names a layer of it (first: {next(iter(unread))}). Choose the base that it was trained on as the source."
+    )
+
+
+def _in_host_spelling(
+    tensors: dict[str, Tensor], base: HostBase
+) -> tuple[dict[str, tuple[str, Tensor]], dict[str, str]]:
+    """Key in ComfyUI's spelling -> (the file's key, tensor), and the keys that mean what an earlier one means.
+    ComfyUI's own conversions keep the tensors: they are found again by identity, and what it adds (the shape of a
+    widened layer) belongs to no key of the file."""
     numbered = named_by_number(tensors, base.diffusers)
     file_keys = {id(tensor): key for key, tensor in tensors.items()}
     converted = comfy.lora_convert.convert_lora(tensors)
-    if converted is tensors:
-        spelled: dict[str, tuple[str, Tensor]] = {}
-        for key, tensor in tensors.items():
-            wanted = numbered.get(key) or host_key(key)
-            # Of two spellings of one meaning the first is read; the other keeps a name that nothing reads.
-            spelled[f"{wanted} again" if wanted in spelled else wanted] = key, tensor
-        return spelled
-    return {key: (file_keys.get(id(tensor), ""), tensor) for key, tensor in converted.items()}
+    if converted is not tensors:
+        return {key: (file_keys.get(id(tensor), ""), tensor) for key, tensor in converted.items()}, {}
+    spelled: dict[str, tuple[str, Tensor]] = {}
+    again: dict[str, str] = {}
+    for key, tensor in tensors.items():
+        wanted = numbered.get(key) or host_key(key)
+        if wanted in spelled:
+            again[key] = f"another spelling of {spelled[wanted][0]}, which was read"
+        else:
+            spelled[wanted] = key, tensor
+    return spelled, again
 
 
 def _module_of(key: str, key_map: Mapping[str, Any]) -> str | None:

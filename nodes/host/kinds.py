@@ -4,15 +4,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import comfy.lora
 import torch
 from comfy.weight_adapter import LoHaAdapter, LoKrAdapter, LoRAAdapter
 from torch import Tensor
 
 from ...core import kinds
 from ...core.delta import LowRankDelta
-from ...core.errors import UnsupportedAdapter
+from ...core.errors import ShapeMismatch, UnsupportedAdapter
 from ...core.layers import Layer
+from .reading import DORA, check_fit, computed, misfit
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,11 @@ class PlacedDelta:
 
         return PlacedDelta(self.shape, self.exact, self.scale, build)
 
+    def plus(self, other: "PlacedDelta") -> "PlacedDelta":
+        """Both changes of one layer; the scale with which they are written is that of the first."""
+        exact = self.exact and other.exact
+        return PlacedDelta(self.shape, exact, self.scale, lambda: self.build().plus(other.build()))
+
 
 class LazyDeltas(Mapping[str, LowRankDelta]):
     """Deltas by layer, made one at a time: together they can be larger than a base."""
@@ -68,26 +73,34 @@ class LazyDeltas(Mapping[str, LowRankDelta]):
 def placed_delta(
     patch: Any, scale_without_alpha: Callable[[int], float], layer: Layer, source_weight: Callable[[], Tensor]
 ) -> PlacedDelta:
-    """The delta of a host's patch on a layer. `source_weight` reads the layer's matrix (m, n), if the kind needs it."""
+    """The delta of a host's patch on a layer. `source_weight` reads the layer's matrix (m, n), if the kind needs it.
+
+    UnsupportedAdapter gives the reason where the patch does not fit the layer."""
     if isinstance(patch, tuple):
         return _difference(patch, layer, source_weight)
-    if type(patch) in _FACTORED and patch.weights[_DORA[type(patch)]] is None:
+    if type(patch) in _FACTORED and patch.weights[DORA[patch.name]] is None:
         factors, scale = _FACTORED[type(patch)](patch.weights, scale_without_alpha)
-        shape = factors(*(one.to("meta") if isinstance(one, Tensor) else one for one in patch.weights)).shape
+        shape = _shape_of(factors, patch, layer)
+        widened: Any = patch.weights[5] if isinstance(patch, LoRAAdapter) else None
         # A Kronecker product of another shape is reshaped by the host, which leaves it without factors of that shape.
-        if shape == layer.weight.matrix_shape or not isinstance(patch, LoKrAdapter):
+        if shape == layer.weight.matrix_shape or widened is not None:
 
             def build() -> LowRankDelta:
                 return factors(*(_float32(one) for one in patch.weights)).scaled(scale)
 
-            widened: Any = patch.weights[5] if isinstance(patch, LoRAAdapter) else None
             return PlacedDelta(shape, True, scale, build, None if widened is None else tuple(widened))
+        if not isinstance(patch, LoKrAdapter):
+            raise misfit(patch, layer.weight.shape)
+    check_fit(patch, layer.weight.shape)
 
     def build_densely() -> LowRankDelta:
         weight = source_weight().reshape(layer.weight.shape)
-        changed = comfy.lora.calculate_weight([(1.0, patch, 1.0, None, None)], weight.clone(), layer.weight.key)
-        if torch.equal(changed, weight):  # the host logs what goes wrong in an adapter and leaves the weight as it is
-            raise UnsupportedAdapter(f"Layer {layer.name}: expected a {patch.name} that fits, found one that does not.")
+        changed, done = computed(patch, weight.clone())
+        if not done:
+            raise UnsupportedAdapter(
+                f"Layer {layer.name}: ComfyUI could not compute its {patch.name}; its log says why. Take the module "
+                "out of the file, or fetch the file again."
+            )
         return kinds.full((changed - weight).flatten(1))
 
     return PlacedDelta(layer.weight.matrix_shape, False, 1.0, build_densely)
@@ -107,10 +120,18 @@ def peft_dora(
     return PlacedDelta(layer.weight.matrix_shape, False, 1.0, build)
 
 
+def _shape_of(factors: Callable[..., LowRankDelta], patch: Any, layer: Layer) -> tuple[int, int]:
+    """The shape (m, n) of a delta, from the shapes of its tensors alone."""
+    try:
+        return factors(*(one.to("meta") if isinstance(one, Tensor) else one for one in patch.weights)).shape
+    except (IndexError, KeyError, RuntimeError, ShapeMismatch) as error:
+        raise misfit(patch, layer.weight.shape) from error
+
+
 def _difference(patch: tuple[Any, ...], layer: Layer, source_weight: Callable[[], Tensor]) -> PlacedDelta:
     """Full differences ("diff") and replaced weights ("set")."""
     kind, (tensor, *_) = patch
-    matrix = tensor.flatten(1)
+    matrix = tensor.flatten(1) if tensor.ndim > 1 else tensor
     if tuple(matrix.shape) != layer.weight.matrix_shape:
         found, expected = list(tensor.shape), list(layer.weight.shape)
         raise UnsupportedAdapter(f"its {kind} has shape {found}, the layer {expected}")
@@ -151,6 +172,5 @@ def _lokr(weights: Any, without_alpha: Callable[[int], float]) -> tuple[Callable
     )
 
 
-# The host's adapter classes with an exact factored form, and where each keeps a DoRA scale, which undoes it.
+# The host's adapter classes with an exact factored form, which a DoRA scale undoes.
 _FACTORED: dict[type, Any] = {LoRAAdapter: _lora, LoHaAdapter: _loha, LoKrAdapter: _lokr}
-_DORA = {LoRAAdapter: 4, LoHaAdapter: 7, LoKrAdapter: 8}

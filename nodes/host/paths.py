@@ -5,7 +5,7 @@ from pathlib import Path
 import folder_paths
 from comfy.cli_args import args
 
-from ...core.errors import UnreadableFile
+from ...core.errors import InvalidSetting, UnreadableFile, UnwritableFile
 
 BASE_FOLDERS = ("checkpoints", "diffusion_models")
 
@@ -41,8 +41,19 @@ def state_of(path: Path) -> tuple[int, int]:
 
 
 def output_place(filename_prefix: str) -> tuple[Path, str]:
-    """Folder and file stem in ComfyUI's output folder; output/loras is on the search path of every LoRA menu."""
-    folder, stem, *_ = folder_paths.get_save_image_path(filename_prefix, folder_paths.get_output_directory())
+    """(folder, file stem) in ComfyUI's output folder; output/loras is on the search path of every LoRA menu."""
+    output = Path(folder_paths.get_output_directory()).resolve()
+    if not (output / filename_prefix).resolve().is_relative_to(output):
+        raise InvalidSetting(
+            f"Filename prefix {filename_prefix}: expected a place below {output}, found one outside. Choose another."
+        )
+    try:
+        folder, stem, *_ = folder_paths.get_save_image_path(filename_prefix, str(output))
+    except OSError as error:
+        raise UnwritableFile(
+            f"Filename prefix {filename_prefix}: expected a folder in {output}, found none that can be used "
+            f"({error.strerror}). Choose another."
+        ) from error
     return Path(folder), stem
 
 

@@ -1,10 +1,10 @@
 """An adapter on the layers of a base: ComfyUI's reader behind a table of spellings, and every key accounted for."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import comfy.lora
+from comfy.weight_adapter import LoRAAdapter
 from torch import Tensor
 
 from ...core.delta import LowRankDelta
@@ -13,12 +13,14 @@ from ...core.layers import Skipped
 from ...core.plan import Module, Vector
 from .adapter import Adapter
 from .base import HostBase
-from .grouping import Group, grouped
+from .grouping import Group, grouped, why_nothing_is_named
 from .kinds import LazyDeltas, PlacedDelta, peft_dora, placed_delta
-from .names import layer_name, parse_target, row_order
-from .spelling import peft_scale
+from .names import layer_name, row_order
+from .peft import PeftSettings, peft_settings
+from .reading import MAGNITUDE, read_module
+from .vectors import Rows, together, vectors_of_module
 
-_MAGNITUDE = ".lora_magnitude_vector"
+_PlacedDeltas = dict[str, tuple[PlacedDelta, tuple[str, ...]]]
 
 
 @dataclass(frozen=True)
@@ -50,32 +52,36 @@ class _Placed:
     """What one module of the file comes to."""
 
     deltas: Mapping[str, tuple[PlacedDelta, tuple[str, ...]]] = field(default_factory=dict[str, Any])
-    vectors: tuple[Vector, ...] = ()
+    vectors: tuple[tuple[Vector, Rows], ...] = ()
     skipped: tuple[Skipped, ...] = ()
     unread: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 def place(adapter: Adapter, base: HostBase) -> PlacedAdapter:
-    """Put every module of the adapter on its layer of the base.
+    """Put every module of the adapter on its layer of the base. A module that does not fit is a `Skipped`.
 
-    UnsupportedAdapter when not a single key belongs to the base: it was made for another family.
+    UnsupportedAdapter when nothing of the adapter fits the base, with the reason of the first.
     """
     groups, unread = grouped(adapter.state_dict(), base)
     if not groups:
-        raise UnsupportedAdapter(
-            f"LoRA {adapter.name}: expected a LoRA for {base.name} ({base.family}), found {len(unread)} keys of which "
-            f"none names a layer of it (first: {next(iter(unread))}). Choose the base that it was trained on as the "
-            "source."
-        )
-    deltas: dict[str, tuple[PlacedDelta, tuple[str, ...]]] = {}
+        raise UnsupportedAdapter(why_nothing_is_named(adapter.name, base, unread))
+    settings = peft_settings(adapter.metadata, adapter.name)
     placed: list[_Placed] = []
     for spelled, group in groups.items():
-        one = _place_module(spelled, group, adapter, base)
-        if taken := [layer for layer in one.deltas if layer in deltas]:
-            reason = "the file changes this layer under another name too; that one was taken"
-            one = _Placed(skipped=(Skipped(taken[0], reason, group.keys()),))
-        deltas |= one.deltas
-        placed.append(one)
+        try:
+            placed.append(_place_module(spelled, group, settings, base))
+        except (UnsupportedAdapter, ShapeMismatch) as error:
+            skipped = Skipped(layer_name(base.key_map[spelled]), str(error), group.keys())
+            placed.append(_Placed(skipped=(skipped,)))
+    deltas, doubled = _together(zip(groups, placed, strict=True), base)
+    vectors, doubled_vectors = together(vector for one in placed for vector in one.vectors)
+    skipped = (*(skipped for one in placed for skipped in one.skipped), *doubled, *doubled_vectors)
+    if not deltas and not vectors:
+        raise UnsupportedAdapter(
+            f"LoRA {adapter.name}: expected modules that fit {base.name}, found {len(skipped)} of which none does. The "
+            f"first, {skipped[0].layer}: {skipped[0].reason}. If the base is the one that it was trained on, the file "
+            "is damaged: fetch it again."
+        )
     order = [layer for layer in base.layers if layer in deltas]
     modules = [
         Module(layer, delta.shape, keys, delta.exact, delta.widened)
@@ -86,34 +92,47 @@ def place(adapter: Adapter, base: HostBase) -> PlacedAdapter:
         deltas=LazyDeltas({layer: deltas[layer][0] for layer in order}),
         factored=LazyDeltas({one.layer: deltas[one.layer][0] for one in modules if one.exact and one.widened is None}),
         scales={layer: deltas[layer][0].scale for layer in order},
-        vectors=tuple(vector for one in placed for vector in one.vectors),
-        skipped=tuple(skipped for one in placed for skipped in one.skipped),
+        vectors=vectors,
+        skipped=skipped,
         unread={key: reason for part in (unread, *(one.unread for one in placed)) for key, reason in part.items()},
     )
 
 
-def _place_module(spelled: str, group: Group, adapter: Adapter, base: HostBase) -> _Placed:
-    """One module: its matrix as a delta or as those of its slices, its bias and norm as vectors."""
+def _together(placed: Iterable[tuple[str, _Placed]], base: HostBase) -> tuple[_PlacedDeltas, tuple[Skipped, ...]]:
+    """One delta for each layer. As in ComfyUI, a change of a fused weight and one of its slice add up, and of two
+    names for the same weight one counts."""
+    deltas: _PlacedDeltas = {}
+    targets: dict[Any, str] = {}
+    skipped: list[Skipped] = []
+    for spelled, one in placed:
+        target = base.key_map[spelled]
+        if one.deltas and targets.setdefault(target, spelled) != spelled:
+            reason = "the file changes this layer under another name too; that one was taken"
+            keys = tuple(key for _, keys in one.deltas.values() for key in keys)
+            skipped.append(Skipped(next(iter(one.deltas)), reason, keys))
+            continue
+        for layer, (delta, keys) in one.deltas.items():
+            before = deltas.get(layer)
+            deltas[layer] = (delta, keys) if before is None else (before[0].plus(delta), (*before[1], *keys))
+    return deltas, tuple(skipped)
+
+
+def _place_module(spelled: str, group: Group, settings: PeftSettings, base: HostBase) -> _Placed:
+    """One module: its matrix as a delta or as those of its slices, its bias and norm as vectors. UnsupportedAdapter and
+    ShapeMismatch give the reason where nothing of it can be transferred."""
     target = base.key_map[spelled]
     layer = layer_name(target)
-    patches, read = _read_patches(spelled, group, target)
-    refused = _refusal(patches, layer, base)
-    if refused is not None:
-        return _Placed(skipped=(Skipped(layer, refused, group.keys()),))
-    matrix = patches.get(target) if layer in base.layers else None
-    vectors, skipped = _vectors(patches, matrix, group, target, base)
-    elsewhere = {key for one in (*vectors, *skipped) for key in one.keys}
-    own = tuple(key for key in group.keys(read) if key not in elsewhere)
-    left = set(group.keys()) - elsewhere - set(own)
-    unread = dict.fromkeys(sorted(left), "the host reads no such key of a LoRA")
+    module = read_module(spelled, group, target)
+    if layer not in base.layers and any(not isinstance(patch, tuple) for patch in module.patches.values()):
+        raise UnsupportedAdapter("the base's file does not hold this layer as a matrix of its own")
+    matrix = module.patches.get(target) if layer in base.layers else None
+    vectors, skipped = vectors_of_module(module.patches, matrix, group, target, base)
+    elsewhere = {key for one in (*(vector for vector, _ in vectors), *skipped) for key in one.keys}
+    own = tuple(key for key in group.keys(module.read) if key not in elsewhere)
+    unread = {group.file_keys[key]: reason for key, reason in module.unread.items() if group.file_keys[key]}
     if matrix is None:
         return _Placed(vectors=vectors, skipped=skipped, unread=unread)
-    try:
-        delta = _delta(matrix, spelled, group, layer, adapter, base)
-    except ShapeMismatch as error:
-        raise UnsupportedAdapter(
-            f"LoRA {adapter.name}, module {spelled}: {error} The file is damaged: fetch it again."
-        ) from error
+    delta = _delta(matrix, spelled, group, layer, settings, base)
     if (function := row_order(target)) is not None:
         delta = delta.arranged(function)
     parts = base.parts_of(layer) if delta.shape == base.layers[layer].weight.matrix_shape else []
@@ -121,41 +140,25 @@ def _place_module(spelled: str, group: Group, adapter: Adapter, base: HostBase) 
     return _Placed(deltas, vectors, skipped, unread)
 
 
-def _read_patches(spelled: str, group: Group, target: Any) -> tuple[dict[Any, Any], set[str]]:
-    """What the host makes of a module's tensors, and the keys that it read to do so."""
-    patches = comfy.lora.load_lora(group.tensors, {spelled: target}, log_missing=False)
-    read = {key for patch in patches.values() for key in getattr(patch, "loaded_keys", ())}
-    tuples = [patch for patch in patches.values() if isinstance(patch, tuple)]
-    values = {id(value) for patch in tuples for value in patch[1]}
-    read |= {key for key, tensor in group.tensors.items() if id(tensor) in values}
-    return patches, read | ({f"{spelled}{_MAGNITUDE}"} & group.tensors.keys())
-
-
-def _refusal(patches: Mapping[Any, Any], layer: str, base: HostBase) -> str | None:
-    """Why nothing of a module can be transferred, or None."""
-    if not patches:
-        return "the host finds no adapter in these keys"
-    matrices = [patch for patch in patches.values() if not isinstance(patch, tuple)]
-    if matrices and layer not in base.layers:
-        return "the base's file does not hold this layer as a matrix of its own"
-    return None
-
-
-def _delta(patch: Any, spelled: str, group: Group, layer: str, adapter: Adapter, base: HostBase) -> PlacedDelta:
+def _delta(patch: Any, spelled: str, group: Group, layer: str, settings: PeftSettings, base: HostBase) -> PlacedDelta:
     place_of = base.layers[layer]
 
     def source_weight() -> Tensor:
         return base.read(place_of)
 
     def without_alpha(rank: int) -> float:
-        return peft_scale(adapter.metadata, spelled, rank)
+        return settings.scale(spelled, rank)
 
-    magnitude = group.tensors.get(f"{spelled}{_MAGNITUDE}")
-    if magnitude is None:
-        return placed_delta(patch, without_alpha, place_of, source_weight)
-    up, down, alpha, *_ = patch.weights
-    scale = without_alpha(down.shape[0]) if alpha is None else alpha / down.shape[0]
-    return peft_dora(up, down, magnitude, scale, place_of, source_weight)
+    placed = placed_delta(patch, without_alpha, place_of, source_weight)
+    magnitude = group.tensors.get(f"{spelled}{MAGNITUDE}")
+    if magnitude is None or not isinstance(patch, LoRAAdapter):
+        return placed
+    if magnitude.numel() != place_of.weight.shape[0]:
+        raise UnsupportedAdapter(
+            f"its lora_magnitude_vector has {magnitude.numel()} values, the layer {place_of.weight.shape[0]} outputs"
+        )
+    up, down, *_ = patch.weights
+    return peft_dora(up, down, magnitude, placed.scale, place_of, source_weight)
 
 
 def _split(
@@ -169,34 +172,3 @@ def _split(
         split[part] = delta.rows(row, length), (keys if row == 0 else ())
         row += length
     return split
-
-
-def _vectors(
-    patches: Mapping[Any, Any], matrix: Any, group: Group, target: Any, base: HostBase
-) -> tuple[tuple[Vector, ...], tuple[Skipped, ...]]:
-    """The changes of biases and norms, and those that the base has no place for. On a slice, the host names the bias
-    after the slice's tuple (a bug of 0.30): the bias of the fused weight is meant, with zeros on the other rows."""
-    key, rows, _ = parse_target(target)
-    vectors: list[Vector] = []
-    skipped: list[Skipped] = []
-    for name, patch in patches.items():
-        if patch is matrix or not isinstance(patch, tuple):
-            continue
-        parameter = key if name == target else key.removesuffix(".weight") + ".bias"
-        kind, (values, *_) = patch
-        file_keys = tuple(group.file_keys[one] for one, tensor in group.tensors.items() if tensor is values)
-        if values.ndim != 1 or parameter not in base.parameters:
-            skipped.append(Skipped(parameter, "the base has no such bias or norm", file_keys))
-            continue
-        ordered = values if (function := row_order(target)) is None else function(values)
-        vectors.append(Vector(parameter, kind, _on_whole(ordered, rows, base.parameters[parameter]), file_keys))
-    return tuple(vectors), tuple(skipped)
-
-
-def _on_whole(values: Tensor, rows: tuple[int, int] | None, shape: tuple[int, ...]) -> Tensor:
-    """A slice's values on the whole parameter, zeros elsewhere."""
-    if rows is None:
-        return values
-    whole = values.new_zeros(shape)
-    whole[rows[0] : sum(rows)] = values
-    return whole

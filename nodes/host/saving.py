@@ -10,6 +10,8 @@ from .adapter import Adapter
 from .placing import place
 from .writing import to_state_dict
 
+_LARGE = 4  # prolora doubles the rank, and a rank of one or two may be stored as four: that is nothing to warn of
+
 SAVED_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -27,6 +29,18 @@ def respelled(adapter: Adapter, spelling: str) -> dict[str, Tensor]:
     return adapter.state_dict()
 
 
+def growth(adapter: Adapter, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """A note where a carried adapter is much larger than its file: LoHa and LoKr say in a few numbers what takes a LoRA
+    of a high rank."""
+    before, after = (sum(one.numel() for one in held.values()) for held in (adapter.state_dict(), tensors))
+    if after < _LARGE * before:
+        return ()
+    return (
+        f"this LoRA is {after / before:.0f} times as large as its file ({after * 2 / 1e6:,.0f} MB in float16), for it "
+        "is stored exactly: set out_rank to cut, with dense_rank or dense_energy, to make it smaller",
+    )
+
+
 def for_file(tensors: Mapping[str, Tensor], adapter: Adapter, dtype: str) -> dict[str, Tensor]:
     """An adapter's tensors in a precision for saving; InvalidSetting where it cannot hold them."""
     cast = {key: _cast(tensor, SAVED_DTYPES[dtype]) for key, tensor in tensors.items()}
@@ -40,5 +54,7 @@ def for_file(tensors: Mapping[str, Tensor], adapter: Adapter, dtype: str) -> dic
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Numbers in the precision; shapes (reshape_weight) stay whole numbers."""
-    return (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous()
+    """Numbers in the precision, in memory of their own, for tensors of an adapter may share it; shapes (reshape_weight)
+    stay whole numbers."""
+    wanted = dtype if tensor.is_floating_point() else tensor.dtype
+    return tensor.to(wanted, copy=True, memory_format=torch.contiguous_format)

@@ -4,7 +4,9 @@ import os
 
 import comfy.model_management
 import comfy.utils
+import numpy
 import psutil
+import torch
 from server import PromptServer
 
 from ...core.progress import Progress
@@ -44,3 +46,8 @@ def host_progress() -> Progress:
         bar.update_absolute(done, max(1, total))
 
     return report
+
+
+def image_of(picture: numpy.ndarray) -> torch.Tensor:
+    """A picture of bytes (height, width, 3) as ComfyUI's IMAGE (1, height, width, 3), float32 in [0, 1]."""
+    return torch.from_numpy(picture.copy()).float().div(255).unsqueeze(0)

@@ -26,5 +26,8 @@ def _written() -> dict[str, Any]:
     path = Path(folder_paths.get_user_directory()) / "default" / "comfy.settings.json"
     if not path.is_file():
         return {}
-    settings = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:  # ComfyUI itself goes on without settings then
+        return {}
     return {key: settings[key] for key in DEFAULTS if key in settings}

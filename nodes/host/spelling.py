@@ -4,7 +4,6 @@ ComfyUI knows the module names of thirty families (names.py asks it) and six spe
 read is brought into its spelling by one table of rewrites; names of modules that it lacks are added to its map.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -70,22 +69,6 @@ def named_by_number(tensors: Mapping[str, Tensor], diffusers: Mapping[str, str])
         if int(number) < len(order):
             renamed[key] = f"{order[int(number)]}.lora_{end}.weight"
     return renamed
-
-
-def peft_scale(metadata: Mapping[str, str], module: str, rank: int) -> float:
-    """The scale that PEFT's settings in a file's metadata give a module without alpha; 1 where there are none.
-
-    lora_alpha / r, or lora_alpha / sqrt(r) for rsLoRA (arXiv 2312.03732); alpha_pattern overrides lora_alpha by name.
-    """
-    for name in ("lora_adapter_metadata", "adapter_config"):
-        if name in metadata:
-            settings = {key.rpartition(".")[2]: value for key, value in json.loads(metadata[name]).items()}
-            alpha = settings.get("lora_alpha")
-            for pattern, value in (settings.get("alpha_pattern") or {}).items():
-                alpha = value if re.search(rf"(?:^|\.){pattern}$", module) else alpha
-            if alpha is not None:
-                return alpha / (rank**0.5 if settings.get("use_rslora") else rank)
-    return 1.0
 
 
 def _unet_order(count: int, diffusers: Mapping[str, str]) -> list[str]:

@@ -26,9 +26,14 @@ class Spelling:
 
 SPELLINGS: dict[str, Spelling] = {
     "comfy": Spelling((UNET, "text_encoders."), ".lora_up.weight", ".lora_down.weight"),
-    "kohya": Spelling(("lora_unet_", "lora_te"), ".lora_up.weight", ".lora_down.weight"),
+    # sd-scripts counts the text encoders of Flux as of SD3, where T5 is the third.
+    "kohya": Spelling(
+        ("lora_unet_", "lora_te1_", "lora_te3_", "lora_te2_", "lora_te_"), ".lora_up.weight", ".lora_down.weight"
+    ),
     "diffusers": Spelling(("transformer.", "unet.", "text_encoder"), ".lora_B.weight", ".lora_A.weight", scaled=True),
 }
+
+_WHOLE = torch.contiguous_format
 
 # ComfyUI knows a diffusers UNet by its older names; diffusers still reads those, but not with PEFT's suffixes.
 _OLD_DIFFUSERS = (("_lora.up.weight", "_lora.down.weight"), (".lora.up.weight", ".lora.down.weight"))
@@ -58,27 +63,42 @@ def to_state_dict(
         scale = 1.0 if chosen.scaled else scales.get(layer) or next((scales[one] for one in scales if scales[one]), 1.0)
         up, down = _ends(module, chosen)
         tensors[f"{module}{up}"] = (delta.up / scale).reshape(-1, delta.rank, *(1 for _ in kernel)).contiguous()
-        tensors[f"{module}{down}"] = delta.down.reshape(delta.rank, *shape[1:]).contiguous()
+        # A copy: slices of one fused delta share it, and no file format knows of that.
+        tensors[f"{module}{down}"] = delta.down.reshape(delta.rank, *shape[1:]).clone(memory_format=_WHOLE)
         if not chosen.scaled:
             tensors[f"{module}.alpha"] = torch.tensor(scale * delta.rank)
     return tensors | dict(_written_vector(vector) for vector in vectors)
 
 
 def _names(base: HostBase, spelling: Spelling) -> dict[str, str]:
-    """For every layer the module name of a spelling: the prefix that stands first, and of several names the last, for
-    the host puts a model's own names before those of diffusers, which trainers use."""
+    """For every layer the module name of a spelling: the prefix that stands first, and of several names the one that
+    trainers use for the base's family."""
+    prefixes = list(spelling.prefixes)
+    if "lora_te_" in prefixes and len(_text_encoders(base)) < 2:
+        prefixes.insert(0, "lora_te_")  # one encoder alone has no number
     names: dict[str, tuple[int, str]] = {}
     for module, target in base.key_map.items():
-        rank = next((index for index, prefix in enumerate(spelling.prefixes) if module.startswith(prefix)), None)
+        rank = next((index for index, prefix in enumerate(prefixes) if module.startswith(prefix)), None)
         _, rows, is_plain = parse_target(target)
         if rank is None or not is_plain or module in base.extra:
             continue
         layer = layer_name(target)
         if spelling.prefixes[0] == UNET and rows is None and not _is_generic(module, target):
             continue
-        if layer not in names or rank <= names[layer][0]:
+        later = base.family.startswith(_LATER_NAME.get(prefixes[rank], ()))
+        if layer not in names or rank < names[layer][0] or (rank == names[layer][0] and later):
             names[layer] = rank, module
     return {layer: module for layer, (_, module) in names.items()}
+
+
+# ComfyUI lists a model's own names before others that it reads. The families for which the later name is the right one:
+# sd-scripts trains SD 1 and 2 in diffusers' UNet, all others in one with the model's own names; diffusers' embedding
+# of SDXL stands after one that it does not have; the names of Flux.2's parts stand after those of Flux.1.
+_LATER_NAME = {"lora_unet_": ("SD15", "SD2"), "unet.": ("",), "transformer.": ("Flux2",)}
+
+
+def _text_encoders(base: HostBase) -> set[str]:
+    return {name.partition(".")[0] for name, layer in base.layers.items() if layer.text_encoder}
 
 
 def _is_generic(module: str, target: Any) -> bool:

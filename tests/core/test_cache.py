@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from lora_transfer.core import cache as cache_module
 from lora_transfer.core import linalg, reader
 from lora_transfer.core.cache import PRECISIONS, SubspaceCache, digest_of
 from lora_transfer.core.resources import Resources
@@ -121,6 +120,17 @@ def test_what_was_used_longest_ago_goes_first_when_the_limit_is_reached(tmp_path
     assert cache.sweep() <= 3.5 * one
 
 
+def test_what_another_worker_is_writing_is_left_alone_and_what_a_crash_left_is_not(tmp_path: Path) -> None:
+    cache = SubspaceCache(tmp_path, limit=0)
+    being_written, left_behind = (tmp_path / "ab" / f".{name}.unfinished" for name in ("now", "then"))
+    being_written.parent.mkdir()
+    for path in (being_written, left_behind):
+        path.write_bytes(b"half an entry")
+    os.utime(left_behind, (1000, 1000))
+    cache.sweep()
+    assert list((tmp_path / "ab").iterdir()) == [being_written]
+
+
 def test_equal_values_have_one_hash_whatever_they_are_stored_as(weight: torch.Tensor) -> None:
     rounded = weight.half()
     assert digest_of(rounded.float()) == digest_of(rounded)
@@ -198,7 +208,7 @@ def test_a_disk_that_cannot_be_written_does_not_end_the_run(tmp_path: Path, monk
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cache_module, "save_file", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     _, comparison, moved = run(SubspaceCache(tmp_path))
     assert len(moved.deltas) == 3
     (note,) = comparison.notes

@@ -1,4 +1,5 @@
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lora_transfer.core import files
-from lora_transfer.core.errors import UnreadableFile
+from lora_transfer.core.errors import UnreadableFile, UnwritableFile
 from lora_transfer.core.files import open_tensor_file, sampled_fingerprint, write_new
 
 TENSORS = {"a": torch.arange(12.0).reshape(4, 3), "b": torch.ones(2, dtype=torch.bfloat16)}
@@ -69,7 +70,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(files, "save_file", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(UnwritableFile, match="No space"):
         write_new(tmp_path, "x", TENSORS, None)
     assert os.listdir(tmp_path) == []
 
@@ -80,3 +81,23 @@ def test_the_fingerprint_follows_the_content_and_not_the_name(path: Path, tmp_pa
     assert sampled_fingerprint(twin) == sampled_fingerprint(path)
     twin.write_bytes(path.read_bytes()[:-1] + b"\x01")
     assert sampled_fingerprint(twin) != sampled_fingerprint(path)
+
+
+def test_many_threads_at_once_each_write_a_file_of_their_own(tmp_path: Path) -> None:
+    def write(number: int) -> tuple[int, Path]:
+        return number, write_new(tmp_path, "same", {f"key{number}": torch.full((200, 200), float(number))}, {})
+
+    with ThreadPoolExecutor(8) as threads:
+        written = list(threads.map(write, range(16)))
+    assert len({path for _, path in written}) == 16
+    for number, path in written:
+        assert torch.equal(open_tensor_file(path).read(f"key{number}"), torch.full((200, 200), float(number)))
+    assert len(list(tmp_path.iterdir())) == 16
+
+
+@pytest.mark.parametrize(("folder", "stem"), [("a_file", "x"), ("a_file/below", "x"), ("new", "x" * 250)])
+def test_a_place_that_cannot_be_written_to_is_told_in_a_sentence(tmp_path: Path, folder: str, stem: str) -> None:
+    (tmp_path / "a_file").write_text("in the way")
+    with pytest.raises(UnwritableFile, match="expected a place to write to"):
+        write_new(tmp_path / folder, stem, {"a": torch.ones(2)}, {})
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "a_file"]

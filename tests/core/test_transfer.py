@@ -248,6 +248,33 @@ def test_a_change_without_a_low_rank_form_is_cut_to_the_dense_rank_with_the_loss
             assert layer.energy_lost == pytest.approx(lost**2, rel=1e-2)
 
 
+def test_out_rank_cut_keeps_the_smallest_rank_that_holds_a_share_of_the_energy_and_tells_the_loss() -> None:
+    job = Job()
+    for name, delta in job.deltas.items():
+        fading = 0.5 ** torch.arange(min(delta.shape), dtype=torch.float32)  # energies 1, 1/4, 1/16, ...
+        left, right = (torch.linalg.qr(torch.randn(side, len(fading)))[0] for side in delta.shape)
+        job.deltas[name] = LowRankDelta(left * fading, right.mT)
+    for energy, rank in ((0.7, 1), (0.9, 2), (0.99, 4)):
+        for layer in job.run(method="copy", out_rank="cut", dense_energy=energy).layers:
+            assert layer.rank_out == rank
+            assert layer.energy_lost == pytest.approx(0.25**rank, rel=1e-2)
+    assert {one.rank_out for one in job.run(method="copy", out_rank="cut", dense_rank=3).layers} == {3}
+    exact = job.run(method="copy", dense_energy=0.7).layers
+    assert all(one.energy_lost == 0 for one in exact)
+    with pytest.raises(InvalidSetting, match=r"a share in \(0, 1\], found 0"):
+        job.plan(dense_energy=0.0)
+
+
+def test_the_means_of_similarity_count_the_layers_that_a_threshold_leaves_out() -> None:
+    job = Job()
+    figures = sorted(one.phi for _, one in job.comparison.layers.values() if one.phi is not None)
+    plan = job.plan(threshold=figures[-1])  # one layer is left
+    moved = transfer(plan, job.deltas, job.source, job.target)
+    report = transfer_report(job.comparison, plan, moved.layers, Identity("", ""))
+    assert len(report.layers) == 1
+    assert report.means()["phi"] == pytest.approx(sum(figures) / len(figures))
+
+
 def test_biases_and_norms_are_copied_where_the_target_has_them() -> None:
     vectors = [Vector(name, "diff", torch.zeros(4), (f"{name}.diff",)) for name in ("here", "longer", "nowhere")]
     copied, skipped = plan_vectors(vectors, {"here": (4,), "longer": (9,)}, "B")

@@ -22,6 +22,55 @@ def delta_of(keys: tuple[str, ...], tensors: dict[str, Tensor]) -> Tensor:
     return up @ down.flatten(1) * scale
 
 
+def changed_weight(state: dict[str, Tensor], weight: Tensor) -> Tensor:
+    """W' of a module whose change depends on the weight W (out, in[, kh, kw]): OFT, BOFT, GLoRA, in float64."""
+    named, weight = {key: value.double() for key, value in state.items()}, weight.double()
+    if "oft_blocks" not in named:
+        return _glora(named, weight)
+    blocks = named["oft_blocks"]
+    stages = blocks if blocks.ndim == 4 else blocks[None]
+    rotations = _cayley(blocks, float(named["alpha"])).reshape(stages.shape)
+    rows = weight.flatten(1)
+    if blocks.ndim == 3:  # OFT turns the rows by R^T
+        return (torch.block_diag(*rotations[0]).mT @ rows).reshape(weight.shape)
+    for stage, blocks_of_stage in enumerate(
+        rotations
+    ):  # a butterfly: rows 2^stage half-blocks apart are turned together
+        apart = 2**stage * stages.shape[-1] // 2
+        order = torch.arange(len(rows)).reshape(-1, 2, apart).transpose(1, 2).flatten()
+        turned = torch.empty_like(rows)
+        turned[order] = torch.block_diag(*blocks_of_stage) @ rows[order]
+        rows = turned
+    return rows.reshape(weight.shape) * named.get("rescale", torch.ones(1).double())
+
+
+def _cayley(blocks: Tensor, limit: float) -> Tensor:
+    """R = (I + Q)(I - Q)^-1 with Q = B - B^T, whose norm over all blocks is kept within a limit above 0."""
+    q = blocks - blocks.mT
+    norm = float(torch.linalg.vector_norm(q))
+    if 0 < limit < norm:
+        q = q * (limit / norm)
+    one = torch.eye(q.shape[-1], dtype=q.dtype)
+    return (one + q) @ torch.linalg.inv(one - q)
+
+
+def _glora(named: dict[str, Tensor], weight: Tensor) -> Tensor:
+    a1, a2, b1, b2 = (named[f"{name}.weight"].flatten(1) for name in ("a1", "a2", "b1", "b2"))
+    scale = float(named["alpha"]) / a2.shape[0]
+    through_inputs = torch.einsum("oi...,ij->oj...", weight, a1 @ a2)
+    return weight + scale * (through_inputs + (b1 @ b2).reshape(weight.shape))
+
+
+def dora(weight: Tensor, delta: Tensor, magnitude: Tensor) -> Tensor:
+    """W' of DoRA as ComfyUI has it: norms of W + dW over an input's column, of W alone over an output's row."""
+    weight, moved = weight.double(), weight.double() + delta.double().reshape(weight.shape)
+    if magnitude.shape[0] == weight.shape[0]:
+        norms = torch.linalg.vector_norm(weight.flatten(1), dim=1)
+    else:
+        norms = torch.linalg.vector_norm(moved.transpose(0, 1).flatten(1), dim=1)
+    return moved * magnitude.double() / norms.reshape(magnitude.shape)
+
+
 def _lokr(named: dict[str, Tensor]) -> Tensor:
     rank = None
     factors = []

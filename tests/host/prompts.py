@@ -13,6 +13,8 @@ def transfer_prompt(
     spelling: str = "comfy",
     rank_rule: tuple[str, str, float] = ("fraction", "fraction", 0.5),
     measure: str = "subspace",
+    match_by: str = "blocks",
+    block_map: str = "",
     **settings: Any,
 ) -> dict[str, Any]:
     """From two bases and a LoRA to a saved file; the nodes are named source, target, lora, similarity, project, save,
@@ -25,6 +27,7 @@ def transfer_prompt(
         "rescale": "off",
         "out_rank": "exact",
         "dense_rank": 64,
+        "dense_energy": 1.0,
         **settings,
     }
     return {
@@ -38,6 +41,8 @@ def transfer_prompt(
             adapter=["lora", 0],
             rank_rule=rule,
             measure=measure,
+            match_by=match_by,
+            block_map=block_map,
             **{f"rank_rule.{amount_name}": amount},
         ),
         "project": node("LoraTransferProject", similarity=["similarity", 0], adapter=["lora", 0], **project),

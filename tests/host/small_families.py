@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from tests.host.families import TRANSFORMERS, model_of
+from tests.host.families import TRANSFORMERS, UNETS, model_of
 
 _SMALL: dict[str, dict[str, Any]] = {
     "Flux dev": {"hidden_size": 128, "num_heads": 1, "depth": 1, "depth_single_blocks": 1},
@@ -46,3 +46,27 @@ def _weights(family: str, settings: dict[str, Any], seed: int) -> dict[str, torc
         key: torch.randn(shape, generator=generator) / (shape[1:].numel() ** 0.5 if len(shape) > 1 else 1.0)
         for key, shape in shapes.items()
     }
+
+
+def write_small_unet(path: Path, family: str, drifted: bool = False) -> Path:
+    """A small SDXL or one of its pruned siblings: every level 320 wide, and a depth that tells the family only where
+    ComfyUI looks at it. Drifted: the same with a fifth of noise on it."""
+    settings = UNETS[family]
+    narrow = {
+        **settings,
+        "channel_mult": [1] * len(settings["channel_mult"]),
+        "transformer_depth_output": [min(1, depth) for depth in settings["transformer_depth_output"]],
+        "transformer_depth_middle": min(1, settings["transformer_depth_middle"]),
+    }
+    shapes = {key: tensor.shape for key, tensor in model_of(family, narrow).state_dict().items()}
+    longest = max(shape.numel() for shape in shapes.values())
+    # One strip of noise serves all layers, each from another place: a new one for each took ten times as long.
+    strips = [torch.randn(2 * longest, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2)]
+    tensors: dict[str, torch.Tensor] = {}
+    for index, (key, shape) in enumerate(shapes.items()):
+        start = index * 7919 % longest
+        first, second = (strip[start : start + shape.numel()].reshape(shape) for strip in strips)
+        tensors[key] = ((first + 0.2 * second if drifted else first) * 0.05).half()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path)
+    return path

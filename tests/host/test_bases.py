@@ -67,7 +67,7 @@ def test_every_key_of_an_adapter_is_accounted_for(pair: SmallPair) -> None:
     tensors["lora_te_text_model_encoder_layers_0_mlp_fc1.alpha"] = torch.tensor(1.0)
     tensors["lora_unet_nowhere.lora_up.weight"] = torch.zeros(2, 2)
     tensors["lora_unet_conv_in.strange"] = torch.zeros(2)
-    tensors["lora_unet_time_embedding_linear_1.oft_blocks"] = torch.zeros(2, 2, 2)
+    tensors["lora_unet_time_embedding_linear_1.oft_blocks"] = torch.zeros(128, 10, 10)
     for name in ("lora_up.weight", "lora_down.weight", "alpha"):
         del tensors[f"lora_unet_time_embedding_linear_1.{name}"]
     placed = place(adapter_from_state_dict(tensors, "mixed"), base_from_file(pair.source, "small"))

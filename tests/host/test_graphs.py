@@ -8,7 +8,7 @@ import numpy
 import torch
 from PIL import Image
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from dev.paths import EXAMPLE
 from dev.small_models import kohya_modules
@@ -59,6 +59,7 @@ def test_the_example_workflow_runs_and_shows_what_it_promises(host: Host) -> Non
         host.client.view(value["images"][0]) for key, value in sorted(result.outputs.items()) if _saves(prompt[key])
     ]
     assert len(set(images)) == 3
+    assert "not writable" not in host.log.read_text()  # what torch says of a picture that it may not change
 
 
 def test_progress_has_one_step_for_every_layer(host: Host) -> None:
@@ -105,6 +106,37 @@ def test_saved_values_of_every_method_match_the_float64_oracle(host: Host) -> No
         assert 3 * len(found) == len(saved[name]) == len(lora)
         assert worst <= 1e-4, name
         assert median <= 1e-5, name
+
+
+def test_between_equal_bases_a_saved_file_is_the_lora_again(host: Host) -> None:
+    models, same = host.base / "models", "checkpoints/small_source.safetensors"
+    lora = load_file(models / "loras" / "small_lora.safetensors")
+    modules = kohya_modules(models / "checkpoints" / "small_source.safetensors")
+    for method in ("prolora_full", "rotate", "restore"):
+        saved = load_file(_saved(host, method=method, target=same, prefix="loras/same"))
+        for module, key in modules.items():
+            expected = _delta(lora, module)
+            found = _delta(saved, key.removeprefix("model.").removesuffix(".weight"))
+            assert float((found - expected).norm()) <= 1e-5 * float(expected.norm()), (method, module)
+
+
+def test_what_comfyuis_own_loader_drops_is_applied(host: Host) -> None:
+    module = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
+    generator = torch.Generator().manual_seed(4)
+    up, down = (torch.randn(*shape, generator=generator) for shape in ((320, 4), (4, 768)))
+    dropped = {f"{module}.lora.up.weight": up, f"{module}.lora.down.weight": down}
+    save_file(dropped, host.base / "models" / "loras" / "todays_diffusers.safetensors")
+    applied = {
+        "lora": node("LoraTransferLoadLora", lora_name="todays_diffusers.safetensors"),
+        "applied": node(
+            "LoraTransferApply", model=["checkpoint", 0], adapter=["lora", 0], strength_model=1.0, strength_clip=1.0
+        ),
+    }
+    prompt = image_prompt("without", ["checkpoint", 0], {}) | image_prompt("with", ["applied", 0], applied)
+    result = host.client.queue(prompt)
+    assert result.status == "success", result.errors
+    images = {name: host.client.view(result.outputs[name]["images"][0]) for name in ("without", "with")}
+    assert not torch.equal(_pixels(images["without"]), _pixels(images["with"]))
 
 
 def test_strength_0_is_no_lora_bit_by_bit_and_strength_1_is_not(host: Host) -> None:

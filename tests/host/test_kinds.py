@@ -2,10 +2,18 @@
 
 import dataclasses
 
-import comfy.lora
 import pytest
 import torch
-from lycoris.modules import ButterflyOFTModule, DiagOFTModule, GLoRAModule, LoConModule, LohaModule, LokrModule
+from lycoris.modules import (
+    ButterflyOFTModule,
+    DiagOFTModule,
+    FullModule,
+    GLoRAModule,
+    LoConModule,
+    LohaModule,
+    LokrModule,
+    NormModule,
+)
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from torch import Tensor, nn
 
@@ -16,7 +24,7 @@ from lora_transfer.nodes.host.base_file import base_from_file, base_from_header
 from lora_transfer.nodes.host.placing import PlacedAdapter, place
 from tests.host.conftest import SmallPair
 from tests.host.families import header_of
-from tests.host.formulas import delta_of
+from tests.host.formulas import changed_weight, delta_of, dora
 
 LINEAR = "input_blocks.3.1.transformer_blocks.0.attn2.to_k"
 LINEAR_KOHYA = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
@@ -98,20 +106,74 @@ def test_lycoris_kinds_with_factors_are_exact(base: HostBase, layer: str, kohya:
 
 
 @pytest.mark.parametrize(("layer", "kohya"), [(LINEAR, LINEAR_KOHYA), (CONV, CONV_KOHYA)], ids=["linear", "conv"])
-@pytest.mark.parametrize("make", [DiagOFTModule, ButterflyOFTModule, GLoRAModule], ids=["OFT", "BOFT", "GLoRA"])
-def test_lycoris_kinds_that_need_the_weight_change_it_as_the_host_would(
-    base: HostBase, layer: str, kohya: str, make
+@pytest.mark.parametrize(
+    ("make", "alpha"),
+    [
+        (DiagOFTModule, 0.0),
+        (DiagOFTModule, 1.0),
+        (ButterflyOFTModule, 0.0),
+        (ButterflyOFTModule, 1.0),
+        (GLoRAModule, 5.0),
+    ],
+    ids=["OFT", "OFT within a norm", "BOFT", "BOFT within a norm", "GLoRA"],
+)
+def test_lycoris_kinds_that_need_the_weight_change_it_by_their_formula(
+    base: HostBase, layer: str, kohya: str, make, alpha: float
 ) -> None:
     weight = weight_of(base, layer)
-    module = make(kohya, module_on(weight), 1.0, lora_dim=10, alpha=1.0)
+    module = make(kohya, module_on(weight), 1.0, lora_dim=10, alpha=alpha)
     state = filled({key: value for key, value in module.state_dict().items() if not key.startswith("org_module")})
-    tensors = {f"{kohya}.{key}": value for key, value in state.items()}
-    placed = placed_on(base, tensors)
-    key = f"diffusion_model.{layer}.weight"
-    patches = comfy.lora.load_lora(dict(tensors), {kohya: key}, log_missing=False)
-    changed = comfy.lora.calculate_weight([(1.0, patches[key], 1.0, None, None)], weight.clone(), key)
-    assert_same(placed.deltas[layer], changed - weight, 1e-6)
+    placed = placed_on(base, {f"{kohya}.{key}": value for key, value in state.items()})
+    assert_same(placed.deltas[layer], changed_weight(state, weight) - weight.double(), 2e-6)
     assert [one.exact for one in placed.modules] == [False]
+
+
+@pytest.mark.parametrize(("layer", "kohya"), [(LINEAR, LINEAR_KOHYA), (CONV, CONV_KOHYA)], ids=["linear", "conv"])
+@pytest.mark.parametrize("on_out", [False, True], ids=["inputs", "outputs"])
+@pytest.mark.parametrize("make", [LoConModule, LohaModule, LokrModule], ids=["LoCon", "LoHa", "LoKr"])
+def test_doras_of_lycoris_are_those_of_comfyui(base: HostBase, layer: str, kohya: str, make, on_out: bool) -> None:
+    """Over the inputs that is lycoris' own too; over the outputs lycoris takes the norm of W + dW."""
+    weight = weight_of(base, layer)
+    options = {"lora_dim": 4, "alpha": 2.0, "weight_decompose": True, "wd_on_out": on_out}
+    module = make(kohya, module_on(weight), 1.0, **options)
+    state = filled(module.state_dict())
+    state["dora_scale"] = state["dora_scale"].detach() * 1.1
+    module.load_state_dict(state)
+    tensors = {f"{kohya}.{key}": value for key, value in state.items() if not key.startswith("org_module")}
+    without = {key: value for key, value in tensors.items() if not key.endswith("dora_scale")}
+    change = placed_on(base, without).deltas[layer].dense()
+    expected = dora(weight, change, state["dora_scale"])
+    placed = placed_on(base, tensors)
+    # A difference of float32 weights ten times its size.
+    assert_same(placed.deltas[layer], expected - weight.double(), 1e-5)
+    assert not placed.unread
+    if not on_out:
+        theirs = module.apply_weight_decompose(weight + change.reshape(weight.shape)).detach()
+        assert_same(placed.deltas[layer], theirs - weight, 1e-5)
+
+
+def test_lycoris_full_and_norm_modules_are_differences_as_they_stand(base: HostBase) -> None:
+    weight = weight_of(base, "time_embed.0")
+    linear = nn.Linear(320, 1280)
+    linear.weight.data.copy_(weight)
+    full = FullModule("lora_unet_time_embedding_linear_1", linear, 1.0)
+    full.apply_to()
+    generator = torch.Generator().manual_seed(9)
+    full.weight.data.add_(torch.randn(1280, 320, generator=generator))
+    full.bias.data.add_(torch.randn(1280, generator=generator))
+    norm = NormModule("lora_unet_down_blocks_0_resnets_0_norm1", nn.GroupNorm(32, 320), 1.0)
+    made = {full: full.custom_state_dict(), norm: filled({"w_norm": norm.w_norm.data, "b_norm": norm.b_norm.data})}
+    tensors = {f"{module.lora_name}.{key}": value for module, state in made.items() for key, value in state.items()}
+    placed = placed_on(base, tensors)
+    assert_same(placed.deltas["time_embed.0"], made[full]["diff"])
+    assert {one.parameter: one.values for one in placed.vectors}.keys() == {
+        "diffusion_model.time_embed.0.bias",
+        "diffusion_model.input_blocks.1.0.in_layers.0.weight",
+        "diffusion_model.input_blocks.1.0.in_layers.0.bias",
+    }
+    for vector in placed.vectors:
+        assert torch.equal(vector.values, tensors[vector.keys[0]])
+    assert not placed.unread
 
 
 @pytest.mark.parametrize("axis", [0, 1])

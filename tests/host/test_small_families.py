@@ -15,7 +15,7 @@ from lora_transfer.nodes.host.base_file import base_from_file
 from lora_transfer.nodes.host.writing import to_state_dict
 from tests.host.conftest import Host, SmallPair
 from tests.host.prompts import node, transfer_prompt
-from tests.host.small_families import SMALL_FAMILIES, write_small
+from tests.host.small_families import SMALL_FAMILIES, write_small, write_small_unet
 from tests.host.test_writing import random_deltas
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
@@ -62,12 +62,16 @@ def test_a_lora_goes_from_one_model_to_another_and_the_core_loader_takes_it(
     )
     result = host.client.queue(prompt)
     assert result.status == "success", result.errors
-    saved = result.outputs["save"]["text"][0]
-    before = len(host.log.read_text())
     weight_dtype = "default" if precision != "fp8" else "fp8_e4m3fn"
+    assert_the_core_loader_takes(host, result.outputs["save"]["text"][0], f"t{name}", weight_dtype)
+
+
+def assert_the_core_loader_takes(host: Host, saved: str, unet_name: str, weight_dtype: str = "default") -> None:
+    """ComfyUI's own nodes load the file on the model and leave no key over."""
+    before = len(host.log.read_text())
     loaded = host.client.queue(
         {
-            "model": node("UNETLoader", unet_name=f"t{name}", weight_dtype=weight_dtype),
+            "model": node("UNETLoader", unet_name=unet_name, weight_dtype=weight_dtype),
             "patched": node(
                 "LoraLoaderModelOnly",
                 model=["model", 0],
@@ -79,6 +83,35 @@ def test_a_lora_goes_from_one_model_to_another_and_the_core_loader_takes_it(
     )
     assert loaded.status == "success", loaded.errors
     assert "not loaded" not in host.log.read_text()[before:].lower()
+
+
+@pytest.mark.parametrize("family", ["SDXL", "SSD-1B", "Vega", "KOALA-700M"])
+def test_a_lora_goes_between_two_small_models_of_sdxl_and_its_pruned_siblings(host: Host, family: str) -> None:
+    models, name = host.base / "models", f"{family.lower()}_small.safetensors"
+    source, target = (models / "diffusion_models" / f"{end}_{name}" for end in "st")
+    write_small_unet(source, family)
+    write_small_unet(target, family, drifted=True)
+    base = base_from_file(source, family)
+    assert base.family == {"SDXL": "SDXL", "SSD-1B": "SSD1B", "Vega": "Segmind_Vega"}.get(family, "KOALA_700M")
+    layers = [layer for layer in base.own_layers() if base.layers[layer].block][::20]
+    deltas = {layer: delta.scaled(0.01) for layer, delta in random_deltas(base, layers).items()}
+    (models / "loras").mkdir(exist_ok=True)
+    save_file(to_state_dict(deltas, dict.fromkeys(layers, 1.0), base, "kohya"), models / "loras" / name)
+    files = {"source": f"diffusion_models/s_{name}", "target": f"diffusion_models/t_{name}", "lora": name}
+    result = host.client.queue(transfer_prompt(**files, method="rotate", spelling="kohya", prefix=f"loras/{family}"))
+    assert result.status == "success", result.errors
+    counts = json.loads(result.outputs["report"]["text"][0])["counts"]
+    assert (counts["transferred"], counts["skipped"], counts["keys_unread"]) == (len(layers), 0, 0)
+    assert_the_core_loader_takes(host, result.outputs["save"]["text"][0], f"t_{name}")
+    flux = "lora_unet_double_blocks_0_img_mlp_0"
+    save_file(
+        {f"{flux}.lora_up.weight": torch.ones(9, 2), f"{flux}.lora_down.weight": torch.ones(2, 3)},
+        models / "loras" / "flux_on_sdxl.safetensors",
+    )
+    refused = host.client.queue(transfer_prompt(**files | {"lora": "flux_on_sdxl.safetensors"}))
+    assert "found 2 keys of which none names a layer" in refused.errors["similarity"]
+    source.unlink()
+    target.unlink()
 
 
 @pytest.mark.parametrize("weight_dtype", [torch.float8_e4m3fn, torch.bfloat16], ids=["fp8", "bf16"])

@@ -1,14 +1,21 @@
 """Written and read again: three spellings, three precisions, and ComfyUI's own loader as the judge."""
 
+import re
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
 import comfy.lora
 import pytest
 import torch
 
 from lora_transfer.core.delta import LowRankDelta
 from lora_transfer.core.errors import InvalidSetting
+from lora_transfer.core.files import write_new
+from lora_transfer.core.layers import Layer, WeightRef
 from lora_transfer.core.plan import Vector
 from lora_transfer.nodes.host.adapter import Adapter, adapter_from_file
-from lora_transfer.nodes.host.base import HostBase
+from lora_transfer.nodes.host.base import HostBase, joined
 from lora_transfer.nodes.host.base_file import base_from_file, base_from_header
 from lora_transfer.nodes.host.placing import place
 from lora_transfer.nodes.host.saving import for_file, respelled
@@ -81,6 +88,85 @@ def test_kohya_names_are_those_of_the_trainer_and_diffusers_names_carry_no_alpha
     assert not [key for key in diffusers if key.endswith("alpha")]
 
 
+TEXT_ENCODERS = {
+    "SD15": ("clip_l",),
+    "SDXL": ("clip_l", "clip_g"),
+    "Flux dev": ("clip_l", "t5xxl"),
+    "SD3 medium": ("clip_l", "clip_g", "t5xxl"),
+}
+NAMED = {
+    ("SD15", "kohya"): {
+        "input_blocks.1.0.in_layers.2": "lora_unet_down_blocks_0_resnets_0_conv1",
+        "clip_l.transformer.text_model.encoder.layers.0.mlp.fc1": "lora_te_text_model_encoder_layers_0_mlp_fc1",
+    },
+    ("SD21", "kohya"): {
+        "input_blocks.1.1.transformer_blocks.0.attn1.to_q": (
+            "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+        ),
+    },
+    ("SDXL", "kohya"): {
+        "input_blocks.4.1.transformer_blocks.0.attn1.to_q": (
+            "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
+        ),
+        "clip_l.transformer.text_model.encoder.layers.0.mlp.fc1": "lora_te1_text_model_encoder_layers_0_mlp_fc1",
+        "clip_g.transformer.text_model.encoder.layers.0.mlp.fc1": "lora_te2_text_model_encoder_layers_0_mlp_fc1",
+    },
+    ("SDXL", "diffusers"): {"label_emb.0.0": "unet.add_embedding.linear_1"},
+    ("Flux dev", "kohya"): {
+        "double_blocks.0.img_mlp.2": "lora_unet_double_blocks_0_img_mlp_2",
+        "clip_l.transformer.text_model.encoder.layers.0.mlp.fc1": "lora_te1_text_model_encoder_layers_0_mlp_fc1",
+        "t5xxl.transformer.encoder.block.0.layer.0.SelfAttention.k": (
+            "lora_te3_encoder_block_0_layer_0_SelfAttention_k"
+        ),
+    },
+    ("Flux dev", "diffusers"): {
+        "double_blocks.11.img_mlp.2": "transformer.transformer_blocks.11.ff.net.2",
+        "double_blocks.11.txt_mlp.0": "transformer.transformer_blocks.11.ff_context.net.0.proj",
+        "single_blocks.0.linear2": "transformer.single_transformer_blocks.0.proj_out",
+        "double_blocks.0.img_attn.qkv[0:3072]": "transformer.transformer_blocks.0.attn.to_q",
+    },
+    ("Flux schnell", "diffusers"): {"double_blocks.1.img_mlp.2": "transformer.transformer_blocks.1.ff.net.2"},
+    ("Chroma", "diffusers"): {"double_blocks.1.img_mlp.2": "transformer.transformer_blocks.1.ff.net.2"},
+    ("Flux.2 dev", "diffusers"): {
+        "double_blocks.1.img_mlp.2": "transformer.transformer_blocks.1.ff.linear_out",
+        "single_blocks.0.linear2": "transformer.single_transformer_blocks.0.attn.to_out",
+    },
+    ("SD3 medium", "kohya"): {
+        "clip_g.transformer.text_model.encoder.layers.0.mlp.fc1": "lora_te2_text_model_encoder_layers_0_mlp_fc1",
+        "t5xxl.transformer.encoder.block.0.layer.0.SelfAttention.k": (
+            "lora_te3_encoder_block_0_layer_0_SelfAttention_k"
+        ),
+    },
+}
+
+
+def encoder_named(base: HostBase, encoders: tuple[str, ...]) -> HostBase:
+    """The base with a layer of each text encoder."""
+    names = [
+        f"{encoder}.transformer.encoder.block.0.layer.0.SelfAttention.k"
+        if encoder == "t5xxl"
+        else f"{encoder}.transformer.text_model.encoder.layers.0.mlp.fc1"
+        for encoder in encoders
+    ]
+    keys = SimpleNamespace(state_dict=lambda: dict.fromkeys(f"{name}.weight" for name in names))
+    layers = {
+        name: Layer(name, "role", "block", WeightRef(f"{name}.weight", (8, 8), "F16"), text_encoder=True)
+        for name in names
+    }
+    encoder = replace(base, key_map=comfy.lora.model_lora_keys_clip(keys, {}), layers=layers, parameters={})
+    return joined(base, encoder)
+
+
+@pytest.mark.parametrize(("family", "spelling"), NAMED, ids=" as ".join)
+def test_names_are_those_of_the_trainers_and_of_diffusers(family: str, spelling: str) -> None:
+    base = base_from_header(header_of(family), family, "header")
+    base = encoder_named(base, TEXT_ENCODERS.get(family, ()))
+    named = NAMED[family, spelling]
+    tensors = to_state_dict(random_deltas(base, list(named)), dict.fromkeys(named, 1.0), base, spelling)
+    modules = {re.sub(r"[._]lora([._])(up|down|A|B)\.weight$|\.alpha$", "", key) for key in tensors}
+    assert modules == set(named.values())
+
+
 def test_biases_and_norms_are_written_so_that_the_host_adds_them(pair: SmallPair) -> None:
     base = base_from_file(pair.source, "small")
     vectors = (
@@ -110,6 +196,24 @@ def test_a_bias_on_a_slice_of_a_fused_weight_is_not_lost() -> None:
     assert vector.values[3072:6144].eq(1).all()
     assert vector.values.sum() == 3072
     assert [module.layer for module in placed.modules] == ["double_blocks.0.img_attn.qkv[3072:6144]"]
+
+
+def test_biases_of_all_slices_of_a_fused_weight_are_written_together() -> None:
+    base = base_from_header(header_of("Flux dev"), "Flux dev", "header")
+    tensors: dict[str, torch.Tensor] = {}
+    for index, role in enumerate("qkv"):
+        module = f"transformer.transformer_blocks.0.attn.to_{role}"
+        tensors |= {
+            f"{module}.lora_B.weight": torch.ones(3072, 2),
+            f"{module}.lora_A.weight": torch.ones(2, 3072),
+            f"{module}.diff_b": torch.full((3072,), index + 1.0),
+        }
+    placed = place(Adapter("x", "y", {}, tensors=tensors), base)
+    written = to_state_dict(placed.deltas, placed.scales, base, vectors=placed.vectors)
+    bias = written["diffusion_model.double_blocks.0.img_attn.qkv.diff_b"]
+    assert [float(bias[first]) for first in (0, 3072, 6144)] == [1, 2, 3]
+    (vector,) = placed.vectors
+    assert len(vector.keys) == 3
 
 
 def test_a_delta_on_a_fused_weight_becomes_one_on_each_of_its_slices() -> None:
@@ -145,6 +249,27 @@ def test_an_adapter_as_it_was_loaded_is_saved_as_it_is_spelled_and_not_otherwise
     assert set(respelled(adapter, "comfy")) == set(adapter.state_dict())
     with pytest.raises(InvalidSetting, match="Project it first"):
         respelled(adapter, "diffusers")
+
+
+@pytest.mark.parametrize("dtype", LIMITS)
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_a_fused_lora_of_which_all_slices_share_a_factor_can_be_written(
+    tmp_path: Path, spelling: str, dtype: str
+) -> None:
+    base = base_from_header(header_of("Flux dev"), "Flux dev", "header")
+    module = "lora_unet_double_blocks_3_txt_attn_qkv"
+    fused = {f"{module}.lora_up.weight": torch.ones(9216, 2), f"{module}.lora_down.weight": torch.ones(2, 3072)}
+    placed = place(Adapter("x", "y", {}, tensors=fused), base)
+    adapter = Adapter("x", "y", {}, tensors=to_state_dict(placed.deltas, placed.scales, base), fits=base)
+    pointers = [tensor.untyped_storage().data_ptr() for tensor in adapter.state_dict().values()]
+    assert len(set(pointers)) == len(pointers)  # the LORA_MODEL socket's reader may write it too
+    write_new(tmp_path, "fused", for_file(respelled(adapter, spelling), adapter, dtype), {})
+
+
+def test_tensors_that_share_memory_in_a_loaded_adapter_are_written_apart(tmp_path: Path) -> None:
+    shared = torch.ones(4, 4)
+    tensors = {"a.lora_up.weight": shared, "a.lora_down.weight": shared}
+    write_new(tmp_path, "shared", for_file(tensors, Adapter("x", "y", {}), "float32"), {})
 
 
 def test_values_beyond_float16_are_refused_before_anything_is_written() -> None:

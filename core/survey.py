@@ -1,0 +1,71 @@
+"""What is decided about two bases before anything is computed in full: which layers pair, and whether it can work."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from .delta import LowRankDelta
+from .layers import Base
+from .matching import (
+    BlockMap,
+    BlockScores,
+    Matching,
+    blocks_of,
+    given_block_map,
+    match_by_blocks,
+    match_by_channels,
+    match_by_name,
+    score_blocks,
+)
+from .resources import Resources, single_threaded
+from .verdict import Verdict, verdict
+
+# blocks: whole blocks by their weights, in the model's order | blocks in any order: each source block feeds one target
+# block at most (Hungarian assignment) | names: what loading the old LoRA does
+MatchBy = Literal["blocks", "blocks in any order", "names"]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """scores: every block of one base against every block of the other. block_map: which feeds which, as `matching` has
+    it unless it goes by names. verdict: None where no layer was asked for."""
+
+    scores: BlockScores
+    block_map: BlockMap
+    matching: Matching
+    verdict: Verdict | None
+
+
+def survey(
+    source: Base,
+    target: Base,
+    wanted: Iterable[str],
+    *,
+    match_by: MatchBy = "blocks",
+    given: str = "",
+    deltas: Mapping[str, LowRankDelta] | None = None,
+    using: Resources | None = None,
+) -> Survey:
+    """Pair the wanted source layers with the target's, and judge the pair of bases, from a few layers of each block.
+
+    given: a block map as JSON (matching.given_block_map), which goes before what the weights say.
+    """
+    resources, names = using or Resources(), list(wanted)
+    with single_threaded():
+        scores = score_blocks(source, target, device=resources.device, progress=resources.progress)
+        if given.strip():
+            sides = (blocks_of(base.layers.values()) for base in (source, target))
+            block_map = given_block_map(given, *([block.name for block in blocks] for blocks in sides))
+        else:
+            block_map = scores.best_map("free" if match_by == "blocks in any order" else "in order")
+        if match_by == "names" and not given.strip():
+            matching = match_by_name(source.layers, target.layers, names)
+        else:
+            matching = match_by_blocks(source.layers, target.layers, block_map, names)
+        matching = match_by_channels(source, target, matching, device=resources.device, progress=resources.progress)
+        judged = (
+            verdict(source, target, matching, deltas, device=resources.device, progress=resources.progress)
+            if names
+            else None
+        )
+    return Survey(scores, block_map, matching, judged)
