@@ -1,9 +1,13 @@
 """How alike all source layers and all target layers of one shape are: one product of unit vectors."""
 
+# threadpoolctl has no types.
+# pyright: reportMissingTypeStubs=false
+
 from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from ..layers import Base, Layer
@@ -46,7 +50,8 @@ def _centred(matrix: Tensor) -> Tensor:
 
 def _centred_projector(matrix: Tensor) -> Tensor:
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
-    basis = leading_svd(wide, -(-wide.shape[0] // 2)).left
+    with threadpool_limits(1, user_api="blas"):  # more threads wait by spinning: 14 s in place of 2 on a busy machine
+        basis = leading_svd(wide, -(-wide.shape[0] // 2)).left
     chance = basis.shape[1] / basis.shape[0]
     projector = basis @ basis.mT
     return projector - chance * torch.eye(len(projector)).to(projector)
