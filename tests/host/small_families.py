@@ -88,5 +88,5 @@ def write_with_blocks(path: Path, parent: Path, kept: Sequence[int]) -> Path:
             for key, value in tensors.items()
             if key.startswith(prefix)
         }
-    save_file({key: value.contiguous() for key, value in rest.items()}, path)
+    save_file({key: value.clone() for key, value in rest.items()}, path)  # of a doubled block too
     return path

@@ -63,7 +63,7 @@ def test_a_pruned_child_gets_its_parents_deltas_by_blocks_and_others_by_names(
     kept = [0, 2, 3]
     write_with_blocks(parent.model.with_name("pruned.safetensors"), parent.model, kept)
     for match_by, right in (("blocks", True), ("names", False)):
-        result = carried(host, "pruned.safetensors", match_by=match_by, method=method)
+        result = carried(host, "pruned.safetensors", match_by=match_by, method=method, force=True)
         saved = load_file(result.outputs["save"]["text"][0])
         for place, index in enumerate(kept):
             expected = delta(parent.lora, f"blocks.{index}.self_attn.q")
@@ -118,12 +118,15 @@ def test_a_gain_makes_every_change_larger(host: Host, parent: Parent) -> None:
     assert torch.allclose(delta(saved, "blocks.1.self_attn.q"), expected, rtol=1e-5, atol=1e-7)
 
 
-def test_a_narrower_child_gets_the_channels_that_it_kept(host: Host, parent: Parent) -> None:
-    """Wan cannot be narrowed by hand without its norms and heads; that is for core's tests. Here: nothing crashes."""
-    write_small(parent.model.with_name("narrow.safetensors"), WAN, 5, torch.float32, dim=96, ffn_dim=192, num_layers=5)
-    result = carried(host, "narrow.safetensors")
+def test_a_wider_base_is_refused_in_words(host: Host, parent: Parent) -> None:
+    wider = parent.model.with_name("wider.safetensors")
+    write_small(wider, WAN, 5, torch.float32, dim=256, num_heads=2, num_layers=5)
+    result = carried(host, "wider.safetensors")
     assert result.status == "error"
     assert "expected related bases" in result.errors["project"]
+    report = carried(host, "wider.safetensors", match_by="names", force=True)
+    assert "expected layers to transfer, found none" in report.errors["project"]
+    assert "the target is wider" in report.errors["project"]
 
 
 def test_a_base_of_another_family_is_refused_in_words(host: Host, parent: Parent, pair: SmallPair) -> None:
