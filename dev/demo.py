@@ -52,17 +52,20 @@ def _collect(client: ComfyClient, prompt: dict[str, Any], result: RunResult) -> 
     compared: list[tuple[str, Path]] = []
     for node, shown in sorted(result.outputs.items(), key=lambda item: int(item[0])):
         title = str(prompt[node]["_meta"]["title"])
-        for image in shown.get("images", []):
-            path = DEMO / f"{title.lower().replace(' ', '_')}.png"
+        about_bases = prompt[node]["class_type"] == "LoraTransferSimilarity"
+        for name, image in zip(_PICTURES if about_bases else (title,), shown.get("images", []), strict=False):
+            path = DEMO / f"{name.lower().replace(' ', '_')}.png"
             path.write_bytes(client.view(image))
-            heatmap = prompt[node]["class_type"] == "LoraTransferSimilarity"
-            print(f"{'Heatmap' if heatmap else 'Image, ' + title}: {path}")
-            if not heatmap:
-                compared.append((title, path))
+            print(f"{name if about_bases else 'Image, ' + name}: {path}")
+            if not about_bases:
+                compared.append((name, path))
         for text in shown.get("text", []):
             _report(text)
     _side_by_side(compared).save(DEMO / "comparison.png")
     print(f"The images side by side: {DEMO / 'comparison.png'}")
+
+
+_PICTURES = ("Heatmap", "Blocks", "Depth")  # what Compute Subspace Similarity shows, in its order
 
 
 def _report(text: str) -> None:
