@@ -97,11 +97,14 @@ def shape_tables(quick: bool, device: torch.device) -> dict[str, Any]:
 
 def _pair_row(pair: str, costs: Sequence[ShapeCost], counts: Mapping[Shape, int], quick: bool) -> dict[str, Any]:
     covered = sum(counts.get(cost.shape, 0) for cost in costs)
-    seconds = {which: total(costs, counts, which) for which in ("ours", "warm", "thin", "default", "tall")}
+    seconds = {which: total(costs, counts, which) for which in ("ours", "warm", "published", "thin", "default", "tall")}
     row = {
         "matrices": f"{covered} of {sum(counts.values())}",
         **{f"{which} s": round(value, 2) for which, value in seconds.items()},
-        **{f"times over {which}": round(seconds[which] / seconds["ours"], 1) for which in ("default", "thin", "tall")},
+        **{
+            f"times over {which}": round(seconds[which] / seconds["ours"], 1)
+            for which in ("default", "published", "thin", "tall")
+        },
         "second adapter": f"1/{seconds['ours'] / seconds['warm']:.0f}",
     }
     print(

@@ -1,7 +1,7 @@
 """Every shape of a model by itself: our transfer of a layer pair, cold and warm, beside three ways to decompose it."""
 
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from core.resources import Resources
 
 from .clock import best_of, timed
 from .ours import cache_in, carry_over
-from .rivals import RIVALS, default_bytes
+from .rivals import RIVALS, default_bytes, published
 from .weights import FileBase, Shape, lora_on, matrix_shape, write_pair
 
 _SMALL = 2_500_000  # values; of smaller weights several are timed at once
@@ -55,6 +55,9 @@ def _measure(shape: Shape, folder: Path, device: torch.device, longest_default: 
             continue
         tries = 3 if rows * columns < _SMALL else 1
         rivals[name] = best_of(tries, lambda rival=rival: _finish(rival, weight)).cpu
+    other, delta = target.read(target.layers["layer0"]).to(device), lora_on(source, 5)["layer0"].to(device).dense()
+    pair = best_of(2, lambda: _finish(lambda weight: published(weight, other, delta), weight)).cpu
+    rivals["published"] = pair / 2
     return ShapeCost(shape, cold / (2 * copies), warm / (2 * copies), rivals)
 
 
@@ -72,7 +75,7 @@ def silent(done: int, total: int, layer: str) -> None:
     """Nobody waits for the layers of a benchmark."""
 
 
-def _finish(rival, weight: torch.Tensor) -> None:
+def _finish(rival: Callable[[torch.Tensor], object], weight: torch.Tensor) -> None:
     rival(weight)
     if weight.device.type == "cuda":
         torch.cuda.synchronize()
