@@ -133,11 +133,11 @@ def _draw_legend(draw: ImageDraw.ImageDraw, top: int, scores: BlockScores) -> No
         draw.text((_MARGIN + share * width, top + 17), name, _FAINT, font, anchor=anchor)
     left = _MARGIN + width + 30
     draw.rectangle((left, top, left + 12, top + 12), outline=_CHOSEN, width=2)
-    draw.text(
-        (left + 20, top - 2), f"chosen;    colour: {_WORDS[scores.measure]} of a few layers of each block", _FAINT, font
-    )
+    measured = f"colour: {_WORDS[scores.measure]} of a few layers of each block"
+    draw.text((left + 20, top - 2), f"chosen;    {measured if scores.kinds else 'by name, unmeasured'}", _FAINT, font)
     draw.rectangle((left, top + 19, left + 12, top + 31), _NOTHING)
-    draw.text((left + 20, top + 17), "not of one make (roles and shapes)", _FAINT, font)
+    dark = "not of one make (roles and shapes)" if scores.kinds else "not measured"
+    draw.text((left + 20, top + 17), dark, _FAINT, font)
 
 
 def _longest(runs: list[_Run]) -> int:

@@ -10,6 +10,7 @@ from .matching import (
     BlockMap,
     BlockScores,
     Matching,
+    block_map_by_name,
     blocks_of,
     given_block_map,
     match_by_blocks,
@@ -21,14 +22,14 @@ from .resources import Resources, single_threaded
 from .verdict import Verdict, verdict
 
 # blocks: whole blocks by their weights, in the model's order | blocks in any order: each source block feeds one target
-# block at most (Hungarian assignment) | names: what loading the old LoRA does
+# block at most (Hungarian assignment) | names: what loading the old LoRA does; nothing is measured for it
 MatchBy = Literal["blocks", "blocks in any order", "names"]
 
 
 @dataclass(frozen=True)
 class Survey:
-    """scores: every block of one base against every block of the other. block_map: which feeds which, as `matching` has
-    it unless it goes by names. verdict: None where no layer was asked for."""
+    """scores: every block of one base against every block of the other; empty by names. block_map: which feeds which.
+    matching: the pairs of layers that follow. verdict: None where no layer was asked for."""
 
     scores: BlockScores
     block_map: BlockMap
@@ -51,21 +52,23 @@ def survey(
     given: a block map as JSON (matching.given_block_map), which goes before what the weights say.
     """
     resources, names = using or Resources(), list(wanted)
+    device, progress = resources.device, resources.progress
     with single_threaded():
-        scores = score_blocks(source, target, device=resources.device, progress=resources.progress)
-        if given.strip():
-            sides = (blocks_of(base.layers.values()) for base in (source, target))
-            block_map = given_block_map(given, *([block.name for block in blocks] for blocks in sides))
-        else:
-            block_map = scores.best_map("free" if match_by == "blocks in any order" else "in order")
         if match_by == "names" and not given.strip():
+            sides = blocks_of(source.layers.values()), blocks_of(target.layers.values())
+            scores = BlockScores(*sides, (), "weight_cosine")
+            block_map = block_map_by_name(*([block.name for block in blocks] for blocks in sides))
             matching = match_by_name(source.layers, target.layers, names)
         else:
+            scores = score_blocks(source, target, device=device, progress=progress)
+            block_map = _given_or_found(scores, given, match_by)
             matching = match_by_blocks(source.layers, target.layers, block_map, names)
-        matching = match_by_channels(source, target, matching, device=resources.device, progress=resources.progress)
-        judged = (
-            verdict(source, target, matching, deltas, device=resources.device, progress=resources.progress)
-            if names
-            else None
-        )
+        matching = match_by_channels(source, target, matching, device=device, progress=progress)
+        judged = verdict(source, target, matching, deltas, device=device, progress=progress) if names else None
     return Survey(scores, block_map, matching, judged)
+
+
+def _given_or_found(scores: BlockScores, given: str, match_by: MatchBy) -> BlockMap:
+    if not given.strip():
+        return scores.best_map("free" if match_by == "blocks in any order" else "in order")
+    return given_block_map(given, *([block.name for block in blocks] for blocks in (scores.sources, scores.targets)))

@@ -1,6 +1,6 @@
 """Which source layer feeds which target layer."""
 
-from .block_map import BlockMap, BlockMatch, LeftAlone, given_block_map
+from .block_map import BlockMap, BlockMatch, LeftAlone, block_map_by_name, given_block_map
 from .blocks import blocks_of
 from .by_block import BlockScores, map_blocks, score_blocks
 from .by_channel import match_by_channels
@@ -17,6 +17,7 @@ __all__ = [
     "LeftAlone",
     "Matching",
     "Measure",
+    "block_map_by_name",
     "blocks_of",
     "given_block_map",
     "map_blocks",

@@ -85,6 +85,16 @@ def given_block_map(text: str, sources: Iterable[str], targets: Iterable[str]) -
     return BlockMap("given", matches, tuple(LeftAlone(name, _GIVEN) for name in source_names if name not in fed))
 
 
+def block_map_by_name(sources: Iterable[str], targets: Iterable[str]) -> BlockMap:
+    """Every target block fed by the source block of its name, where there is one: what loading the old LoRA does."""
+    source_names, target_names = list(sources), list(targets)
+    matches = tuple(BlockMatch(name, name if name in source_names else None, _NAMED) for name in target_names)
+    return BlockMap(
+        "names", matches, tuple(LeftAlone(name, _NAMED) for name in source_names if name not in target_names)
+    )
+
+
+_NAMED = "by name, unmeasured"
 _GIVEN = "as the given block map says"
 
 
