@@ -10,7 +10,7 @@ from comfy.weight_adapter import LoRAAdapter
 from ...core.errors import ShapeMismatch, UnsupportedAdapter
 from .adapter import Adapter
 from .base import HostBase, joined, layers_of_clip, layers_of_model
-from .grouping import Group, grouped, why_nothing_is_named
+from .grouping import NO_SUCH_LAYER, OF_TEXT_ENCODER, Group, grouped, why_nothing_is_named
 from .kinds import placed_delta
 from .names import layer_name, parse_target
 from .peft import PeftSettings, peft_settings
@@ -78,7 +78,8 @@ def apply(adapter: Adapter, model: Any, clip: Any | None, strength_model: float,
 
 
 def _why_nothing(adapter: Adapter, base: HostBase, left: Mapping[str, str]) -> str:
-    key, reason = next(iter(left.items()))
+    telling = {key: reason for key, reason in left.items() if reason not in (NO_SUCH_LAYER, OF_TEXT_ENCODER)}
+    key, reason = next(iter((telling or left).items()))
     return (
         f"LoRA {adapter.name} on {base.name}: expected modules that fit, found none. The first, {key}: {reason}. "
         "Connect the model that it was made for, or project it to this one first."

@@ -69,7 +69,7 @@ def check_fit(patch: Any, shape: tuple[int, ...]) -> None:
 def misfit(patch: Any, shape: tuple[int, ...]) -> UnsupportedAdapter:
     """The reason why a host's adapter does not fit a weight of this shape."""
     found = " and ".join(str(list(one.shape)) for one in patch.weights if isinstance(one, Tensor))
-    return UnsupportedAdapter(f"expected a {patch.name} that fits the layer's {list(shape)}, found tensors {found}")
+    return UnsupportedAdapter(f"expected its {patch.name} to fit the layer's {list(shape)}, found tensors {found}")
 
 
 def computed(patch: Any, weight: Tensor) -> tuple[Tensor, bool]:

@@ -30,7 +30,12 @@ SPELLINGS: dict[str, Spelling] = {
     "kohya": Spelling(
         ("lora_unet_", "lora_te1_", "lora_te3_", "lora_te2_", "lora_te_"), ".lora_up.weight", ".lora_down.weight"
     ),
-    "diffusers": Spelling(("transformer.", "unet.", "text_encoder"), ".lora_B.weight", ".lora_A.weight", scaled=True),
+    "diffusers": Spelling(
+        ("transformer.", "unet.", "text_encoder.", "text_encoder_2.", "text_encoder_3."),
+        ".lora_B.weight",
+        ".lora_A.weight",
+        scaled=True,
+    ),
 }
 
 _WHOLE = torch.contiguous_format

@@ -98,7 +98,7 @@ def test_a_module_that_does_not_fit_is_told_and_the_others_are_applied(model: An
     wrong |= {"lora_unet_time_embedding_linear_1.lora_down.weight": torch.ones(2, 9)}
     applied = apply(adapter(module(LORA) | wrong), model, None, 1.0, 0.0)
     assert (applied.keys, set(applied.left)) == (2, set(wrong))
-    assert "expected a lora that fits" in applied.summary()
+    assert "expected its lora to fit" in applied.summary()
 
 
 @pytest.mark.parametrize(
