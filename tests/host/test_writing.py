@@ -164,7 +164,7 @@ def encoder_named(base: HostBase, encoders: tuple[str, ...]) -> HostBase:
     return joined(base, encoder)
 
 
-@pytest.mark.parametrize(("family", "spelling"), NAMED, ids=" as ".join)
+@pytest.mark.parametrize(("family", "spelling"), NAMED)
 def test_names_are_those_of_the_trainers_and_of_diffusers(family: str, spelling: str) -> None:
     base = base_from_header(header_of(family), family, "header")
     base = encoder_named(base, TEXT_ENCODERS.get(family, ()))
