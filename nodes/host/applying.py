@@ -69,9 +69,12 @@ def apply(adapter: Adapter, model: Any, clip: Any | None, strength_model: float,
     taken = set(patched.add_patches(patches, strength_model))
     if patched_clip is not None:
         taken |= set(patched_clip.add_patches(patches, strength_clip))
-    missed = [key for module in modules if not taken & module.patches.keys() for key in module.keys]
-    left = {**left, **dict.fromkeys(missed, "the model has no such layer")}
-    applied = sum(len(module.keys) for module in modules) - len(missed)
+    for module in modules:
+        if not taken & module.patches.keys():
+            left = {**left, **dict.fromkeys(module.keys, "the model has no such layer")}
+        elif all(patches[name] is not patch for name, patch in module.patches.items()):
+            left = {**left, **dict.fromkeys(module.keys, "the file changes this layer under another name too")}
+    applied = sum(key not in left for module in modules for key in module.keys)
     if not applied:
         raise UnsupportedAdapter(_why_nothing(adapter, base, left))
     return Applied(patched, patched_clip, applied, left)
