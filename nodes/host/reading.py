@@ -61,7 +61,7 @@ def check_fit(patch: Any, shape: tuple[int, ...]) -> None:
     its errors and leaves the weight as it is, so the sign of success is that it came to the function."""
     limit = _NORM_LIMIT.get(type(patch))
     stand_ins = (one.to("meta") if isinstance(one, Tensor) else one for one in patch.weights)
-    weights = tuple(0.0 if index == limit else one for index, one in enumerate(stand_ins))
+    weights = tuple(0.0 if index == limit and one is not None else one for index, one in enumerate(stand_ins))
     if not computed(type(patch)(set(), weights), torch.empty(shape, device="meta"))[1] or not _scale_fits(patch, shape):
         raise misfit(patch, shape)
 
