@@ -45,9 +45,9 @@ def read_module(spelled: str, group: Group, target: Any) -> ReadModule:
         _check_values(group.file_keys[key] or key, group.tensors[key])
     left = {key: tensor for key, tensor in group.tensors.items() if key not in read}
     second = _second_change(spelled, left, target)
-    taken = next((name_of(patch) for patch in patches.values()), "")
-    reasons = {True: f"the module holds two changes, of which ComfyUI takes the {taken}"}
-    unread = {key: reasons.get(key in second, "the host reads no such key of a LoRA") for key in left}
+    taken = name_of(next(iter(patches.values())))
+    of_second = f"the module holds two changes, of which ComfyUI takes the {taken}"
+    unread = {key: of_second if key in second else "the host reads no such key of a LoRA" for key in left}
     return ReadModule(patches, read, unread)
 
 
