@@ -94,25 +94,28 @@ def _read(path: Path, name: str) -> dict[str, Tensor]:
     if isinstance(tensors, list):
         wrong = next((type(one).__name__ for one in tensors if not isinstance(one, Tensor)), None)
         if wrong is not None or len(tensors) % 2:
-            found = f"{len(tensors)} of them" if wrong is None else f"a {wrong} among them"
+            found = f"{len(tensors)} of them" if wrong is None else f"an entry of type {wrong}"
             raise UnreadableFile(f"LoRA {name}: expected a list of up and down in pairs, found {found}. It is no LoRA.")
         tensors = number_bare_list(tensors)
     if not isinstance(tensors, dict):
-        raise UnreadableFile(f"LoRA {name}: expected named tensors, found a {type(tensors).__name__}. It is no LoRA.")
+        raise UnreadableFile(f"LoRA {name}: expected named tensors, found {type(tensors).__name__}. It is no LoRA.")
     for key, value in tensors.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise UnreadableFile(
-                f"LoRA {name}: expected tensors by name, found a {type(value).__name__} under {key!r}. It is no LoRA."
+                f"LoRA {name}: expected tensors by name, found {type(value).__name__} under {key!r}. It is no LoRA."
             )
     return {key: value.detach() for key, value in tensors.items()}
 
 
 def _unpickled(path: Path, name: str) -> Any:
     """What a pickled file holds, at most within `state_dict` or an only entry; code in it is refused, not run."""
+    if not path.is_file():
+        raise UnreadableFile(f"File {path}: not found. Check the name, or refresh the list of files.")
     try:
         held: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError) as error:
-        said = next(iter(str(error).splitlines()), type(error).__name__)[:120]
+        lines = str(error).splitlines() or [type(error).__name__]
+        said = next((line for line in lines if "WeightsUnpickler error" in line), lines[0])[:160].strip()
         raise UnreadableFile(
             f"LoRA {name}: expected tensors, found a file that holds none, is damaged, or holds code that is not run "
             f"({said}). Take a safetensors version of it."

@@ -10,7 +10,7 @@ from comfy.weight_adapter import LoRAAdapter
 from ...core.errors import ShapeMismatch, UnsupportedAdapter
 from .adapter import Adapter
 from .base import HostBase, joined, layers_of_clip, layers_of_model
-from .grouping import Group, grouped, why_nothing_is_named
+from .grouping import NO_SUCH_LAYER, OF_TEXT_ENCODER, Group, grouped, why_nothing_is_named
 from .kinds import placed_delta
 from .names import layer_name, parse_target
 from .peft import PeftSettings, peft_settings
@@ -69,16 +69,20 @@ def apply(adapter: Adapter, model: Any, clip: Any | None, strength_model: float,
     taken = set(patched.add_patches(patches, strength_model))
     if patched_clip is not None:
         taken |= set(patched_clip.add_patches(patches, strength_clip))
-    missed = [key for module in modules if not taken & module.patches.keys() for key in module.keys]
-    left = {**left, **dict.fromkeys(missed, "the model has no such layer")}
-    applied = sum(len(module.keys) for module in modules) - len(missed)
+    for module in modules:
+        if not taken & module.patches.keys():
+            left = {**left, **dict.fromkeys(module.keys, "the model has no such layer")}
+        elif all(patches[name] is not patch for name, patch in module.patches.items()):
+            left = {**left, **dict.fromkeys(module.keys, "the file changes this layer under another name too")}
+    applied = sum(key not in left for module in modules for key in module.keys)
     if not applied:
         raise UnsupportedAdapter(_why_nothing(adapter, base, left))
     return Applied(patched, patched_clip, applied, left)
 
 
 def _why_nothing(adapter: Adapter, base: HostBase, left: Mapping[str, str]) -> str:
-    key, reason = next(iter(left.items()))
+    telling = {key: reason for key, reason in left.items() if reason not in (NO_SUCH_LAYER, OF_TEXT_ENCODER)}
+    key, reason = next(iter((telling or left).items()))
     return (
         f"LoRA {adapter.name} on {base.name}: expected modules that fit, found none. The first, {key}: {reason}. "
         "Connect the model that it was made for, or project it to this one first."

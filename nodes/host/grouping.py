@@ -12,6 +12,8 @@ from .spelling import host_key, named_by_number
 
 OF_TEXT_ENCODER = "it belongs to a text encoder: connect the CLIP to take it along"
 
+NO_SUCH_LAYER = "the base has no layer of this name"
+
 _TEXT_ENCODER_KEYS = ("lora_te", "text_encoder", "text_model", "lora_prior_te")
 
 
@@ -43,7 +45,7 @@ def grouped(tensors: dict[str, Tensor], base: HostBase) -> tuple[dict[str, Group
         elif key.startswith(_TEXT_ENCODER_KEYS):
             unread[file_key] = OF_TEXT_ENCODER
         else:
-            unread[file_key] = "the base has no layer of this name"
+            unread[file_key] = NO_SUCH_LAYER
     return groups, unread
 
 

@@ -115,6 +115,7 @@ def peft_dora(
         weight = source_weight()
         changed = weight + kinds.lora(up.float(), down.float()).scaled(scale).dense()
         norms = torch.linalg.vector_norm(changed, dim=1, keepdim=True)
+        norms = norms.clamp_min(torch.finfo(norms.dtype).tiny)  # a row of zeros stays one
         return kinds.full(changed * (magnitude.float().reshape(-1, 1) / norms) - weight)
 
     return PlacedDelta(layer.weight.matrix_shape, False, 1.0, build)

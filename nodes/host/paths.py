@@ -47,6 +47,10 @@ def output_place(filename_prefix: str) -> tuple[Path, str]:
         raise InvalidSetting(
             f"Filename prefix {filename_prefix}: expected a place below {output}, found one outside. Choose another."
         )
+    if (output / filename_prefix).resolve() == output:
+        raise InvalidSetting(
+            f"Filename prefix {filename_prefix!r}: expected a name for the file, found none. Give one."
+        )
     try:
         folder, stem, *_ = folder_paths.get_save_image_path(filename_prefix, str(output))
     except OSError as error:

@@ -45,9 +45,9 @@ def read_module(spelled: str, group: Group, target: Any) -> ReadModule:
         _check_values(group.file_keys[key] or key, group.tensors[key])
     left = {key: tensor for key, tensor in group.tensors.items() if key not in read}
     second = _second_change(spelled, left, target)
-    taken = next((name_of(patch) for patch in patches.values()), "")
-    reasons = {True: f"the module holds two changes, of which ComfyUI takes the {taken}"}
-    unread = {key: reasons.get(key in second, "the host reads no such key of a LoRA") for key in left}
+    taken = name_of(next(iter(patches.values())))
+    of_second = f"the module holds two changes, of which ComfyUI takes the {taken}"
+    unread = {key: of_second if key in second else "the host reads no such key of a LoRA" for key in left}
     return ReadModule(patches, read, unread)
 
 
@@ -61,7 +61,7 @@ def check_fit(patch: Any, shape: tuple[int, ...]) -> None:
     its errors and leaves the weight as it is, so the sign of success is that it came to the function."""
     limit = _NORM_LIMIT.get(type(patch))
     stand_ins = (one.to("meta") if isinstance(one, Tensor) else one for one in patch.weights)
-    weights = tuple(0.0 if index == limit else one for index, one in enumerate(stand_ins))
+    weights = tuple(0.0 if index == limit and one is not None else one for index, one in enumerate(stand_ins))
     if not computed(type(patch)(set(), weights), torch.empty(shape, device="meta"))[1] or not _scale_fits(patch, shape):
         raise misfit(patch, shape)
 
@@ -69,7 +69,7 @@ def check_fit(patch: Any, shape: tuple[int, ...]) -> None:
 def misfit(patch: Any, shape: tuple[int, ...]) -> UnsupportedAdapter:
     """The reason why a host's adapter does not fit a weight of this shape."""
     found = " and ".join(str(list(one.shape)) for one in patch.weights if isinstance(one, Tensor))
-    return UnsupportedAdapter(f"expected a {patch.name} that fits the layer's {list(shape)}, found tensors {found}")
+    return UnsupportedAdapter(f"expected its {patch.name} to fit the layer's {list(shape)}, found tensors {found}")
 
 
 def computed(patch: Any, weight: Tensor) -> tuple[Tensor, bool]:

@@ -36,8 +36,8 @@ def growth(adapter: Adapter, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
     if after < _LARGE * before:
         return ()
     return (
-        f"this LoRA is {after / before:.0f} times as large as its file ({after * 2 / 1e6:,.0f} MB in float16), for it "
-        "is stored exactly: set out_rank to cut, with dense_rank or dense_energy, to make it smaller",
+        f"this LoRA is {after / before:.0f} times as large as its file ({after * 2 / 1e6:,.0f} MB in float16): set "
+        "out_rank to cut, with a smaller dense_rank or dense_energy, to make it smaller",
     )
 
 

@@ -30,7 +30,12 @@ SPELLINGS: dict[str, Spelling] = {
     "kohya": Spelling(
         ("lora_unet_", "lora_te1_", "lora_te3_", "lora_te2_", "lora_te_"), ".lora_up.weight", ".lora_down.weight"
     ),
-    "diffusers": Spelling(("transformer.", "unet.", "text_encoder"), ".lora_B.weight", ".lora_A.weight", scaled=True),
+    "diffusers": Spelling(
+        ("transformer.", "unet.", "text_encoder.", "text_encoder_2.", "text_encoder_3."),
+        ".lora_B.weight",
+        ".lora_A.weight",
+        scaled=True,
+    ),
 }
 
 _WHOLE = torch.contiguous_format
@@ -76,11 +81,12 @@ def _names(base: HostBase, spelling: Spelling) -> dict[str, str]:
     prefixes = list(spelling.prefixes)
     if "lora_te_" in prefixes and len(_text_encoders(base)) < 2:
         prefixes.insert(0, "lora_te_")  # one encoder alone has no number
+    phantom = "add_embedding" if base.family.startswith("SD2") else "class_embedding"
     names: dict[str, tuple[int, str]] = {}
     for module, target in base.key_map.items():
         rank = next((index for index, prefix in enumerate(prefixes) if module.startswith(prefix)), None)
         _, rows, is_plain = parse_target(target)
-        if rank is None or not is_plain or module in base.extra:
+        if rank is None or not is_plain or module in base.extra or phantom in module:
             continue
         layer = layer_name(target)
         if spelling.prefixes[0] == UNET and rows is None and not _is_generic(module, target):
@@ -92,9 +98,10 @@ def _names(base: HostBase, spelling: Spelling) -> dict[str, str]:
 
 
 # ComfyUI lists a model's own names before others that it reads. The families for which the later name is the right one:
-# sd-scripts trains SD 1 and 2 in diffusers' UNet, all others in one with the model's own names; diffusers' embedding
-# of SDXL stands after one that it does not have; the names of Flux.2's parts stand after those of Flux.1.
-_LATER_NAME = {"lora_unet_": ("SD15", "SD2"), "unet.": ("",), "transformer.": ("Flux2",)}
+# sd-scripts trains SD 1 and 2 in diffusers' UNet, all others in one with the model's own names; the names of Flux.2's
+# parts stand after those of Flux.1. For a UNet's label embedding ComfyUI has two names of diffusers, out of a set, in
+# another order every time; a UNet of diffusers has one of them.
+_LATER_NAME = {"lora_unet_": ("SD15", "SD2"), "transformer.": ("Flux2",)}
 
 
 def _text_encoders(base: HostBase) -> set[str]:

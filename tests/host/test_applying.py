@@ -1,5 +1,6 @@
 """Apply LoRA on a loaded model: what ComfyUI's own loader gives where it reads the file, and as much elsewhere."""
 
+from pathlib import Path
 from typing import Any
 
 import comfy.lora
@@ -14,6 +15,7 @@ from lora_transfer.nodes.host.adapter import Adapter, adapter_from_file
 from lora_transfer.nodes.host.applying import apply
 from tests.conftest import ROOT
 from tests.host.conftest import SmallPair
+from tests.host.small_families import write_small
 from tests.host.test_bad_modules import DIFFUSERS, LAYER, LOHA, LORA, module
 from tests.host.test_kinds import SPELLED
 
@@ -85,6 +87,32 @@ def test_a_real_file_is_applied_as_far_as_the_small_model_has_its_layers(model: 
     assert len(applied.model.patches) > 0
 
 
+def test_of_two_names_for_one_layer_the_one_that_comfyui_takes_is_applied_and_the_other_told(model: Any) -> None:
+    tensors = module(LORA) | module({**LORA, ".lora_up.weight": torch.ones(320, 4) * 3}, f"diffusion_model.{LAYER}")
+    applied = apply(adapter(tensors), model, None, 1.0, 0.0)
+    theirs, _ = comfy.sd.load_lora_for_models(model, None, dict(tensors), 1.0, 0.0)
+    assert torch.equal(patched(applied.model), patched(theirs))
+    assert applied.summary() == (
+        "2 of 4 keys applied; not applied: 2 (2: the file changes this layer under another name too)"
+    )
+
+
+def test_a_bias_on_a_slice_which_comfyui_drops_is_applied(tmp_path: Path) -> None:
+    write_small(tmp_path / "flux.safetensors", "Flux dev", 1, torch.float16)
+    flux = comfy.sd.load_diffusion_model(str(tmp_path / "flux.safetensors"))
+    to_k = "transformer.transformer_blocks.0.attn.to_k"
+    tensors = {
+        f"{to_k}.lora_B.weight": torch.zeros(128, 2),
+        f"{to_k}.lora_A.weight": torch.ones(2, 128),
+        f"{to_k}.diff_b": torch.ones(128),
+    }
+    applied = apply(adapter(tensors), flux, None, 1.0, 0.0)
+    assert applied.summary() == "all 3 keys applied"
+    bias = "diffusion_model.double_blocks.0.img_attn.qkv.bias"
+    change = patched(applied.model, bias) - patched(flux, bias)
+    assert torch.allclose(change, torch.cat([torch.zeros(128), torch.ones(128), torch.zeros(128)]), atol=1e-6)
+
+
 def test_keys_that_are_not_applied_are_told_with_their_reason(model: Any) -> None:
     tensors = module(LORA) | module(LORA, "lora_te_text_model_encoder_layers_0_mlp_fc1")
     applied = apply(adapter(tensors), model, None, 1.0, 1.0)
@@ -98,7 +126,7 @@ def test_a_module_that_does_not_fit_is_told_and_the_others_are_applied(model: An
     wrong |= {"lora_unet_time_embedding_linear_1.lora_down.weight": torch.ones(2, 9)}
     applied = apply(adapter(module(LORA) | wrong), model, None, 1.0, 0.0)
     assert (applied.keys, set(applied.left)) == (2, set(wrong))
-    assert "expected a lora that fits" in applied.summary()
+    assert "expected its lora to fit" in applied.summary()
 
 
 @pytest.mark.parametrize(

@@ -16,14 +16,14 @@ from tests.host.conftest import SmallPair
 
 HELD = {
     "one tensor in a list": ([torch.ones(3, 3)], "found 1 of them"),
-    "numbers in a list": ([1, 2], "found a int among them"),
-    "a word in a list": ([torch.ones(3, 3), "x"], "found a str among them"),
-    "a tensor": (torch.ones(3, 3), "expected named tensors, found a Tensor"),
-    "a number": (5, "expected named tensors, found a int"),
-    "nothing": (None, "expected named tensors, found a NoneType"),
-    "a word": ("hello", "expected named tensors, found a str"),
-    "numbers as names": ({1: torch.ones(2, 2), 2: torch.ones(2, 2)}, "found a Tensor under 1"),
-    "numbers under names": ({"x": {"y": 3}}, "found a int under 'y'"),
+    "numbers in a list": ([1, 2], "found an entry of type int"),
+    "a word in a list": ([torch.ones(3, 3), "x"], "found an entry of type str"),
+    "a tensor": (torch.ones(3, 3), "expected named tensors, found Tensor"),
+    "a number": (5, "expected named tensors, found int"),
+    "nothing": (None, "expected named tensors, found NoneType"),
+    "a word": ("hello", "expected named tensors, found str"),
+    "numbers as names": ({1: torch.ones(2, 2), 2: torch.ones(2, 2)}, "found Tensor under 1"),
+    "numbers under names": ({"x": {"y": 3}}, "found int under 'y'"),
     "an empty list": ([], "found an empty file"),
 }
 
@@ -34,6 +34,12 @@ def test_a_pickled_file_that_is_no_lora_is_told_in_a_sentence(tmp_path: Path, wh
     torch.save(held, tmp_path / "x.pt")
     with pytest.raises(UnreadableFile, match=f"LoRA x.pt: .*{sentence}"):
         adapter_from_file(tmp_path / "x.pt", "x.pt")
+
+
+def test_a_missing_file_is_told_whatever_its_kind(tmp_path: Path) -> None:
+    for name in ("x.pt", "x.safetensors"):
+        with pytest.raises(UnreadableFile, match=f"{name}: not found"):
+            adapter_from_file(tmp_path / name, name)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a pickle at all, hello"], ids=["no bytes", "text"])
@@ -68,6 +74,12 @@ def test_a_base_without_a_layer_that_tells_its_family_is_refused_in_a_sentence(p
 @pytest.mark.parametrize("prefix", ["../x", "/tmp/x", "loras/../../x"])  # noqa: S108  (refused, not written)
 def test_a_place_outside_the_output_folder_is_refused(prefix: str) -> None:
     with pytest.raises(InvalidSetting, match="found one outside"):
+        output_place(prefix)
+
+
+@pytest.mark.parametrize("prefix", ["", ".", "loras/.."])
+def test_a_prefix_without_a_name_is_refused(prefix: str) -> None:
+    with pytest.raises(InvalidSetting, match="expected a name"):
         output_place(prefix)
 
 

@@ -58,10 +58,14 @@ BAD = {
     "rank 0": ({".lora_up.weight": torch.ones(320, 0), ".lora_down.weight": torch.ones(0, 768)}, "is empty"),
     "a vector as up": ({".lora_up.weight": torch.ones(320), ".lora_down.weight": torch.ones(768)}, "[320, 768]"),
     "a LoRA of another width": ({**LORA, ".lora_down.weight": torch.ones(4, 1024)}, "[320, 768]"),
-    "a LoHa of two widths": ({**LOHA, ".hada_w2_b": torch.ones(4, 700)}, "expected a loha that fits"),
-    "half a LoKr": ({".lokr_w1": torch.ones(8, 8)}, "expected a lokr that fits"),
-    "OFT blocks of another size": ({".oft_blocks": torch.ones(7, 13, 13)}, "expected a oft that fits"),
-    "DoRA norms of another number": ({**LORA, ".dora_scale": torch.ones(5, 1)}, "expected a lora that fits"),
+    "a LoHa of two widths": ({**LOHA, ".hada_w2_b": torch.ones(4, 700)}, "expected its loha to fit"),
+    "half a LoKr": ({".lokr_w1": torch.ones(8, 8)}, "expected its lokr to fit"),
+    "OFT blocks of another size": ({".oft_blocks": torch.ones(7, 13, 13)}, "expected its oft to fit"),
+    "a BOFT without alpha, which ComfyUI cannot compute": (
+        {".oft_blocks": torch.ones(2, 32, 10, 10)},
+        "its boft to fit",
+    ),
+    "DoRA norms of another number": ({**LORA, ".dora_scale": torch.ones(5, 1)}, "expected its lora to fit"),
     "PEFT's norms of another number": ({**LORA, ".lora_magnitude_vector": torch.ones(5)}, "has 5 values"),
     "a difference of another shape": ({".diff": torch.ones(320, 700)}, "its diff has shape [320, 700]"),
     "a vector as difference": ({".diff": torch.ones(320)}, "its diff has shape [320]"),
@@ -106,6 +110,13 @@ def test_a_dora_that_changes_nothing_stays_zero(base: HostBase) -> None:
     unchanged = {".lora_up.weight": torch.zeros(320, 4), ".dora_scale": norms + torch.finfo(torch.float32).eps}
     placed = placed_on(base, module({**LORA, **unchanged}))
     assert placed.deltas[LAYER].norm() <= 1e-5
+
+
+def test_a_row_that_pefts_dora_leaves_empty_stays_finite(base: HostBase) -> None:
+    weight = base.read(base.layers[LAYER])
+    undone = {".lora_up.weight": torch.eye(320, 1), ".lora_down.weight": -weight[:1]}  # row 0 of W + dW is zero
+    placed = placed_on(base, module({**undone, ".lora_magnitude_vector": torch.ones(320)}))
+    assert torch.equal(placed.deltas[LAYER].dense()[0], -weight[0])
 
 
 def test_three_spellings_of_one_module_are_all_accounted_for(base: HostBase) -> None:

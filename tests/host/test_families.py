@@ -139,4 +139,4 @@ def test_the_keys_of_a_real_file_resolve_on_the_full_size_model(path: Path) -> N
     # These dumps are abridged and give some layers widths that the model does not have.
     abridged = {"anima_lora_kohya": 3, "flux_lokr_bfl": 5}
     assert len(placed.skipped) == abridged.get(path.stem, 0)
-    assert all("that fits the layer's" in one.reason for one in placed.skipped)
+    assert all("to fit the layer's" in one.reason for one in placed.skipped)

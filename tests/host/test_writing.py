@@ -111,7 +111,14 @@ NAMED = {
         "clip_l.transformer.text_model.encoder.layers.0.mlp.fc1": "lora_te1_text_model_encoder_layers_0_mlp_fc1",
         "clip_g.transformer.text_model.encoder.layers.0.mlp.fc1": "lora_te2_text_model_encoder_layers_0_mlp_fc1",
     },
-    ("SDXL", "diffusers"): {"label_emb.0.0": "unet.add_embedding.linear_1"},
+    ("SD15", "diffusers"): {
+        "clip_l.transformer.text_model.encoder.layers.0.mlp.fc1": "text_encoder.text_model.encoder.layers.0.mlp.fc1",
+    },
+    ("SDXL", "diffusers"): {
+        "label_emb.0.0": "unet.add_embedding.linear_1",
+        "clip_l.transformer.text_model.encoder.layers.0.mlp.fc1": "text_encoder.text_model.encoder.layers.0.mlp.fc1",
+        "clip_g.transformer.text_model.encoder.layers.0.mlp.fc1": "text_encoder_2.text_model.encoder.layers.0.mlp.fc1",
+    },
     ("Flux dev", "kohya"): {
         "double_blocks.0.img_mlp.2": "lora_unet_double_blocks_0_img_mlp_2",
         "clip_l.transformer.text_model.encoder.layers.0.mlp.fc1": "lora_te1_text_model_encoder_layers_0_mlp_fc1",
@@ -157,7 +164,7 @@ def encoder_named(base: HostBase, encoders: tuple[str, ...]) -> HostBase:
     return joined(base, encoder)
 
 
-@pytest.mark.parametrize(("family", "spelling"), NAMED, ids=" as ".join)
+@pytest.mark.parametrize(("family", "spelling"), NAMED)
 def test_names_are_those_of_the_trainers_and_of_diffusers(family: str, spelling: str) -> None:
     base = base_from_header(header_of(family), family, "header")
     base = encoder_named(base, TEXT_ENCODERS.get(family, ()))
