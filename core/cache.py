@@ -5,7 +5,7 @@ A decomposition is kept under the hash of the weight's values, so bases that sha
 """
 
 # safetensors has no types.
-# pyright: reportUnknownVariableType=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
 
 import contextlib
 import json
@@ -13,16 +13,16 @@ import os
 import sqlite3
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from blake3 import blake3
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from .errors import UnreadableFile
-from .files import open_tensor_file
 from .subspace import Decomposition
 
 # Part of every key: raised when the same weight would be decomposed otherwise, which makes old entries unreachable.
@@ -74,9 +74,7 @@ class SubspaceCache:
 
     def find(self, digest: str, rank: int) -> Decomposition | None:
         """An entry that can be cut at the rank, the smallest of them; a damaged one is removed and not found."""
-        entries = list(self._shelf(digest).glob(f"{digest}_*_{self.precision}.safetensors"))
-        # The smallest that is large enough; a smaller one serves where the weight has no more directions.
-        for path in sorted(entries, key=lambda path: (_rank_of(path) < rank, _rank_of(path))):
+        for path in self._entries(digest, rank):
             found = _read(path)
             if found is None:
                 path.unlink(missing_ok=True)
@@ -85,6 +83,18 @@ class SubspaceCache:
                     os.utime(path)
                 return found
         return None
+
+    def _entries(self, digest: str, rank: int) -> Iterator[Path]:
+        """The entry of this very rank, else the smallest that is larger; a smaller one serves where the weight has no
+        more directions."""
+        exact = self._entry(digest, rank)
+        if exact.exists():
+            yield exact
+        others = self._shelf(digest).glob(f"{digest}_*_{self.precision}.safetensors")
+        yield from sorted(set(others) - {exact}, key=lambda path: (_rank_of(path) < rank, _rank_of(path)))
+
+    def _entry(self, digest: str, rank: int) -> Path:
+        return self._shelf(digest) / f"{digest}_{rank}_{self.precision}.safetensors"
 
     def keep(self, digest: str, decomposition: Decomposition) -> Decomposition:
         """Store a decomposition, and return it as it was stored."""
@@ -95,7 +105,7 @@ class SubspaceCache:
             left.float(), values, right.float(), decomposition.energy, decomposition.complete, decomposition.precise
         )
         facts = {"energy": repr(kept.energy), "complete": str(kept.complete), "precise": str(kept.precise)}
-        path = self._shelf(digest) / f"{digest}_{len(values)}_{self.precision}.safetensors"
+        path = self._entry(digest, len(values))
         path.parent.mkdir(exist_ok=True)
         unfinished = path.with_name(f".{path.stem}.{os.getpid()}.{threading.get_ident()}{_UNFINISHED}")
         tensors = {"left": left, "singular_values": values, "right": right}
@@ -179,15 +189,16 @@ def digest_of(weight: Tensor) -> str:
 
 
 def _read(path: Path) -> Decomposition | None:
-    """An entry from its file; None where the file is missing, cut short, or not what was written."""
+    """An entry from its file; None where the file is missing, cut short, or not what was written. In float32 nothing is
+    copied: the tensors are the file's pages, which nobody changes (an entry is replaced whole)."""
     try:
-        file = open_tensor_file(path)
-        left, values, right = (file.read(name) for name in ("left", "singular_values", "right"))
-        facts = file.metadata
+        with safe_open(path, framework="pt") as file:
+            facts = file.metadata() or {}
+            left, values, right = (file.get_tensor(name).float() for name in ("left", "singular_values", "right"))
         found = Decomposition(
             left, values, right, float(facts["energy"]), facts["complete"] == "True", facts["precise"] == "True"
         )
-    except (UnreadableFile, FileNotFoundError, KeyError, ValueError):
+    except (SafetensorError, FileNotFoundError, KeyError, ValueError):
         return None
     return found if _sum(found) == facts.get("sum") else None
 

@@ -48,21 +48,23 @@ def compare_blocks(
 ) -> tuple[WeightFigures, LowRankDelta | None]:
     """The same for weights that come as blocks of rows, from the first to the last."""
     reading = None if delta is None else delta.row_basis()  # (n, q)
-    squared_source = squared_target = inner = squared_difference = 0.0
+    squared_source = along_source = squared_difference = 0.0
     drifts: list[Tensor] = []
     for one, other in blocks:
-        difference = one - other  # for itself: a difference of the squares would lose a small drift
+        # The difference is formed, not taken from products of the two: those would lose a small drift.
+        difference = other - one
         squared_source += _inner(one, one)
-        squared_target += _inner(other, other)
-        inner += _inner(one, other)
+        along_source += _inner(one, difference)
         squared_difference += _inner(difference, difference)
         if reading is not None:
             drifts.append(difference @ reading)
+    squared_target = max(0.0, squared_source + 2 * along_source + squared_difference)
+    inner = squared_source + along_source
     norms = squared_source**0.5, squared_target**0.5
     known = norms[0] > 0 and norms[1] > 0
     cosine = inner / (norms[0] * norms[1]) if known else None
     figures = WeightFigures(cosine, squared_difference**0.5 / norms[0] if known else None, norms)
-    return figures, None if reading is None else LowRankDelta(torch.cat(drifts), reading.mT.contiguous())
+    return figures, None if reading is None else LowRankDelta(-torch.cat(drifts), reading.mT.contiguous())
 
 
 def _inner(one: Tensor, other: Tensor) -> float:

@@ -190,8 +190,10 @@ def _rescaled(
     result: LowRankDelta, delta: LowRankDelta, similarity: LayerSimilarity, settings: TransferSettings
 ) -> LowRankDelta:
     """||dW_t|| / ||W_t|| = ||dW_s|| / ||W_s|| where the settings ask for it and the figures allow it."""
+    if settings.rescale == "off":
+        return result
     source_norm, target_norm = similarity.weights.norms
     norm = result.norm()
-    if settings.rescale == "off" or source_norm == 0 or norm == 0:
+    if source_norm == 0 or norm == 0:
         return result
     return result.scaled(delta.norm() * target_norm / (source_norm * norm))
