@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
 import torch
@@ -115,8 +115,8 @@ class Comparison(Generic[AnyBase]):
     unpaired: Mapping[str, Skipped]
     rank_rule: RankRule
     measure: Measure
-    channels: Mapping[str, Channels]
-    drifts: Mapping[str, LowRankDelta]
+    channels: Mapping[str, Channels] = field(default_factory=dict[str, Channels])
+    drifts: Mapping[str, LowRankDelta] = field(default_factory=dict[str, LowRankDelta])
     adapter: str | None = None
     notes: tuple[str, ...] = ()
     verdict: Verdict | None = None

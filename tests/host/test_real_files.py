@@ -29,7 +29,7 @@ def compared_by_nothing(base: HostBase, layers: list[str]) -> Comparison[HostBas
     """A comparison of a base with itself of which the plain copy needs no figure."""
     figures = LayerSimilarity(WeightFigures(1.0, 0.0, (1.0, 1.0)))
     pairs = {layer: (LayerPair(base.layers[layer], base.layers[layer], "itself"), figures) for layer in layers}
-    return Comparison(base, base, pairs, {}, RankRule("fraction", 0.5), "subspace", {})
+    return Comparison(base, base, pairs, {}, RankRule("fraction", 0.5), "subspace")
 
 
 @needs_shared
