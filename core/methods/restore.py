@@ -17,7 +17,8 @@ def restore(delta: LowRankDelta, bases: LayerPairBases) -> Projected:
 RESTORE = Method(
     name="restore",
     function=restore,
-    summary="The delta plus what the base's drift took from the inputs that the LoRA reads; needs no decomposition.",
+    summary="The delta plus what the base's drift took from the inputs that the LoRA reads: better than the copy where "
+    "that is little beside the LoRA, worse where it is much (the verdict says which); needs no decomposition.",
     source="derived; method.md sections 3 and 6b",
     keeps_whole_delta=True,
     needs_drift=True,
