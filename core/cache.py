@@ -58,11 +58,11 @@ class SubspaceCache:
 
     def digest_at(self, place: str) -> str | None:
         """The hash of the values at a place in a file (path, size, time, key, rows), if it was taken before."""
-        found = self._ask("SELECT digest FROM places WHERE place = ?", place)
+        found = self._ask("SELECT digest FROM places WHERE place = ?", f"{ALGORITHM} {place}")
         return found[0][0] if found else None
 
     def note_place(self, place: str, digest: str) -> None:
-        self._ask("INSERT OR REPLACE INTO places VALUES (?, ?)", place, digest)
+        self._ask("INSERT OR REPLACE INTO places VALUES (?, ?)", f"{ALGORITHM} {place}", digest)
 
     def figures(self, key: str) -> dict[str, Any] | None:
         """Small numbers kept under a key that names the weights by their hashes."""
@@ -77,7 +77,7 @@ class SubspaceCache:
         for path in self._entries(digest, rank):
             found = _read(path)
             if found is None:
-                path.unlink(missing_ok=True)
+                _remove(path)
             elif found.serves(rank):
                 with contextlib.suppress(OSError):  # another process may have removed it just now
                     os.utime(path)
@@ -96,25 +96,30 @@ class SubspaceCache:
     def _entry(self, digest: str, rank: int) -> Path:
         return self._shelf(digest) / f"{digest}_{rank}_{self.precision}.safetensors"
 
-    def keep(self, digest: str, decomposition: Decomposition) -> Decomposition:
-        """Store a decomposition, and return it as it was stored."""
+    def rounded(self, decomposition: Decomposition) -> Decomposition:
+        """A decomposition as it comes back from the disk."""
         dtype = PRECISIONS[self.precision]
-        left, right = (basis.cpu().to(dtype).contiguous() for basis in (decomposition.left, decomposition.right))
-        values = decomposition.singular_values.cpu().float().contiguous()
-        kept = Decomposition(
-            left.float(), values, right.float(), decomposition.energy, decomposition.complete, decomposition.precise
+        left, right = (
+            basis.cpu().to(dtype).float().contiguous() for basis in (decomposition.left, decomposition.right)
         )
+        values = decomposition.singular_values.cpu().float().contiguous()
+        return Decomposition(left, values, right, decomposition.energy, decomposition.complete, decomposition.precise)
+
+    def keep(self, digest: str, decomposition: Decomposition) -> Decomposition:
+        """Store a decomposition, and return it as it was stored; OSError where the disk does not take it."""
+        kept, dtype = self.rounded(decomposition), PRECISIONS[self.precision]
         facts = {"energy": repr(kept.energy), "complete": str(kept.complete), "precise": str(kept.precise)}
-        path = self._entry(digest, len(values))
+        path = self._entry(digest, len(kept.singular_values))
         path.parent.mkdir(exist_ok=True)
         unfinished = path.with_name(f".{path.stem}.{os.getpid()}.{threading.get_ident()}{_UNFINISHED}")
-        tensors = {"left": left, "singular_values": values, "right": right}
+        bases = {"left": kept.left.to(dtype), "right": kept.right.to(dtype)}
         try:
-            unfinished.write_bytes(save(tensors, {**facts, "sum": _sum(kept)}))
+            blob = save({**bases, "singular_values": kept.singular_values}, {**facts, "sum": _sum(kept)})
+            unfinished.write_bytes(blob)
             os.replace(unfinished, path)
         finally:
-            unfinished.unlink(missing_ok=True)
-        self._grow(left.nbytes + right.nbytes)
+            _remove(unfinished)
+        self._grow(len(blob))
         return kept
 
     def sweep(self) -> int:
@@ -130,9 +135,8 @@ class SubspaceCache:
         for _, size, path in sorted(aged):
             if total <= self.limit:
                 break
-            with contextlib.suppress(PermissionError):  # Windows: another process is reading it
-                path.unlink(missing_ok=True)
-                total -= size
+            _remove(path)
+            total -= size
         return total
 
     def _grow(self, size: int) -> None:
@@ -156,7 +160,7 @@ class SubspaceCache:
                 return []  # a full disk, or a lock that another process held for half a minute: then it is not known
             except sqlite3.DatabaseError:
                 self._index.close()
-                self._index_path.unlink(missing_ok=True)
+                _remove(self._index_path)
                 self._index = self._open_index()
                 return []
 
@@ -174,9 +178,15 @@ class SubspaceCache:
             raise
         except sqlite3.DatabaseError:
             index.close()
-            self._index_path.unlink()
+            _remove(self._index_path)
             return self._open_index()
         return index
+
+
+def _remove(path: Path) -> None:
+    """Remove a file if that can be done: on Windows not while another process reads it."""
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 def digest_of(weight: Tensor) -> str:
@@ -198,7 +208,7 @@ def _read(path: Path) -> Decomposition | None:
         found = Decomposition(
             left, values, right, float(facts["energy"]), facts["complete"] == "True", facts["precise"] == "True"
         )
-    except (SafetensorError, FileNotFoundError, KeyError, ValueError):
+    except (SafetensorError, OSError, KeyError, ValueError):
         return None
     return found if _sum(found) == facts.get("sum") else None
 

@@ -11,9 +11,9 @@ from .similarity import LayerSimilarity
 class LayerReport:
     """One layer of a run. The figures after `keys` are None or zero in a report of similarity alone.
 
-    norm_ratio: ||dW_t|| / ||dW_s||; cosine_to_copy: between dW_t and dW_s; energy_lost: share of ||dW_t||^2 lost by
-    cutting the rank; block_energies: shares of ||dW_s||^2 in the source's subspace/subspace, subspace/null,
-    null/subspace and null/null blocks (output/input side).
+    norm_ratio: ||dW_t|| / ||dW_s|| (of the part that a narrower target kept); cosine_to_copy: between dW_t and dW_s;
+    energy_lost: share of ||dW_t||^2 lost by cutting the rank; block_energies: shares of ||dW_s||^2 in the source's
+    subspace/subspace, subspace/null, null/subspace and null/null blocks (output/input side).
     """
 
     pair: LayerPair

@@ -65,6 +65,9 @@ def leading_svd(matrix: Tensor, count: int, eigenpairs: Eigensolver = by_rule) -
         return LeadingSvd(turned.right, turned.singular_values, turned.left, turned.precise)
     short = matrix.shape[0]
     count = min(count, short)
+    if count < 1:  # of a weight of zeros nothing leads
+        nothing = matrix.new_empty(0)
+        return LeadingSvd(matrix.new_empty(short, 0), nothing, matrix.new_empty(matrix.shape[1], 0), True)
     if matrix.dtype == torch.float32 and short >= FLOAT32_FROM and count <= short // 2:
         eigenvalues, eigenvectors = eigenpairs(gram(matrix), count + 1)
         if boundary_error(eigenvalues, count) <= CLEAR_GAP:

@@ -10,7 +10,8 @@ from torch import Tensor
 from .delta import LowRankDelta
 from .errors import InvalidSetting, NothingToTransfer
 from .layers import LayerPair, Skipped
-from .matching import share_outside
+from .matching import BlockMap, share_outside
+from .matching.channels import Channels
 from .methods import Method, method_named
 from .similarity import Comparison, LayerSimilarity
 from .subspace import RankRule
@@ -92,9 +93,9 @@ class TransferPlan:
     settings: TransferSettings
     compared: tuple[LayerSimilarity, ...] = ()
 
-    def share_lost(self, deltas: Mapping[str, LowRankDelta]) -> float:
+    def share_lost(self, deltas: Mapping[str, LowRankDelta], channels: Mapping[str, Channels]) -> float:
         """The share of the sum of ||dW||^2 of these deltas, by source layer, that the plan leaves behind."""
-        return share_outside({planned.pair.source.name for planned in self.pairs}, deltas)
+        return share_outside([planned.pair for planned in self.pairs], channels, deltas)
 
     def by_target(self, of_sources: Mapping[str, Value]) -> dict[str, Value]:
         """What is known by source layer, by target layer."""
@@ -125,19 +126,41 @@ class Vector:
 
 
 def plan_vectors(
-    vectors: Sequence[Vector], parameters: Mapping[str, tuple[int, ...]], target: str
+    vectors: Sequence[Vector],
+    parameters: Mapping[str, tuple[int, ...]],
+    target: str,
+    block_map: BlockMap | None = None,
 ) -> tuple[tuple[Vector, ...], tuple[Skipped, ...]]:
-    """Vectors are copied where the target has the same parameter; otherwise they are listed (method.md section 7)."""
+    """Vectors are copied where the target has the same parameter; otherwise they are listed (method.md section 7). A
+    parameter of a block goes where the block map sends its block; a key of the file is counted once."""
     copied: list[Vector] = []
     skipped: list[Skipped] = []
     for vector in vectors:
-        found = parameters.get(vector.parameter)
-        if found == tuple(vector.values.shape):
-            copied.append(vector)
-        else:
+        places = _places(vector.parameter, block_map)
+        if not places:
+            reason = "a bias or norm: the block that it belongs to feeds no block of the target"
+            skipped.append(Skipped(vector.parameter, reason, vector.keys))
+        for index, place in enumerate(places):
+            keys = vector.keys if index == 0 else ()
+            found = parameters.get(place)
+            if found == tuple(vector.values.shape):
+                copied.append(replace(vector, parameter=place, keys=keys))
+                continue
             reason = "has no such parameter" if found is None else f"has it with {list(found)} values"
-            skipped.append(Skipped(vector.parameter, f"a bias or norm: {target} {reason}", vector.keys))
+            skipped.append(Skipped(place, f"a bias or norm: {target} {reason}", keys))
     return tuple(copied), tuple(skipped)
+
+
+def _places(parameter: str, block_map: BlockMap | None) -> list[str]:
+    """Where a parameter of the source stands in the target: in every block that its block feeds. The longest block
+    whose name stands in it as whole words is its own; one outside of all blocks keeps its name."""
+    blocks = [] if block_map is None else block_map.sources()
+    inside = [block for block in blocks if f".{block}." in f".{parameter}"]
+    if block_map is None or not inside:
+        return [parameter]
+    own = max(inside, key=len)
+    before, _, after = f".{parameter}".rpartition(f".{own}.")
+    return [f"{before}.{target}.{after}".removeprefix(".") for target in block_map.targets_of(own)]
 
 
 def refuse_unless_forced(comparison: Comparison[Any], force: bool) -> None:
@@ -165,9 +188,10 @@ def plan_transfer(modules: Sequence[Module], comparison: Comparison[Any], settin
         planned += [
             one if index == 0 else replace(one, module=replace(module, keys=())) for index, one in enumerate(kept)
         ]
-        if not kept:
-            left = next((one for one in decisions if isinstance(one, Skipped)), None)
-            skipped.append(left or _never_compared(module, comparison))
+        left = [one for one in decisions if isinstance(one, Skipped)]
+        skipped += [replace(one, keys=one.keys if index == 0 and not kept else ()) for index, one in enumerate(left)]
+        if not decisions:
+            skipped.append(_never_compared(module, comparison))
     figures = tuple(similarity for one in modules for _, similarity in fed.get(one.layer, []))
     method = method_named(settings.method)
     return TransferPlan(tuple(planned), tuple(skipped), method, comparison.rank_rule, settings, figures)
@@ -206,6 +230,8 @@ def _decide(
         reason = f"{called} {score:.3f} is at least {settings.threshold:g}"
         return PlannedPair(pair, similarity, "transfer", reason, module)
     reason = f"{called} {score:.3f} is below {settings.threshold:g}"
+    if pair.target.name != pair.source.name:
+        reason += f" for {pair.target.name}"
     if settings.below_threshold == "copy":
         return PlannedPair(pair, similarity, "copy", reason, module)
     return Skipped(module.layer, reason, module.keys)

@@ -72,11 +72,13 @@ class LayerReader:
         self._cache.note_figures(key, known)
         return known["rank"]
 
-    def subspace(self, rank: int, device: torch.device) -> Subspace:
-        """The `rank` leading directions, on a device."""
+    def subspace(self, rank: int, rule: RankRule, device: torch.device) -> Subspace:
+        """The `rank` leading directions, on a device; by the energy rule always out of the whole spectrum, so that it
+        does not matter whether the rank was known before."""
         found = None if self._cache is None else self._cache.find(self.digest, rank)
         if found is None:
-            whole = self._decomposed or leading(self.stored.to(device), rank, self._using.eigensolver)
+            by_energy = rule.kind == "energy"
+            whole = self._whole(device) if by_energy else leading(self.stored.to(device), rank, self._using.eigensolver)
             found = self._stored_again(whole.limited(rank))
         return found.to(device).cut(rank)
 
@@ -93,7 +95,7 @@ class LayerReader:
         except OSError as error:  # a full or read-only disk must not end a run that does not need it
             note = f"decomposed layers could not be kept in {self._cache.folder}: {error.strerror or error}"
             self._using.notes.setdefault("cache", note)
-            return decomposition
+            return self._cache.rounded(decomposition)
 
 
 def weight_blocks(source: LayerReader, target: LayerReader) -> Iterator[tuple[Tensor, Tensor]]:
@@ -110,4 +112,4 @@ def pair_subspaces(
 ) -> tuple[Subspace, Subspace]:
     """The subspaces of two layers of one shape, each cut by the rule, then both at the larger k."""
     rank = max(source.rank(rule, device), target.rank(rule, device))
-    return source.subspace(rank, device), target.subspace(rank, device)
+    return source.subspace(rank, rule, device), target.subspace(rank, rule, device)

@@ -52,8 +52,10 @@ class Resources:
         try:
             with self._turn:
                 return work(self.device)
-        except torch.cuda.OutOfMemoryError:
-            pass  # outside the handler, so that its traceback does not keep the card's tensors alive
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+        # Outside the handler: its traceback would keep the card's tensors alive.
         torch.cuda.empty_cache()
         note = f"{self.device} ran out of memory, first at {layer}: such layers were computed by the processor"
         self.notes.setdefault("memory", note)
@@ -88,6 +90,12 @@ class Resources:
         return [done[index] for index in range(len(tasks))]
 
 
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """The libraries beside torch's allocator (cuBLAS, cuSOLVER) say it in words of their own."""
+    words = str(error).lower()
+    return isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in words or "alloc_failed" in words
+
+
 def _without_gradients(work: Callable[[Task], Result], task: Task) -> Result:
     with torch.no_grad():  # a thread does not inherit its parent's mode
         return work(task)
@@ -99,11 +107,27 @@ def single_threaded() -> Generator[None, None, None]:
     while they wait (640 x 640 took 5.5 s in place of 0.04 s beside a busy process), and the last digits of a sum would
     depend on their number. TensorFloat-32, which another node may have switched on, is off meanwhile.
     """
-    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    back = _tf32_off() if torch.cuda.is_available() else None
     try:
         with threadpool_limits(1, user_api="blas"):
             yield
     finally:
         torch.set_num_threads(threads)
-        torch.set_float32_matmul_precision(precision)
+        if back is not None:
+            setattr(torch.backends.cuda.matmul, *back)
+
+
+def _tf32_off() -> tuple[str, object] | None:
+    """Switch TensorFloat-32 off; the name and the value that switch it back, None where it was off. torch has two
+    switches for it, and reading the older raises once somebody has used the newer."""
+    matmul = torch.backends.cuda.matmul
+    try:
+        name, before, off = "allow_tf32", matmul.allow_tf32, False
+    except RuntimeError:
+        name, before, off = "fp32_precision", matmul.fp32_precision, "ieee"
+    if before == off:
+        return None
+    setattr(matmul, name, off)
+    return name, before

@@ -22,6 +22,10 @@ from .verdict import Verdict
 
 AnyBase = TypeVar("AnyBase", bound=Base)
 
+# A drift is kept where its factors are smaller than this part of the weight: LoRAs up to rank 160 at 1280 x 1280, a few
+# hundred megabytes for all of SDXL.
+_DRIFT_SHARE = 0.25
+
 # subspace: Phi of the leading singular directions | weight_cosine: the weights themselves, without any decomposition
 Measure = Literal["subspace", "weight_cosine"]
 
@@ -138,7 +142,7 @@ def compare(
 
     Every weight is read once at most, and not at all where the cache knows the figures of the pair. By weight_cosine
     nothing is decomposed, and nothing but the weights is read. `deltas` are those of the adapter with the fingerprint
-    `adapter`, by source layer: their drifts are kept, where they are smaller than the weights.
+    `adapter`, by source layer: by weight_cosine their drifts are kept, where they are much smaller than the weights.
     """
     resources = using or Resources()
     matching = paired.matching if isinstance(paired, Survey) else paired
@@ -171,7 +175,7 @@ def _smaller_than_its_weight(delta: LowRankDelta | None, pair: LayerPair, kept: 
     if delta is None or delta.shape != pair.source.weight.matrix_shape:
         return None
     delta = delta if kept is None else kept.delta(delta)
-    return delta if delta.rank * sum(delta.shape) < math.prod(delta.shape) else None
+    return delta if delta.rank * sum(delta.shape) < _DRIFT_SHARE * math.prod(delta.shape) else None
 
 
 def _compare_pair(
@@ -191,15 +195,15 @@ def _compare_pair(
         return _from_json(known), None
     stored = readers[0].stored, readers[1].stored  # read before the card's turn comes, while it works for another
 
-    def work(device: torch.device) -> tuple[LayerSimilarity, LowRankDelta | None]:
+    def work(device: torch.device) -> LayerSimilarity:
         there = stored[0].to(device), stored[1].to(device)
-        figures, drift = compare_weights(*there, None if delta is None else delta.to(device, torch.float32))
-        return layer_similarity(figures, pair_subspaces(*readers, rule, device)), drift
+        figures, _ = compare_weights(*there)
+        return layer_similarity(figures, pair_subspaces(*readers, rule, device))
 
-    similarity, drift = using.compute(work, pair.target.name)
+    similarity = using.compute(work, pair.target.name)
     if cache is not None:
         cache.note_figures(key, asdict(similarity))
-    return similarity, None if drift is None else drift.to("cpu")
+    return similarity, None
 
 
 def _cost(pair: LayerPair) -> int:

@@ -18,12 +18,13 @@ from .matching import (
     match_by_name,
     score_blocks,
 )
-from .resources import Resources, single_threaded
+from .resources import CPU, Resources, single_threaded
 from .verdict import Verdict, verdict
 
-# blocks: whole blocks by their weights, in the model's order | blocks in any order: each source block feeds one target
-# block at most (Hungarian assignment) | names: what loading the old LoRA does; nothing is measured for it
-MatchBy = Literal["blocks", "blocks in any order", "names"]
+# blocks: whole blocks by the cosine of their weights, in the model's order | blocks by subspaces: by the overlap of
+# their leading singular directions, which takes longer and fades sooner | blocks in any order: each source block feeds
+# one target block at most (Hungarian assignment) | names: what loading the old LoRA does; nothing is measured for it
+MatchBy = Literal["blocks", "blocks by subspaces", "blocks in any order", "names"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def survey(
     given: a block map as JSON (matching.given_block_map), which goes before what the weights say.
     """
     resources, names = using or Resources(), list(wanted)
-    device, progress = resources.device, resources.progress
+    device, progress = CPU, resources.progress  # a few layers, bound by reading: no card is worth emptying for them
     with single_threaded():
         if match_by == "names" and not given.strip():
             sides = blocks_of(source.layers.values()), blocks_of(target.layers.values())
@@ -60,7 +61,8 @@ def survey(
             block_map = block_map_by_name(*([block.name for block in blocks] for blocks in sides))
             matching = match_by_name(source.layers, target.layers, names)
         else:
-            scores = score_blocks(source, target, device=device, progress=progress)
+            by = "subspace" if match_by == "blocks by subspaces" else "weight_cosine"
+            scores = score_blocks(source, target, measure=by, device=device, progress=progress)
             block_map = _given_or_found(scores, given, match_by)
             matching = match_by_blocks(source.layers, target.layers, block_map, names)
         matching = match_by_channels(source, target, matching, device=device, progress=progress)

@@ -194,6 +194,6 @@ def _rescaled(
         return result
     source_norm, target_norm = similarity.weights.norms
     norm = result.norm()
-    if source_norm == 0 or norm == 0:
+    if source_norm == 0 or target_norm == 0 or norm == 0:
         return result
     return result.scaled(delta.norm() * target_norm / (source_norm * norm))

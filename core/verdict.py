@@ -141,6 +141,7 @@ def measure_pair(
 ) -> PairFigures:
     """Read a few matched layers of both bases, spread over depth and roles; where none is matched, layers of one name,
     for the figures that a refusal rests on."""
+    matching = _of_the_diffusion_model(source, matching)
     alone = (one.layer for one in matching.unpaired)
     sample = sampled_pairs(matching.pairs or match_by_name(source.layers, target.layers, alone).pairs)
     cosines: list[float | None] = []
@@ -166,13 +167,35 @@ def measure_pair(
     return PairFigures(
         sampled=len(sample),
         matched=len(paired) / total if total else 0.0,
-        lost=None if deltas is None else share_lost(matching, deltas),
+        lost=share_lost(matching, _of(matching, deltas)) if deltas and _all_known(matching, deltas) else None,
         weight_cosine=_median(cosines),
         weight_cosine_least=min((figure for figure in cosines if figure is not None), default=None),
         similarity=sum(known) / len(known) if known else None,
         drift=_median(drifts),
         drift_against_lora=_median(ratios),
     )
+
+
+def _of_the_diffusion_model(source: Base, matching: Matching) -> Matching:
+    """The layers that tell: strangers often share a text encoder to the last bit. Where only that is asked for, it."""
+    pairs = tuple(pair for pair in matching.pairs if not pair.source.text_encoder)
+    names = {name for name, layer in source.layers.items() if not layer.text_encoder}
+    unpaired = tuple(one for one in matching.unpaired if one.layer in names)
+    return Matching(pairs, unpaired, matching.channels) if pairs or unpaired else matching
+
+
+def _of(matching: Matching, deltas: Mapping[str, LowRankDelta]) -> dict[str, LowRankDelta]:
+    wanted = _wanted(matching)
+    return {name: delta for name, delta in deltas.items() if name in wanted}
+
+
+def _wanted(matching: Matching) -> set[str]:
+    return {pair.source.name for pair in matching.pairs} | {one.layer for one in matching.unpaired}
+
+
+def _all_known(matching: Matching, deltas: Mapping[str, LowRankDelta]) -> bool:
+    """Whether every layer's delta is at hand. Those without factors (DoRA, OFT) are not: layers are counted then."""
+    return _wanted(matching) <= deltas.keys()
 
 
 def sampled_pairs(pairs: Sequence[LayerPair]) -> list[LayerPair]:

@@ -141,7 +141,7 @@ class ProjectLora(io.ComfyNode):
         refuse_unless_forced(similarity, force)
         placed = place(adapter, source)
         plan = plan_transfer(placed.modules, similarity, settings)
-        vectors, lost = plan_vectors(placed.vectors, target.parameters, target.name)
+        vectors, lost = plan_vectors(placed.vectors, target.parameters, target.name, similarity.block_map)
         if not plan.pairs and not vectors:
             raise NothingToTransfer(plan.why_nothing(source.name, target.name))
         drifts = similarity.drifts if similarity.adapter == adapter.fingerprint else None
@@ -160,7 +160,7 @@ class ProjectLora(io.ComfyNode):
             skipped=(*placed.skipped, *lost),
             unread=placed.unread,
             notes=(*moved.notes, *grown),
-            lost=plan.share_lost(placed.factored) if plan.pairs else None,
+            lost=plan.share_lost(placed.factored, similarity.channels) if placed.factored else None,
             seconds=time.monotonic() - started,
         )
         result = transferred_adapter(adapter, tensors, report, target)

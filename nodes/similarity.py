@@ -91,8 +91,8 @@ class ComputeSimilarity(io.ComfyNode):
                     "match_by",
                     options=list(get_args(MatchBy)),
                     tooltip="Which layers pair. blocks: whole blocks by their weights, in the model's order; finds "
-                    "what a pruned or grown model kept. blocks in any order: the same without the order. names: as "
-                    "loading the old LoRA does.",
+                    "what a pruned or grown model kept. blocks by subspaces: the same by their singular directions, "
+                    "slower. blocks in any order: without the order. names: as loading the old LoRA does.",
                 ),
                 io.String.Input(
                     "block_map",

@@ -109,7 +109,7 @@ def _pair_row(pair: str, costs: Sequence[ShapeCost], counts: Mapping[Shape, int]
     }
     print(
         f"\n{pair}, CPU-seconds: {row}"
-        + ("\n  (default: at least, (a) stands for it where it was not run)" if quick else "")
+        + ("\n  (default: at least, the thin SVD stands for it where it was not run)" if quick else "")
     )
     return row
 

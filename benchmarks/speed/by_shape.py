@@ -9,7 +9,7 @@ import torch
 
 from core.resources import Resources
 
-from .clock import best_of, timed
+from .clock import Cost, best_of, timed
 from .ours import cache_in, carry_over
 from .rivals import RIVALS, default_bytes, published
 from .weights import FileBase, Shape, lora_on, matrix_shape, write_pair
@@ -45,7 +45,7 @@ def _measure(shape: Shape, folder: Path, device: torch.device, longest_default: 
     copies = 6 if rows * columns < _SMALL else 1
     source, target = write_pair(folder / "pair", {f"layer{index}": shape for index in range(copies)})
     cold = min(_cold(source, target, folder / "cache", device) for _ in range(2))
-    warm = best_of(3, lambda: _carry(source, target, folder / "cache", device, seed=7)).cpu
+    warm = _seconds(best_of(3, lambda: _carry(source, target, folder / "cache", device, seed=7)), device)
     weight = source.read(source.layers["layer0"]).to(device)
     rivals: dict[str, float | None] = {}
     for name, rival in RIVALS.items():
@@ -54,16 +54,21 @@ def _measure(shape: Shape, folder: Path, device: torch.device, longest_default: 
             rivals[name] = None
             continue
         tries = 3 if rows * columns < _SMALL else 1
-        rivals[name] = best_of(tries, lambda rival=rival: _finish(rival, weight)).cpu
+        rivals[name] = _seconds(best_of(tries, lambda rival=rival: _finish(rival, weight)), device)
     other, delta = target.read(target.layers["layer0"]).to(device), lora_on(source, 5)["layer0"].to(device).dense()
-    pair = best_of(2, lambda: _finish(lambda weight: published(weight, other, delta), weight)).cpu
+    pair = _seconds(best_of(2, lambda: _finish(lambda weight: published(weight, other, delta), weight)), device)
     rivals["published"] = pair / 2
     return ShapeCost(shape, cold / (2 * copies), warm / (2 * copies), rivals)
 
 
+def _seconds(cost: Cost, device: torch.device) -> float:
+    """CPU-seconds, or on a card those of the wall."""
+    return cost.wall if device.type == "cuda" else cost.cpu
+
+
 def _cold(source: FileBase, target: FileBase, folder: Path, device: torch.device) -> float:
     shutil.rmtree(folder, ignore_errors=True)
-    return timed(lambda: _carry(source, target, folder, device, seed=5))[1].cpu
+    return _seconds(timed(lambda: _carry(source, target, folder, device, seed=5))[1], device)
 
 
 def _carry(source: FileBase, target: FileBase, folder: Path, device: torch.device, seed: int) -> None:
@@ -82,7 +87,7 @@ def _finish(rival: Callable[[torch.Tensor], object], weight: torch.Tensor) -> No
 
 
 def total(costs: Iterable[ShapeCost], counts: Mapping[Shape, int], which: str) -> float:
-    """CPU-seconds of a model's matrices of the measured shapes. Where (b) was not run, (a) stands for it: less."""
+    """CPU-seconds of a model's matrices of the measured shapes. Where (b) was not run the thin SVD stands for it."""
     seconds = 0.0
     for cost in costs:
         value = {"ours": cost.ours, "warm": cost.warm, **cost.rivals}[which]

@@ -43,6 +43,11 @@ class BlockMap:
     matches: tuple[BlockMatch, ...]
     left_alone: tuple[LeftAlone, ...] = ()
 
+    def sources(self) -> list[str]:
+        """Every source block that the map speaks of."""
+        fed = [match.source for match in self.matches if match.source is not None]
+        return [*dict.fromkeys(fed), *(block.source for block in self.left_alone)]
+
     def targets_of(self, source: str) -> list[str]:
         """The target blocks that a source block feeds: none, one, or several in a grown model."""
         return [match.target for match in self.matches if match.source == source]

@@ -1,12 +1,13 @@
 """From a map of blocks to pairs of layers, and what is lost with the blocks that the target lacks."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 from ..delta import LowRankDelta
 from ..layers import Layer, LayerPair, Skipped
 from .block_map import BlockMap
 from .blocks import Block, blocks_of
 from .by_name import Matching
+from .channels import Channels
 
 
 def match_by_blocks(
@@ -41,15 +42,26 @@ def match_by_blocks(
 
 
 def share_lost(matching: Matching, deltas: Mapping[str, LowRankDelta]) -> float:
-    """The share of the adapter's sum of ||dW||^2 that lies on layers without a partner; 0 for an adapter of zeros."""
-    return share_outside({pair.source.name for pair in matching.pairs}, deltas)
+    """The share of the adapter's sum of ||dW||^2 that lies on layers without a partner, or on channels that a narrower
+    target lacks; 0 for an adapter of zeros."""
+    return share_outside(matching.pairs, matching.channels, deltas)
 
 
-def share_outside(kept: Collection[str], deltas: Mapping[str, LowRankDelta]) -> float:
-    """The share of the sum of ||dW||^2 that lies on other source layers than these; 0 for an adapter of zeros."""
-    energies = {name: delta.energy() for name, delta in deltas.items()}
-    total = sum(energies.values())
-    return sum(energy for name, energy in energies.items() if name not in kept) / total if total > 0 else 0.0
+def share_outside(
+    pairs: Iterable[LayerPair], channels: Mapping[str, Channels], deltas: Mapping[str, LowRankDelta]
+) -> float:
+    """The same for any pairs: what of the sum of ||dW||^2 of these deltas, by source layer, none of them carries."""
+    total, kept = 0.0, dict[str, float]()
+    fed: dict[str, list[str]] = {}
+    for pair in pairs:
+        fed.setdefault(pair.source.name, []).append(pair.target.name)
+    for name, delta in deltas.items():
+        energy = delta.energy()
+        total += energy
+        for target in fed.get(name, []):
+            part = channels[target].delta(delta).energy() if target in channels else energy
+            kept[name] = max(kept.get(name, 0.0), part)
+    return max(0.0, 1 - sum(kept.values()) / total) if total > 0 else 0.0
 
 
 def _fits(layer: Layer, block: Block) -> bool:

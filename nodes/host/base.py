@@ -1,6 +1,7 @@
 """A base model as the engine sees it: layers by ComfyUI's names, weights read one at a time."""
 
 import hashlib
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -186,14 +187,18 @@ def _pristine_weight(patcher: Any, model: torch.nn.Module, weight: WeightRef) ->
     return plain if weight.rows is None else plain[weight.rows[0] : sum(weight.rows)]
 
 
+_GGUF_PATCHES = threading.Lock()
+
+
 def _from_gguf(stored: Any, operation: Any) -> Tensor:
     """De-quantised by the layer of ComfyUI-GGUF that holds it. It would apply the patches that hang on the tensor:
     these are taken off for the time."""
-    patches, stored.patches = getattr(stored, "patches", []), []
-    try:
-        return operation.get_weight(stored, torch.float32)
-    finally:
-        stored.patches = patches
+    with _GGUF_PATCHES:  # slices of one weight are read by several workers
+        patches, stored.patches = getattr(stored, "patches", []), []
+        try:
+            return operation.get_weight(stored, torch.float32)
+        finally:
+            stored.patches = patches
 
 
 def _sampled_layers(layers: list[Layer], read: Callable[[WeightRef], Tensor], samples: int = 8) -> str:

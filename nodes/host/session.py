@@ -23,6 +23,8 @@ _CARD_MEMORY = 3e9  # bytes that a layer of the largest models takes on a card, 
 def resources() -> Resources:
     """What a node may use: ComfyUI's device, as many workers as the memory allows, the cache, the progress bar."""
     device = comfy.model_management.get_torch_device()
+    if device.type != "cuda":  # Apple's, Intel's and other cards have no float64, or no eigensolver
+        device = torch.device("cpu")
     if device.type == "cpu":
         allowed = int(psutil.virtual_memory().available / _WORKER_MEMORY)
         workers = max(1, min(os.cpu_count() or 1, allowed, _MOST_WORKERS))

@@ -1,6 +1,8 @@
 """The user's settings of the pack: what stands under LoRA Transfer on ComfyUI's settings page (web/settings.js)."""
 
 import json
+import logging
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +15,33 @@ DEFAULTS: dict[str, Any] = {PRECISION: "float32", LIMIT: 20}
 
 
 def subspace_cache() -> SubspaceCache | None:
-    """The cache of decomposed bases in ComfyUI's user folder, or None where the user has switched it off."""
-    chosen = {**DEFAULTS, **_written()}
+    """The cache of decomposed bases in ComfyUI's user folder; None where the user has switched it off, or where its
+    folder or index cannot be opened (a read-only or full disk, a lock that another process holds)."""
+    chosen = _written()
     if chosen[PRECISION] not in PRECISIONS:
         return None
     folder = Path(folder_paths.get_user_directory()) / "lora_transfer" / "subspaces"
-    return SubspaceCache(folder, chosen[PRECISION], int(float(chosen[LIMIT]) * 1e9))
+    try:
+        return SubspaceCache(folder, chosen[PRECISION], int(chosen[LIMIT] * 1e9))
+    except (OSError, sqlite3.Error) as error:
+        logging.warning(
+            "LoRA Transfer: no cache of decomposed bases in %s (%s); bases are decomposed anew", folder, error
+        )
+        return None
 
 
 def _written() -> dict[str, Any]:
-    """ComfyUI's settings as its page saved them; nodes run outside of any request, so they are read from the file."""
+    """ComfyUI's settings as its page saved them, the defaults where there are none or they are not to be used. Nodes
+    run outside of any request, so they are read from the file, of the default user."""
     path = Path(folder_paths.get_user_directory()) / "default" / "comfy.settings.json"
-    if not path.is_file():
-        return {}
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:  # ComfyUI itself goes on without settings then
-        return {}
-    return {key: settings[key] for key in DEFAULTS if key in settings}
+    except (OSError, ValueError):  # ComfyUI itself goes on without settings then
+        settings = {}
+    chosen = {
+        **DEFAULTS,
+        **({key: settings[key] for key in DEFAULTS if key in settings} if isinstance(settings, dict) else {}),
+    }
+    limit = chosen[LIMIT]
+    usable = isinstance(limit, (int, float)) and limit > 0
+    return chosen if usable else {**chosen, LIMIT: DEFAULTS[LIMIT]}

@@ -97,6 +97,11 @@ def test_small_matrices_are_always_decomposed_in_float64(generator: torch.Genera
     assert subspace_error(found.left, left[:, :2]) < 1e-5
 
 
+def test_of_a_weight_of_zeros_nothing_leads() -> None:
+    found = leading_svd(torch.zeros(40, 60), 0)
+    assert (found.left.shape, found.right.shape) == ((40, 0), (60, 0))
+
+
 def test_complete_bases_need_no_eigensolver_and_are_refused_below_full_rank(
     generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,16 +133,18 @@ def test_on_a_card_the_fastest_solver_that_is_right_is_taken_for_each_size(
         return partial(lower, count)
 
     matrix = torch.randn(30, 50, generator=generator)
-    measured = Measured((wrong, slow, by_rule))
+    measured = Measured((wrong, slow, by_rule), by_rule_on_cpu=False)
     for count in (4, 9):
         values, vectors = measured(gram(matrix), count)
         again, _ = measured(gram(matrix), count)
         assert torch.equal(values, again)
         assert vectors.shape == (30, count)
     assert set(measured.chosen.values()) == {by_rule}
-    hopeless = Measured((wrong,))
+    hopeless = Measured((wrong,), by_rule_on_cpu=False)
     assert torch.allclose(hopeless(gram(matrix), 4)[0], partial(gram(matrix), 4)[0])
     assert not hopeless.chosen
+    away_from_the_card = Measured((wrong,))
+    assert torch.equal(away_from_the_card(gram(matrix), 4)[0], by_rule(gram(matrix), 4)[0])
 
 
 @pytest.mark.gpu

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from lora_transfer.core import subspace
+from lora_transfer.core.delta import LowRankDelta
 from lora_transfer.core.drift import compare_weights
 from lora_transfer.core.heatmap import similarity_heatmap
 from lora_transfer.core.kinds import full
@@ -12,7 +13,7 @@ from lora_transfer.core.similarity import LayerSimilarity, compare, layer_simila
 from lora_transfer.core.subspace import RankRule, subspaces
 from lora_transfer.core.transfer import transfer
 from tests import oracle
-from tests.core.bases import related_bases
+from tests.core.bases import MemoryBase, related_bases
 from tests.core.test_transfer import Job
 
 
@@ -119,10 +120,14 @@ def test_by_weight_cosine_each_weight_is_read_once_for_a_whole_transfer_and_noth
 
 
 def test_a_drift_as_large_as_its_weight_is_not_kept() -> None:
-    job = Job()
-    job.deltas["a.0.q"] = full(job.deltas["a.0.q"].dense())
+    generator = torch.Generator().manual_seed(1)
+    weights = {name: torch.randn(64, 64, generator=generator) for name in ("a.q", "a.k")}
+    base = MemoryBase("base", weights)
+    small = LowRankDelta(torch.randn(64, 2, generator=generator), torch.randn(2, 64, generator=generator))
+    deltas = {"a.q": full(small.dense()), "a.k": small}
+    matching = match_by_name(base.layers, base.layers, base.layers)
     rule = RankRule("fraction", 0.5)
-    found = compare(job.source, job.target, job.matching, rule, deltas=job.deltas, adapter="me")
-    assert "a.0.q" not in found.drifts
-    assert set(found.drifts) == {"a.0.up", "a.1.conv"}
+    found = compare(base, base, matching, rule, measure="weight_cosine", deltas=deltas, adapter="me")
+    assert set(found.drifts) == {"a.k"}
     assert found.adapter == "me"
+    assert not compare(base, base, matching, rule, deltas=deltas).drifts

@@ -1,11 +1,12 @@
 import json
+from dataclasses import replace
 
 import torch
 
 from lora_transfer.core.delta import LowRankDelta
 from lora_transfer.core.depth_picture import depth_picture
 from lora_transfer.core.map_picture import block_map_picture
-from lora_transfer.core.plan import Module, TransferSettings, plan_transfer
+from lora_transfer.core.plan import Module, TransferSettings, Vector, plan_transfer, plan_vectors
 from lora_transfer.core.report import Identity, similarity_report, transfer_report
 from lora_transfer.core.similarity import compare
 from lora_transfer.core.subspace import RankRule
@@ -87,10 +88,62 @@ def test_a_grown_child_gets_a_delta_for_every_copy_and_a_key_counts_once() -> No
     assert set(moved.deltas) == set(target.layers)
     for name, delta in moved.deltas.items():
         assert torch.allclose(delta.dense(), deltas[fed[name]].dense(), atol=1e-4)
-    report = transfer_report(comparison, plan, moved.layers, Identity("lora", ""), lost=plan.share_lost(deltas))
+    report = transfer_report(comparison, plan, moved.layers, Identity("lora", ""), lost=plan.share_lost(deltas, {}))
     assert report.counts()["keys"] == report.counts()["keys_transferred"] == 2 * len(modules)
     assert report.lost == 0
     assert report.summary().startswith("works; layers: 11 transferred")
     assert report.as_json()["verdict"]["word"] == "works"
     assert plan.by_target(dict.fromkeys(deltas, 7)) == dict.fromkeys(target.layers, 7)
     assert depth_picture(similarity_report(comparison, None, 0.0)).shape[2] == 3
+
+
+def test_biases_and_norms_follow_their_blocks() -> None:
+    found = looked_at(model([0, 1, 2]), model([0, 2, 2])).block_map
+    ones, parameters = torch.ones(4), {f"net.blocks.{place}.norm": (4,) for place in range(3)} | {"net.out_norm": (4,)}
+    names = [*(f"net.blocks.{index}.norm" for index in range(3)), "net.out_norm"]
+    vectors = [Vector(name, "diff", ones * place, (f"{name} key",)) for place, name in enumerate(names)]
+    copied, skipped = plan_vectors(vectors, parameters, "target", found)
+    assert {one.parameter: float(one.values[0]) for one in copied} == {
+        "net.blocks.0.norm": 0.0,
+        "net.blocks.1.norm": 2.0,
+        "net.blocks.2.norm": 2.0,
+        "net.out_norm": 3.0,
+    }
+    assert [one.layer for one in skipped] == ["net.blocks.1.norm"]
+    keys = [key for one in (*copied, *skipped) for key in one.keys]
+    assert sorted(keys) == sorted(key for vector in vectors for key in vector.keys)
+
+
+def test_a_target_below_the_threshold_is_listed_though_another_took_the_delta() -> None:
+    source, target = model([0, 1]), model([0, 0, 1])
+    strange = target.layers["blocks.1.q"]
+    target._weights = {**target._weights, "blocks.1.q": torch.randn(strange.weight.shape)}
+    given = json.dumps({"blocks.0": "blocks.0", "blocks.1": "blocks.0", "blocks.2": "blocks.1", "out": "out"})
+    comparison = compare(source, target, looked_at(source, target, given=given), RankRule("fraction", 0.5))
+    modules = [Module(name, layer.weight.matrix_shape, (name,)) for name, layer in source.layers.items()]
+    plan = plan_transfer(modules, comparison, TransferSettings("copy", threshold=0.9))
+    (left,) = plan.skipped
+    assert left.layer == "blocks.0.q"
+    assert left.reason.endswith("is below 0.9 for blocks.1.q")
+    assert left.keys == ()
+
+
+def test_strangers_are_not_taken_for_relatives_for_the_text_encoder_that_they_share() -> None:
+    source, target = model([0, 1]), model([5, 6], seed=50)
+    shared = {f"clip.{index}": torch.randn(40, 40) for index in range(6)}
+    bases = [MemoryBase("base", {**one._weights, **shared}) for one in (source, target)]
+    for base in bases:
+        base.layers = {
+            name: replace(layer, text_encoder=name.startswith("clip")) for name, layer in base.layers.items()
+        }
+    judged = looked_at(*bases).verdict
+    assert judged is not None
+    assert judged.word == "refuse"
+
+
+def test_a_lora_without_factors_is_judged_by_the_count_of_its_layers() -> None:
+    source, target = model(list(range(10))), model([0])
+    judged = survey(source, target, source.layers, deltas={}).verdict
+    assert judged is not None
+    assert judged.figures.lost is None
+    assert judged.figures.matched < 0.2
