@@ -68,11 +68,12 @@ class TensorFile:
         values = torch.empty((length, *header.shape[1:]) if header.shape else (), dtype=torch.float32)
         with self.path.open("rb") as stream:
             stream.seek(header.start + start * row * dtype.itemsize)
+            room = torch.empty(min(_BLOCK, values.numel() * dtype.itemsize), dtype=torch.uint8)
             for block in values.view(-1).split(_BLOCK // dtype.itemsize):
-                stored = bytearray(len(block) * dtype.itemsize)
-                if stream.readinto(stored) != len(stored):
+                stored = room[: len(block) * dtype.itemsize]
+                if stream.readinto(stored.numpy().data) != len(stored):
                     raise UnreadableFile(f"File {self.path}: it became shorter while it was read. Load the base again.")
-                block.copy_(torch.frombuffer(stored, dtype=dtype))
+                block.copy_(stored.view(dtype))
         return values
 
 
