@@ -10,12 +10,12 @@ from torch import Tensor
 from .heatmap import colour
 from .matching import BlockMap, BlockScores
 from .matching.blocks import Block
+from .matching.scores import CALLED
 
 _BACKGROUND, _TEXT, _FAINT, _NOTHING, _LINE, _CHOSEN = "#1e1e22", "#ececf0", "#9a9aa4", "#29292e", "#4c4c55", "#ff5f57"
 _LARGEST = 1100  # pixels of the longer side of the table: readable under a node
 _CELLS = (5, 26)  # pixels of a cell, at least and at most
 _MARGIN, _HEADER, _FOOTER, _LETTERS = 28, 114, 66, 44
-_WORDS = {"weight_cosine": "weight cosine", "subspace": "similarity above chance"}
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def _draw_legend(draw: ImageDraw.ImageDraw, top: int, scores: BlockScores) -> No
         draw.text((_MARGIN + share * width, top + 17), name, _FAINT, font, anchor=anchor)
     left = _MARGIN + width + 30
     draw.rectangle((left, top, left + 12, top + 12), outline=_CHOSEN, width=2)
-    measured = f"colour: {_WORDS[scores.measure]} of a few layers of each block"
+    measured = f"colour: {CALLED[scores.measure]} of a few layers of each block"
     draw.text((left + 20, top - 2), f"chosen;    {measured if scores.kinds else 'by name, unmeasured'}", _FAINT, font)
     draw.rectangle((left, top + 19, left + 12, top + 31), _NOTHING)
     dark = "not of one make (roles and shapes)" if scores.kinds else "not measured"

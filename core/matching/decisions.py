@@ -7,9 +7,7 @@ from torch import Tensor
 
 from .block_map import BlockMatch, LeftAlone
 from .blocks import Block, Kind
-from .scores import Measure
-
-_WORDS = {"weight_cosine": "weight cosine", "subspace": "similarity above chance"}
+from .scores import CALLED, Measure
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ def _fed(one: ScoredKind, column: int, index: int, measure: Measure) -> BlockMat
     target, source = one.kind.targets[column].name, one.kind.sources[index].name
     ranked = _ranked(one.scores[:, column], one.kind.sources)
     score = dict(ranked)[source]
-    words = f"{_WORDS[measure]} {score:.3f}"
+    words = f"{CALLED[measure]} {score:.3f}"
     others = [pair for pair in ranked if pair[0] != source]
     if not others:
         return BlockMatch(target, source, f"{words}, the only block of its make", score)
@@ -80,7 +78,7 @@ def _why_none(one: ScoredKind, ranked: Sequence[tuple[str, float]], measure: Mea
     if not ranked:
         return "its weights are zero, or no role is common to all blocks of its make"
     name, score = ranked[0]
-    figure = f"the most alike is {name} with {_WORDS[measure]} {score:.3f}"
+    figure = f"the most alike is {name} with {CALLED[measure]} {score:.3f}"
     if score <= one.floor:
         return f"{figure}, no better than unrelated weights ({one.floor:.2f})"
     return f"{figure}, {instead}"

@@ -3,7 +3,7 @@
 # threadpoolctl has no types.
 # pyright: reportMissingTypeStubs=false
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -14,6 +14,7 @@ from ..layers import Base, Layer
 from ..linalg import NUMERICAL_RANK, frobenius, leading_svd
 
 Measure = Literal["weight_cosine", "subspace"]
+CALLED: Mapping[Measure, str] = {"weight_cosine": "weight cosine", "subspace": "similarity above chance"}
 
 # Rows and columns of a weight that are looked at, at most. A million entries tell a cosine to 0.001, and seventy layers
 # of SDXL take 280 MB.
