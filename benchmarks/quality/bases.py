@@ -1,0 +1,110 @@
+"""The bases: A, its children at graded drift, a pruned and a guidance-distilled child, and strangers; and their LoRAs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from .families import Family, Shape, State
+from .latents import RECOLOURED, Latents
+from .training import Loss, denoising_loss, distilling_loss, train, train_lora
+
+BATCH, FIRST_BATCH = 32, 48  # drawings a step: for children and LoRAs; for bases from scratch
+
+
+@dataclass(frozen=True)
+class Course:
+    """How a base comes to be. styles: what it draws. child: whether it starts from A; guidance: of the teacher A whose
+    answers it learns; None where it learns from drawings."""
+
+    styles: tuple[str, ...]
+    steps: int
+    rate: float
+    shape: Shape = "whole"
+    child: bool = True
+    guidance: float | None = None
+    once: bool = False  # one of it for all seeds: a base that takes as long as A
+
+
+BASES = {
+    "A": Course(("noto",), 3000, 1.5e-3, child=False, once=True),
+    "near": Course(("twemoji",), 150, 1e-4),
+    "drifted": Course(("noto" + RECOLOURED, "flat"), 400, 5e-4),
+    "far": Course(("modern" + RECOLOURED, "twemoji"), 600, 1.5e-3),
+    "pruned": Course(("noto",), 500, 5e-4, shape="pruned", guidance=1.0),
+    "turbo": Course(("noto",), 250, 3e-4, guidance=2.5),
+    "other": Course(("noto",), 2000, 1.5e-3, child=False, once=True),
+    "wide": Course(("noto",), 1200, 1.5e-3, shape="wide", child=False, once=True),
+}
+
+
+@dataclass(frozen=True)
+class LoraCourse:
+    """What a LoRA is trained on: a style of all seen subjects, or one subject in the style that A draws."""
+
+    style: str
+    rank: int
+    subject: str | None = None
+    steps: int = 200
+    rate: float = 2e-3
+
+
+LORAS = {
+    "line 16": LoraCourse("line", 16),
+    "line 4": LoraCourse("line", 4),
+    "line 64": LoraCourse("line", 64),
+    "3d 16": LoraCourse("3d", 16),
+}
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Trains what is asked for and missing, and reads it otherwise. One folder holds the weights of one family."""
+
+    family: Family
+    latents: Latents
+    folder: Path
+
+    def shape(self, base: str) -> Shape:
+        return BASES[base].shape
+
+    def base(self, name: str, seed: int) -> dict[str, Tensor]:
+        """All weights of a base."""
+        course = BASES[name]
+        seed = 0 if course.once else seed
+        number = 100 * list(BASES).index(name) + seed
+        path = self.folder / f"{name}.{seed}.safetensors"
+        label = f"{self.family.name} {name} {seed}"
+        if path.is_file():
+            return train(label, self.family, self.family.build(course.shape), _never, 0, 0, path)
+        import torch
+
+        torch.manual_seed(number)
+        model = self.family.build(course.shape)
+        teacher = self.base("A", 0) if course.child else None
+        if teacher is not None:
+            start = self.family.pruned_weights(teacher) if course.shape == "pruned" else teacher
+            model.load_state_dict(start)
+        size = FIRST_BATCH if course.once else BATCH
+        if course.guidance is None:
+            subjects = list(range(len(self.latents.names)))
+            loss = denoising_loss(self.family, self.latents, course.styles, subjects, size, number)
+        else:
+            assert teacher is not None
+            loss = distilling_loss(self.family, self.latents, teacher, course.guidance, size, number)
+        return train(label, self.family, model, loss, course.steps, course.rate, path)
+
+    def lora(self, name: str, base: str, seed: int) -> dict[str, tuple[Tensor, Tensor]]:
+        """A LoRA trained on a base: up and down by layer."""
+        course = LORAS[name]
+        weights = self.base(base, seed)
+        number = 10_000 + 1000 * list(LORAS).index(name) + 100 * list(BASES).index(base) + seed
+        path = self.folder / f"{name.replace(' ', '_')}.{base}.{seed}.safetensors"
+        loss = denoising_loss(self.family, self.latents, (course.style,), self.latents.seen, BATCH, number)
+        label = f"{self.family.name} {name} on {base} {seed}"
+        model = self.family.build(self.shape(base))
+        return train_lora(label, self.family, model, weights, loss, course.rank, course.steps, course.rate, path, seed)
+
+
+def _never(*_: object) -> Tensor:
+    raise AssertionError

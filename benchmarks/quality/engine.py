@@ -1,0 +1,83 @@
+"""The bases and LoRAs of this benchmark as the engine sees them, and a transfer from end to end."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from core.delta import LowRankDelta
+from core.layers import Base, Layer, WeightRef
+from core.plan import Module, TransferSettings, plan_transfer
+from core.resources import Resources
+from core.similarity import Comparison, compare
+from core.subspace import RankRule
+from core.survey import MatchBy, Survey, survey
+from core.transfer import transfer
+
+from .families import State
+
+Factors = Mapping[str, tuple[Tensor, Tensor]]
+
+# One step of a model's depth, as nodes/host/names.py takes it from ComfyUI's names.
+_BLOCK = re.compile(r"^(?:.*\.)?(?:\w*blocks?)\.\d+(?:\.\d+)*(?=\.)")
+
+
+class KeptBase:
+    """A base in memory."""
+
+    notes = ()
+
+    def __init__(self, name: str, weights: State) -> None:
+        self.name = self.fingerprint = name
+        self.weights = weights
+        self.layers: Mapping[str, Layer] = {
+            key: _layer(key, tuple(value.shape)) for key, value in weights.items() if value.ndim > 1
+        }
+
+    def read(self, layer: Layer) -> Tensor:
+        return self.weights[layer.name].flatten(1).clone()
+
+
+def _layer(key: str, shape: tuple[int, ...]) -> Layer:
+    found = _BLOCK.match(key)
+    block, role = (found[0], key[len(found[0]) + 1 :]) if found else ("", key)
+    return Layer(key, role, block, WeightRef(key, shape, "F32"))
+
+
+@dataclass(frozen=True)
+class Journey:
+    """A LoRA's way from one base to another: surveyed once, compared once for each rank rule, carried by any method."""
+
+    source: Base
+    target: Base
+    lora: Factors
+    match_by: MatchBy = "blocks"
+    _compared: dict[RankRule, Comparison[Base]] = field(default_factory=dict[RankRule, Comparison[Base]])
+
+    @cached_property
+    def deltas(self) -> dict[str, LowRankDelta]:
+        return {key: LowRankDelta(up, down) for key, (up, down) in self.lora.items()}
+
+    @cached_property
+    def surveyed(self) -> Survey:
+        return survey(self.source, self.target, self.deltas, match_by=self.match_by, deltas=self.deltas, using=_ALONE)
+
+    def compared(self, rule: RankRule) -> Comparison[Base]:
+        if rule not in self._compared:
+            self._compared[rule] = compare(
+                self.source, self.target, self.surveyed, rule, deltas=self.deltas, using=_ALONE
+            )
+        return self._compared[rule]
+
+    def carried(self, settings: TransferSettings, rule: RankRule) -> dict[str, tuple[Tensor, Tensor]]:
+        """up and down by target layer. The verdict is not asked here: what it refuses is measured too."""
+        modules = [Module(key, delta.shape, (key,)) for key, delta in self.deltas.items()]
+        plan = plan_transfer(modules, self.compared(rule), settings)
+        moved = transfer(plan, self.deltas, self.source, self.target, using=_ALONE).deltas
+        return {key: (delta.up, delta.down) for key, delta in moved.items()}
+
+
+_ALONE = Resources(torch.device("cpu"), 1)

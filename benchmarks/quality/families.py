@@ -1,0 +1,184 @@
+"""The two families of denoisers: a UNet with SD1.5's layout and names, a transformer with Flux's; ComfyUI's classes.
+
+Both see the same latents (16, 8, 8) and the same prompts, so that a LoRA's way from one to the other can be tried too.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from dev.small_models import import_comfy
+
+from .autoencoder import CHANNELS
+from .courses import initialised
+from .text import WIDTH, pooled
+
+State = Mapping[str, Tensor]
+Shape = Literal["whole", "pruned", "wide"]
+
+
+@dataclass(frozen=True)
+class Family:
+    """How one kind of denoiser is built, called and trained. level: how much noise, (n) in [0, 1].
+
+    noised: (clean, noise, level) -> what the denoiser is given. aim: (clean, noise) -> what it should answer. denoised:
+    (noised, answer, level) -> the clean latents that an answer means; noise: (denoised, answer) -> the noise. pruned: the whole one's name of a layer, by the
+    start of its name in the pruned child. adds_in_place: to tensors that the backward pass still needs.
+    """
+
+    name: str
+    build: Callable[[Shape], nn.Module]
+    call: Callable[[nn.Module, State, Tensor, Tensor, Tensor], Tensor]
+    noised: Callable[[Tensor, Tensor, Tensor], Tensor]
+    aim: Callable[[Tensor, Tensor], Tensor]
+    denoised: Callable[[Tensor, Tensor, Tensor], Tensor]
+    noise: Callable[[Tensor, Tensor], Tensor]
+    pruned: Mapping[str, str]
+    adds_in_place: bool = False
+
+    def predict(self, model: nn.Module, weights: State, noised: Tensor, level: Tensor, context: Tensor) -> Tensor:
+        """The denoiser's answer with these weights, multiplied in bfloat16."""
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.call(model, weights, noised, level, context).float()
+
+    def gradients(self) -> AbstractContextManager[Any]:
+        """Within this, the backward pass works too."""
+        return torch.autograd.graph.allow_mutation_on_saved_tensors() if self.adds_in_place else nullcontext()
+
+    def pruned_weights(self, weights: State) -> dict[str, Tensor]:
+        """The weights of the whole one that its pruned child starts from."""
+        return {key: weights[self.origin(key)].clone() for key in self.build("pruned").state_dict()}
+
+    def origin(self, key: str) -> str:
+        """The parameter of the whole one that a parameter of the pruned child was a copy of."""
+        for ours, theirs in self.pruned.items():
+            if key.startswith(ours):
+                return theirs + key.removeprefix(ours)
+        return key
+
+
+def _at(values: Tensor, level: Tensor) -> Tensor:
+    return values[(level * len(values)).long().clamp(max=len(values) - 1)][:, None, None, None]
+
+
+# SD1.5's noise schedule: the share of the signal's variance left at each of 1,000 levels.
+_SIGNAL = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2).cumprod(0).float()
+
+
+def _unet_noised(clean: Tensor, noise: Tensor, level: Tensor) -> Tensor:
+    share = _at(_SIGNAL, level)
+    return share.sqrt() * clean + (1 - share).sqrt() * noise
+
+
+def _unet_denoised(noised: Tensor, answer: Tensor, level: Tensor) -> Tensor:
+    share = _at(_SIGNAL, level)
+    return (noised - (1 - share).sqrt() * answer) / share.sqrt()
+
+
+def _unet(shape: Shape) -> nn.Module:
+    comfy = _comfy()
+    from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+
+    blocks = [1, 1] if shape == "pruned" else [2, 2]
+    model = UNetModel(
+        image_size=8,
+        in_channels=CHANNELS,
+        out_channels=CHANNELS,
+        model_channels=96 if shape == "wide" else 64,
+        num_res_blocks=blocks,
+        channel_mult=[1, 1] if shape == "wide" else [1, 2],
+        transformer_depth=[1] * sum(blocks),  # pyright: ignore[reportArgumentType]  (the host says int, takes a list)
+        transformer_depth_output=[1] * (sum(blocks) + len(blocks)),
+        transformer_depth_middle=1,
+        num_heads=4,
+        use_spatial_transformer=True,
+        context_dim=WIDTH,
+        operations=comfy.ops.disable_weight_init,
+    )
+    return initialised(model, zero=("out_layers.3", "proj_out", "out.2"))
+
+
+def _call_unet(model: nn.Module, weights: State, noised: Tensor, level: Tensor, context: Tensor) -> Tensor:
+    step = (level * len(_SIGNAL)).long().clamp(max=len(_SIGNAL) - 1)
+    return functional_call(model, dict(weights), (noised, step), {"context": context})
+
+
+UNET = Family(
+    name="unet",
+    build=_unet,
+    call=_call_unet,
+    noised=_unet_noised,
+    aim=lambda clean, noise: noise,
+    denoised=_unet_denoised,
+    noise=lambda denoised, answer: answer,
+    # One residual block with attention fewer on each level, down and up: as KOALA leaves them out.
+    pruned={
+        "input_blocks.2.": "input_blocks.3.",
+        "input_blocks.3.": "input_blocks.4.",
+        "output_blocks.1.": "output_blocks.2.",
+        "output_blocks.2.": "output_blocks.3.",
+        "output_blocks.3.": "output_blocks.5.",
+    },
+)
+
+
+def _flux(shape: Shape) -> nn.Module:
+    comfy = _comfy()
+    from comfy.ldm.flux.model import Flux
+
+    double, single = {"whole": (2, 6), "pruned": (1, 4), "wide": (1, 3)}[shape]
+    width = 256 if shape == "wide" else 128
+    model = Flux(
+        in_channels=CHANNELS,
+        out_channels=CHANNELS,
+        vec_in_dim=WIDTH,
+        context_in_dim=WIDTH,
+        hidden_size=width,
+        mlp_ratio=4.0,
+        num_heads=width // 128,
+        depth=double,
+        depth_single_blocks=single,
+        axes_dim=[16, 56, 56],
+        theta=10000,
+        patch_size=2,
+        qkv_bias=True,
+        guidance_embed=False,
+        txt_ids_dims=[],
+        image_model="flux",
+        operations=comfy.ops.disable_weight_init,
+    )
+    return initialised(model, zero=("mod.lin", "modulation.lin", "final_layer.linear", "adaLN_modulation.1"))
+
+
+def _call_flux(model: nn.Module, weights: State, noised: Tensor, level: Tensor, context: Tensor) -> Tensor:
+    return functional_call(model, dict(weights), (noised, level, context, pooled(context)))
+
+
+FLUX = Family(
+    name="flux",
+    build=_flux,
+    call=_call_flux,
+    noised=lambda clean, noise, level: torch.lerp(clean, noise, level[:, None, None, None]),
+    aim=lambda clean, noise: noise - clean,
+    denoised=lambda noised, answer, level: noised - level[:, None, None, None] * answer,
+    noise=lambda denoised, answer: denoised + answer,
+    adds_in_place=True,
+    # A double block and two single blocks fewer.
+    pruned={"single_blocks.1.": "single_blocks.2.", "single_blocks.2.": "single_blocks.3.", "single_blocks.3.": "single_blocks.5."},
+)
+
+FAMILIES = {family.name: family for family in (UNET, FLUX)}
+
+
+def _comfy() -> Any:
+    comfy = import_comfy()
+    import comfy.model_management
+
+    comfy.cli_args.args.use_pytorch_cross_attention = True
+    comfy.model_management.in_training = True  # its fast kernels have no backward pass
+    return comfy

@@ -1,0 +1,81 @@
+"""How well a LoRA works on a base: losses on held-out subjects, and how much of its effect on the source arrived."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .families import Family, State
+from .latents import Latents
+from .sampling import Sampler
+
+DRAWS = 4  # noise levels and noises for each drawing
+
+
+@dataclass(frozen=True)
+class States:
+    """Noised latents to ask two models about: noised (levels, n, 16, 8, 8), level (levels), context (n, 10, 384)."""
+
+    noised: Tensor
+    level: Tensor
+    context: Tensor
+
+    def flat(self) -> tuple[Tensor, Tensor, Tensor]:
+        levels, count = self.noised.shape[:2]
+        context = self.context.expand(levels, -1, -1, -1).flatten(0, 1)
+        return self.noised.flatten(0, 1), self.level.repeat_interleave(count), context
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Denoises the same noised drawings with every set of weights: differences between two are not chance."""
+
+    family: Family
+    latents: Latents
+
+    def losses(self, model: nn.Module, weights: State, style: str, subjects: Sequence[int]) -> Tensor:
+        """(subjects): the mean squared error of the model's answer on these subjects drawn in a style."""
+        generator = torch.Generator().manual_seed(7)
+        clean = self.latents.styles[style][list(subjects), :2]  # (subjects, 2, 16, 8, 8): as drawn, and mirrored
+        count, variants = clean.shape[:2]
+        level = (torch.arange(DRAWS) + torch.rand(count, variants, DRAWS, generator=generator)) / DRAWS
+        clean = clean[:, :, None].expand(-1, -1, DRAWS, -1, -1, -1).flatten(0, 2)
+        context = self.latents.context[list(subjects), None].expand(-1, variants * DRAWS, -1, -1).flatten(0, 1)
+        noise = torch.randn(clean.shape, generator=generator)
+        level = (0.02 + 0.96 * level).flatten()
+        answer = self.answers(model, weights, self.family.noised(clean, noise, level), level, context)
+        return (answer - self.family.aim(clean, noise)).square().mean((1, 2, 3)).view(count, -1).mean(1)
+
+    def drawn_states(self, style: str, subjects: Sequence[int], levels: int = 6) -> States:
+        """Real drawings of a style, noised."""
+        generator = torch.Generator().manual_seed(9)
+        clean = self.latents.styles[style][list(subjects), 0].expand(levels, -1, -1, -1, -1)
+        level = (torch.arange(levels) + 0.5) / levels
+        noise = torch.randn(clean.shape, generator=generator)
+        flat = self.family.noised(clean.flatten(0, 1), noise.flatten(0, 1), level.repeat_interleave(len(subjects)))
+        return States(flat.view(clean.shape), level, self.latents.context[list(subjects)])
+
+    def sampled_states(self, model: nn.Module, weights: State, subjects: Sequence[int], levels: int = 6) -> States:
+        """What a model denoises when it draws these subjects in a few steps: no data is needed. As Check Transfer."""
+        context = self.latents.context[list(subjects)]
+        _, path = Sampler(levels, guidance=1.0).sample(self.family, model, weights, context, seed=9)
+        return States(torch.stack([noised for _, noised in path]), torch.tensor([level for level, _ in path]), context)
+
+    def change(self, model: nn.Module, base: State, changed: State, states: "States") -> Tensor:
+        """What a LoRA does to the model's answer on noised latents (levels, n, 16, 8, 8): in both families the change
+        of the denoised latents by level of noise."""
+        noised, level, context = states.flat()
+        found = self.answers(model, changed, noised, level, context) - self.answers(model, base, noised, level, context)
+        return found.view(states.noised.shape)
+
+    def answers(self, model: nn.Module, weights: State, noised: Tensor, level: Tensor, context: Tensor) -> Tensor:
+        """The model's answer (n, 16, 8, 8)."""
+        with torch.inference_mode():
+            parts = zip(noised.split(96), level.split(96), context.split(96), strict=True)
+            return torch.cat([self.family.predict(model, weights, *part) for part in parts])
+
+
+def recovered(without: Tensor, with_it: Tensor, trained: Tensor) -> float:
+    """The share of a trained LoRA's gain in loss that another one reaches; the three are losses by subject."""
+    return float((without.mean() - with_it.mean()) / (without.mean() - trained.mean()))

@@ -1,0 +1,114 @@
+"""Every measurement: one LoRA, one target, one seed, one candidate. Kept on disk, so that a run can be stopped."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .bases import BASES, LORAS, Workshop
+from .candidates import Candidate
+from .engine import Factors, Journey, KeptBase
+from .judging import Judge, States
+from .training import with_lora
+
+PROMPTS = 8  # seen subjects that the score is taken on
+
+
+@dataclass(frozen=True)
+class Errand:
+    """A LoRA to be carried to a target, with everything that its candidates are held against."""
+
+    workshop: Workshop
+    lora: str
+    target: str
+    seed: int
+
+    @property
+    def label(self) -> str:
+        return f"{self.lora} to {self.target} {self.seed}"
+
+    @property
+    def style(self) -> str:
+        return LORAS[self.lora].style
+
+    @cached_property
+    def judge(self) -> Judge:
+        return Judge(self.workshop.family, self.workshop.latents)
+
+    @cached_property
+    def journey(self) -> Journey:
+        source = KeptBase("A", self.workshop.base("A", 0))
+        target = KeptBase(self.target, self.workshop.base(self.target, self.seed))
+        return Journey(source, target, self.workshop.lora(self.lora, "A", self.seed))
+
+    @cached_property
+    def models(self) -> tuple[Any, Any]:
+        build = self.workshop.family.build
+        return build("whole"), build(self.workshop.shape(self.target))
+
+    @cached_property
+    def states(self) -> dict[str, tuple[States, Tensor]]:
+        """What the score is taken on, and the source's change there: its own drawings on the way, and real ones."""
+        base, subjects = self.workshop.base("A", 0), self.workshop.latents.seen[:: len(self.workshop.latents.seen) // PROMPTS][:PROMPTS]
+        changed = with_lora(base, self.journey.lora)
+        kinds = {
+            "sampled": self.judge.sampled_states(self.models[0], changed, subjects),
+            "drawn": self.judge.drawn_states(self.style, subjects),
+        }
+        return {kind: (states, self.judge.change(self.models[0], base, changed, states)) for kind, states in kinds.items()}
+
+    def baseline(self) -> dict[str, Any]:
+        """Without the LoRA, and with one trained on the target."""
+        trained = self.workshop.lora(self.lora, self.target, self.seed)
+        without, own = self._losses({})
+        with_it, own_with_it = self._losses(trained)
+        return {"none": without, "none, own": own, "trained": with_it, "trained, own": own_with_it, **self._scores(trained)}
+
+    def measured(self, candidate: Candidate) -> dict[str, Any]:
+        factors = candidate.carry(self.journey)
+        loss, own = self._losses(factors)
+        return {"loss": loss, "own": own, **self._scores(factors)}
+
+    def _losses(self, factors: Factors) -> tuple[list[float], list[float]]:
+        """By held-out subject: in the LoRA's style, and in the target's own."""
+        weights, latents = with_lora(self.workshop.base(self.target, self.seed), factors), self.workshop.latents
+        own = BASES[self.target].styles[0]
+        found = [self.judge.losses(self.models[1], weights, style, latents.held_out) for style in (self.style, own)]
+        return found[0].tolist(), found[1].tolist()
+
+    def _scores(self, factors: Factors) -> dict[str, float]:
+        base = self.workshop.base(self.target, self.seed)
+        scores: dict[str, float] = {}
+        for kind, (states, wanted) in self.states.items():
+            found = self.judge.change(self.models[1], base, with_lora(base, factors), states)
+            scores[f"G {kind}"] = float(1 - (found - wanted).square().sum() / wanted.square().sum())
+            scores[f"cos {kind}"] = float((found * wanted).sum() / (found.norm() * wanted.norm()).clamp(min=1e-12))
+        return scores
+
+
+def points(errand: Errand, candidates: Sequence[Candidate], folder: Path) -> dict[str, Any]:
+    """Baseline and candidates of an errand: what is missing is measured."""
+    path = folder / f"{errand.workshop.family.name} {errand.label}.json".replace(" ", "_")
+    kept: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    wanted = ["baseline", *(one.name for one in candidates)]
+    if missing := [name for name in wanted if name not in kept]:
+        by_name: Mapping[str, Candidate] = {one.name: one for one in candidates}
+        for name in missing:
+            kept[name] = errand.baseline() if name == "baseline" else errand.measured(by_name[name])
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(kept))
+        print(f"{errand.workshop.family.name}: {errand.label}, {len(missing)} measured", flush=True)
+    return kept
+
+
+def every(workshop: Workshop, loras: Iterable[str], targets: Iterable[str], seeds: Iterable[int]) -> list[Errand]:
+    return [Errand(workshop, lora, target, seed) for seed in seeds for target in targets for lora in loras]
+
+
+def as_tensor(values: Sequence[float]) -> Tensor:
+    return torch.tensor(values)

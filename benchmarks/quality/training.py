@@ -1,0 +1,161 @@
+"""Training of bases, of their children and of LoRAs: what is learned from, for how long; each can be stopped and goes on."""
+
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812  (its usual name)
+
+from .courses import Checkpoints
+from .families import Family, State
+from .latents import Latents
+
+EMPTY_PROMPTS = 0.1  # share of drawings shown without their prompt, for guidance
+AVERAGED = 0.995  # of the weights' running average, which is what is kept
+
+
+def batch(
+    latents: Latents, styles: tuple[str, ...], subjects: list[int], size: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Clean latents (size, 16, 8, 8) and their prompts' embeddings, some of them empty."""
+    pick = torch.tensor(subjects)[torch.randint(len(subjects), (size,), generator=generator)]
+    variant = torch.randint(latents.styles[styles[0]].shape[1], (size,), generator=generator)
+    style = torch.randint(len(styles), (size,), generator=generator)
+    clean = torch.stack([latents.styles[styles[s]][p, v] for s, p, v in zip(style, pick, variant, strict=True)])
+    spoken = torch.rand(size, generator=generator) >= EMPTY_PROMPTS
+    return clean, latents.context[pick] * spoken[:, None, None]
+
+
+def levels(size: int, generator: torch.Generator) -> Tensor:
+    """Noise levels in (0, 1), more of them in the middle."""
+    return (0.5 + 0.5 * torch.erf(torch.randn(size, generator=generator) * 0.9)).clamp(0.002, 0.998)
+
+
+Loss = Callable[[nn.Module, State, int], Tensor]
+
+
+def denoising_loss(family: Family, latents: Latents, styles: tuple[str, ...], subjects: list[int], size: int, seed: int) -> Loss:
+    """The mean squared error of a denoiser on drawings of these styles, a new batch each step."""
+
+    def loss(model: nn.Module, weights: State, step: int) -> Tensor:
+        generator = torch.Generator().manual_seed(1_000_003 * (seed + 1) + step)
+        clean, context = batch(latents, styles, subjects, size, generator)
+        level, noise = levels(size, generator), torch.randn(clean.shape, generator=generator)
+        answer = family.predict(model, weights, family.noised(clean, noise, level), level, context)
+        return F.mse_loss(answer, family.aim(clean, noise))
+
+    return loss
+
+
+def distilling_loss(
+    family: Family, latents: Latents, teacher: State, guidance: float, size: int, seed: int, styles: tuple[str, ...] = ("noto",)
+) -> Loss:
+    """The mean squared difference to a teacher's answer, at a guidance that the student then has built in."""
+    whole, subjects = family.build("whole"), list(range(len(latents.names)))
+
+    def loss(model: nn.Module, weights: State, step: int) -> Tensor:
+        generator = torch.Generator().manual_seed(1_000_003 * (seed + 1) + step)
+        clean, context = batch(latents, styles, subjects, size, generator)
+        level, noise = levels(size, generator), torch.randn(clean.shape, generator=generator)
+        noised = family.noised(clean, noise, level)
+        with torch.no_grad():
+            aim = family.predict(whole, teacher, noised, level, context)
+            if guidance != 1:
+                plain = family.predict(whole, teacher, noised, level, torch.zeros_like(context))
+                aim = plain + guidance * (aim - plain)
+        return F.mse_loss(family.predict(model, weights, noised, level, context), aim)
+
+    return loss
+
+
+def train(name: str, family: Family, model: nn.Module, loss: Loss, steps: int, rate: float, path: Path) -> dict[str, Tensor]:
+    """All weights of a model, kept at `path` as their running average in float16; read from there if it is done."""
+    if not path.is_file():
+        model.requires_grad_(requires_grad=True)
+        parameters = dict(model.named_parameters())
+        averaged = _Averaged(parameters)
+        optimizer = torch.optim.AdamW(parameters.values(), lr=rate, betas=(0.9, 0.99), weight_decay=0.01)
+        parts = {"model": model, "optimizer": optimizer, "averaged": averaged}
+        for step in Checkpoints(path.with_suffix(".checkpoint"), parts).remaining(steps):
+            _step(name, family, optimizer, partial(loss, model, parameters, step), step, steps, rate)
+            averaged.follow(parameters, step)
+        save(averaged.weights, path)
+    return {key: value.float() for key, value in load_file(path).items()}
+
+
+def train_lora(
+    name: str, family: Family, model: nn.Module, base: State, loss: Loss, rank: int, steps: int, rate: float, path: Path, seed: int
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """A LoRA's up and down by layer, on every matrix and convolution of a base's blocks."""
+    if not path.is_file():
+        generator = torch.Generator().manual_seed(seed)
+        factors = {
+            key: (torch.zeros(len(weight), rank), torch.randn(rank, weight[0].numel(), generator=generator) / rank**0.5 / 3)
+            for key, weight in base.items()
+            if weight.ndim > 1 and "blocks." in key and not key.startswith("input_blocks.0.")
+        }
+        held = nn.ParameterDict({key.replace(".", "/"): nn.ParameterList(pair) for key, pair in factors.items()})
+        factors = {key.replace("/", "."): tuple(pair) for key, pair in held.items()}
+        optimizer = torch.optim.Adam(held.parameters(), lr=rate, betas=(0.9, 0.99))
+        parts = {"model": held, "optimizer": optimizer}
+        for step in Checkpoints(path.with_suffix(".checkpoint"), parts).remaining(steps):
+            _step(name, family, optimizer, partial(_lora_loss, loss, model, base, factors, step), step, steps, rate)
+        flat = {f"{key}.{part}": one.detach() for key, pair in factors.items() for part, one in zip(("up", "down"), pair, strict=True)}
+        save(flat, path)
+    tensors = load_file(path)
+    keys = [key.removesuffix(".up") for key in tensors if key.endswith(".up")]
+    return {key: (tensors[f"{key}.up"].float(), tensors[f"{key}.down"].float()) for key in keys}
+
+
+def with_lora(base: State, factors: Mapping[str, tuple[Tensor, Tensor]], strength: float = 1.0) -> dict[str, Tensor]:
+    """The weights of a base with strength * up . down added."""
+    changed = {
+        key: torch.addmm(base[key].flatten(1), up, down, alpha=strength).reshape(base[key].shape)
+        for key, (up, down) in factors.items()
+    }
+    return {**base, **changed}
+
+
+def save(weights: Mapping[str, Tensor], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".unfinished")
+    save_file({key: value.detach().half().contiguous() for key, value in weights.items()}, unfinished)
+    unfinished.replace(path)
+
+
+def _lora_loss(loss: Loss, model: nn.Module, base: State, factors: Mapping[str, tuple[Tensor, Tensor]], step: int) -> Tensor:
+    return loss(model, with_lora(base, factors), step)
+
+
+def _step(name: str, family: Family, optimizer: torch.optim.Optimizer, loss: Callable[[], Tensor], step: int, steps: int, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate * min(1, (step + 1) / 50) * (0.05 + 0.95 * math.cos(step / steps * math.pi / 2))
+    optimizer.zero_grad()
+    with family.gradients():
+        found = loss()
+        found.backward()
+    nn.utils.clip_grad_norm_([one for group in optimizer.param_groups for one in group["params"]], 1.0)
+    optimizer.step()
+    if (step + 1) % 100 == 0:
+        print(f"{name}: step {step + 1} of {steps}, loss {found.item():.4f}", flush=True)
+
+
+class _Averaged:
+    """The running average of weights, which samples better than the last step's."""
+
+    def __init__(self, parameters: State) -> None:
+        self.weights = {key: value.detach().clone() for key, value in parameters.items()}
+
+    def follow(self, parameters: State, step: int) -> None:
+        share = 1 - min(AVERAGED, (step + 1) / (step + 10))
+        torch._foreach_lerp_(list(self.weights.values()), [one.detach() for one in parameters.values()], share)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return self.weights
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.weights = state
