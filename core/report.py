@@ -8,8 +8,9 @@ from typing import Any, Literal, Protocol
 from .layer_report import LayerReport
 from .layers import Skipped
 from .matching import BlockMap
-from .plan import TransferPlan, Vector
+from .plan import TransferPlan
 from .similarity import Comparison, LayerSimilarity
+from .vectors import Vector
 from .verdict import Verdict
 from .version import VERSION
 

@@ -13,12 +13,12 @@ from ..core.plan import (
     Rescale,
     TransferSettings,
     plan_transfer,
-    plan_vectors,
     refuse_unless_forced,
 )
 from ..core.report import Identity, transfer_report
 from ..core.similarity import Comparison
 from ..core.transfer import transfer
+from ..core.vectors import plan_vectors
 from .host.adapter import Adapter, transferred_adapter
 from .host.base import HostBase
 from .host.placing import place

@@ -10,7 +10,8 @@ from torch import Tensor
 from ...core.delta import LowRankDelta
 from ...core.errors import ShapeMismatch, UnsupportedAdapter
 from ...core.layers import Skipped
-from ...core.plan import Module, Vector
+from ...core.plan import Module
+from ...core.vectors import Vector
 from .adapter import Adapter
 from .base import HostBase
 from .grouping import Group, grouped, why_nothing_is_named

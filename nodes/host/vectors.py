@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from ...core.layers import Skipped
-from ...core.plan import Vector
+from ...core.vectors import Vector
 from .base import HostBase
 from .grouping import Group
 from .names import parse_target, row_order

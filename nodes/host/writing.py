@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...core.delta import LowRankDelta
-from ...core.plan import Vector
+from ...core.vectors import Vector
 from .base import HostBase
 from .names import UNET, layer_name, parse_target, slice_of
 

@@ -6,12 +6,13 @@ import torch
 from lora_transfer.core.delta import LowRankDelta
 from lora_transfer.core.depth_picture import depth_picture
 from lora_transfer.core.map_picture import block_map_picture
-from lora_transfer.core.plan import Module, TransferSettings, Vector, plan_transfer, plan_vectors
+from lora_transfer.core.plan import Module, TransferSettings, plan_transfer
 from lora_transfer.core.report import Identity, similarity_report, transfer_report
 from lora_transfer.core.similarity import compare
 from lora_transfer.core.subspace import RankRule
 from lora_transfer.core.survey import Survey, survey
 from lora_transfer.core.transfer import transfer
+from lora_transfer.core.vectors import Vector, plan_vectors
 from tests.core.bases import MemoryBase
 
 

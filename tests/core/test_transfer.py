@@ -11,12 +11,13 @@ from lora_transfer.core.errors import InvalidSetting
 from lora_transfer.core.kinds import full
 from lora_transfer.core.layers import Layer, Skipped
 from lora_transfer.core.matching import match_by_name
-from lora_transfer.core.plan import Module, TransferPlan, TransferSettings, Vector, plan_transfer, plan_vectors
+from lora_transfer.core.plan import Module, TransferPlan, TransferSettings, plan_transfer
 from lora_transfer.core.report import Identity, similarity_report, transfer_report
 from lora_transfer.core.resources import Resources
 from lora_transfer.core.similarity import Comparison, compare
 from lora_transfer.core.subspace import RankRule
 from lora_transfer.core.transfer import Transferred, transfer
+from lora_transfer.core.vectors import Vector, plan_vectors
 from tests.core.bases import MemoryBase, related_bases
 
 

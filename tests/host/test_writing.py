@@ -13,7 +13,7 @@ from lora_transfer.core.delta import LowRankDelta
 from lora_transfer.core.errors import InvalidSetting
 from lora_transfer.core.files import write_new
 from lora_transfer.core.layers import Layer, WeightRef
-from lora_transfer.core.plan import Vector
+from lora_transfer.core.vectors import Vector
 from lora_transfer.nodes.host.adapter import Adapter, adapter_from_file
 from lora_transfer.nodes.host.base import HostBase, joined
 from lora_transfer.nodes.host.base_file import base_from_file, base_from_header

@@ -1,0 +1,59 @@
+"""Changes of biases and norms, which have no subspace: copied where the target has the same parameter."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from torch import Tensor
+
+from .layers import Skipped
+from .matching import BlockMap
+
+
+@dataclass(frozen=True)
+class Vector:
+    """A change of a bias or a norm, which has no subspace: (length), added to the parameter ("diff") or put in its
+    place ("set")."""
+
+    parameter: str
+    kind: Literal["diff", "set"]
+    values: Tensor
+    keys: tuple[str, ...]
+
+
+def plan_vectors(
+    vectors: Sequence[Vector],
+    parameters: Mapping[str, tuple[int, ...]],
+    target: str,
+    block_map: BlockMap | None = None,
+) -> tuple[tuple[Vector, ...], tuple[Skipped, ...]]:
+    """Vectors are copied where the target has the same parameter; otherwise they are listed (method.md section 7). A
+    parameter of a block goes where the block map sends its block; a key of the file is counted once."""
+    copied: list[Vector] = []
+    skipped: list[Skipped] = []
+    for vector in vectors:
+        places = _places(vector.parameter, block_map)
+        if not places:
+            reason = "a bias or norm: the block that it belongs to feeds no block of the target"
+            skipped.append(Skipped(vector.parameter, reason, vector.keys))
+        for index, place in enumerate(places):
+            keys = vector.keys if index == 0 else ()
+            found = parameters.get(place)
+            if found == tuple(vector.values.shape):
+                copied.append(replace(vector, parameter=place, keys=keys))
+                continue
+            reason = "has no such parameter" if found is None else f"has it with {list(found)} values"
+            skipped.append(Skipped(place, f"a bias or norm: {target} {reason}", keys))
+    return tuple(copied), tuple(skipped)
+
+
+def _places(parameter: str, block_map: BlockMap | None) -> list[str]:
+    """Where a parameter of the source stands in the target: in every block that its block feeds. The longest block
+    whose name stands in it as whole words is its own; one outside of all blocks keeps its name."""
+    blocks = [] if block_map is None else block_map.sources()
+    inside = [block for block in blocks if f".{block}." in f".{parameter}"]
+    if block_map is None or not inside:
+        return [parameter]
+    own = max(inside, key=len)
+    before, _, after = f".{parameter}".rpartition(f".{own}.")
+    return [f"{before}.{target}.{after}".removeprefix(".") for target in block_map.targets_of(own)]
