@@ -70,13 +70,15 @@ class LowRankDelta:
         u, singular_values, vh = thin_svd(core)
         return left @ u, singular_values, right @ vh.mT
 
-    def row_basis(self) -> Tensor:
-        """Orthonormal basis (n, q) of the inputs that dW reads; columns without weight are zero, so dW = 0 gives zeros.
+    def bases(self) -> tuple[Tensor, Tensor]:
+        """Orthonormal bases of the outputs that dW writes, (m, q), and of the inputs that it reads, (n, q); columns
+        without weight are zero, so dW = 0 gives zeros.
 
-        The rows of `down` would not do: a freshly made LoRA has up = 0 and reads nothing.
+        The factors would not do: a freshly made LoRA has up = 0 and reads nothing.
         """
-        _, singular_values, right = self.svd()
-        return right * (singular_values > NUMERICAL_RANK * singular_values[:1])
+        left, singular_values, right = self.svd()
+        weighing = singular_values > NUMERICAL_RANK * singular_values[:1]
+        return left * weighing, right * weighing
 
     def truncated(self, rank: int, energy_share: float = 1.0) -> tuple["LowRankDelta", float]:
         """The best approximation of a rank (Eckart-Young), balanced, and the share of the energy ||dW||^2 it loses.

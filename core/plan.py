@@ -44,7 +44,7 @@ class TransferSettings:
     gain: every delta is multiplied by it; more than 1 makes up for what is lost with blocks that the target lacks.
     """
 
-    method: str = "restore"  # the best of the pilots in method.md 6b
+    method: str = "restore_both"  # chosen by benchmarks/quality
     threshold: float = 0.8
     below_threshold: BelowThreshold = "skip"
     rescale: Rescale = "off"
@@ -174,13 +174,33 @@ def _decide(
     score, called = similarity.score(comparison.measure), "similarity" if by_subspace else "weight cosine"
     if score is None:
         reason = f"{called} carries no information here: the subspaces are complete or the weight is zero"
-        return PlannedPair(pair, similarity, "transfer", reason, module)
+        return _by_method(pair, similarity, reason, module, comparison, settings)
     if score >= settings.threshold:
         reason = f"{called} {score:.3f} is at least {settings.threshold:g}"
-        return PlannedPair(pair, similarity, "transfer", reason, module)
+        return _by_method(pair, similarity, reason, module, comparison, settings)
     reason = f"{called} {score:.3f} is below {settings.threshold:g}"
     if pair.target.name != pair.source.name:
         reason += f" for {pair.target.name}"
     if settings.below_threshold == "copy":
         return PlannedPair(pair, similarity, "copy", reason, module)
     return Skipped(module.layer, reason, module.keys)
+
+
+def _by_method(
+    pair: LayerPair,
+    similarity: LayerSimilarity,
+    reason: str,
+    module: Module,
+    comparison: Comparison[Any],
+    settings: TransferSettings,
+) -> PlannedPair:
+    """A pair that is alike enough: carried by the method, or copied where this method was measured to harm."""
+    if not method_named(settings.method).same_build_only or _same_build(pair, comparison):
+        return PlannedPair(pair, similarity, "transfer", reason, module)
+    why = f"{reason}, but the target has other blocks or channels: its layers were retrained to do without, and undoing"
+    return PlannedPair(pair, similarity, "copy", f"{why} that was measured to harm", module)
+
+
+def _same_build(pair: LayerPair, comparison: Comparison[Any]) -> bool:
+    same_depth = comparison.block_map is None or comparison.block_map.same_depth
+    return same_depth and pair.target.name not in comparison.channels

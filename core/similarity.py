@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .delta import LowRankDelta
-from .drift import WeightFigures, compare_blocks, compare_weights
+from .drift import Drift, WeightFigures, compare_blocks, compare_weights
 from .layers import Base, LayerPair, Skipped
 from .linalg import frobenius
 from .matching import BlockMap, Matching
@@ -24,7 +24,7 @@ AnyBase = TypeVar("AnyBase", bound=Base)
 
 # A drift is kept where its factors are smaller than this part of the weight: LoRAs up to rank 160 at 1280 x 1280, a few
 # hundred megabytes for all of SDXL.
-_DRIFT_SHARE = 0.25
+_DRIFT_SHARE = 0.5
 
 # subspace: Phi of the leading singular directions | weight_cosine: the weights themselves, without any decomposition
 Measure = Literal["subspace", "weight_cosine"]
@@ -108,7 +108,7 @@ class Comparison(Generic[AnyBase]):
 
     Every source layer that was asked for is in `layers` (target layer -> its pair and figures), once or several times,
     or in `unpaired` (-> why not). channels: target layer -> what a narrower target kept of its source layer. drifts:
-    target layer -> what the bases' drift took from the inputs that an adapter reads, found while the weights were at
+    target layer -> what the bases' drift took where an adapter acts, found while the weights were at
     hand. adapter: the fingerprint of that adapter; the drifts are nothing to another. verdict and block_map: what the
     survey found before.
     """
@@ -120,7 +120,7 @@ class Comparison(Generic[AnyBase]):
     rank_rule: RankRule
     measure: Measure
     channels: Mapping[str, Channels] = field(default_factory=dict[str, Channels])
-    drifts: Mapping[str, LowRankDelta] = field(default_factory=dict[str, LowRankDelta])
+    drifts: Mapping[str, Drift] = field(default_factory=dict[str, Drift])
     adapter: str | None = None
     notes: tuple[str, ...] = ()
     verdict: Verdict | None = None
@@ -147,7 +147,7 @@ def compare(
     resources = using or Resources()
     matching = paired.matching if isinstance(paired, Survey) else paired
 
-    def compare_pair(pair: LayerPair) -> tuple[LayerSimilarity, LowRankDelta | None]:
+    def compare_pair(pair: LayerPair) -> tuple[LayerSimilarity, Drift | None]:
         kept = matching.channels.get(pair.target.name)
         readers = LayerReader(source, pair.source, resources, kept), LayerReader(target, pair.target, resources)
         delta = None if deltas is None else _smaller_than_its_weight(deltas.get(pair.source.name), pair, kept)
@@ -175,7 +175,7 @@ def _smaller_than_its_weight(delta: LowRankDelta | None, pair: LayerPair, kept: 
     if delta is None or delta.shape != pair.source.weight.matrix_shape:
         return None
     delta = delta if kept is None else kept.delta(delta)
-    return delta if delta.rank * sum(delta.shape) < _DRIFT_SHARE * math.prod(delta.shape) else None
+    return delta if 2 * delta.rank * sum(delta.shape) < _DRIFT_SHARE * math.prod(delta.shape) else None
 
 
 def _compare_pair(
@@ -185,7 +185,7 @@ def _compare_pair(
     measure: Measure,
     delta: LowRankDelta | None,
     using: Resources,
-) -> tuple[LayerSimilarity, LowRankDelta | None]:
+) -> tuple[LayerSimilarity, Drift | None]:
     if measure == "weight_cosine":  # bound by memory: a card would wait for the weights
         figures, drift = compare_blocks(weight_blocks(*readers), delta)
         return LayerSimilarity(figures), drift

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from .delta import LowRankDelta
-from .drift import compare_weights
+from .drift import Drift, compare_weights
 from .layer_report import LayerReport
 from .layers import Base
 from .linalg import SAME_DELTA
@@ -36,7 +36,7 @@ def transfer(
     target: Base,
     *,
     channels: Mapping[str, Channels] | None = None,
-    drifts: Mapping[str, LowRankDelta] | None = None,
+    drifts: Mapping[str, Drift] | None = None,
     using: Resources | None = None,
 ) -> Transferred:
     """Carry out the plan. `deltas` is keyed by source layer; compute is float32.
@@ -69,7 +69,7 @@ def _transfer_layer(
     planned: PlannedPair,
     delta: LowRankDelta,
     readers: tuple[LayerReader, LayerReader],
-    drift: LowRankDelta | None,
+    drift: Drift | None,
     using: Resources,
 ) -> tuple[LowRankDelta, LayerReport]:
     """One layer by the plan's method; a planned copy stays a copy whatever the method is."""
@@ -150,7 +150,7 @@ def _bases(
     planned: PlannedPair,
     readers: tuple[LayerReader, LayerReader],
     delta: LowRankDelta,
-    drift: LowRankDelta | None,
+    drift: Drift | None,
     device: torch.device,
 ) -> LayerPairBases:
     """What the method asks for, and nothing more is read or decomposed."""

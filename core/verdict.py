@@ -159,7 +159,7 @@ def measure_pair(
         weights, taken = compare_weights(ours, theirs, delta)
         drifts.append(weights.drift)
         norm = 0.0 if delta is None else delta.norm()
-        ratios.append(taken.norm() / norm if taken is not None and norm > 0 else None)
+        ratios.append(taken.read.norm() / norm if taken is not None and norm > 0 else None)
     progress(len(sample), len(sample), "")
     paired = {pair.source.name for pair in matching.pairs}
     total = len(paired) + len(matching.unpaired)

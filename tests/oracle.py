@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-METHOD_NAMES = ("copy", "lora_x", "prolora", "prolora_full", "rotate", "restore")
+METHOD_NAMES = ("copy", "lora_x", "prolora", "prolora_full", "rotate", "restore", "restore_both")
 
 
 def rank_of(singular_values: Tensor, shape: torch.Size, kind: str, amount: float) -> int:
@@ -57,6 +57,13 @@ def transfer(method: str, delta: Tensor, source: Tensor, target: Tensor, project
     if method == "restore":
         reading = torch.linalg.pinv(x, rtol=1e-9) @ x  # the projector on the rows of dW_s
         return x + (source.double() - target.double()) @ reading
+    if method == "restore_both":
+        drift, rank = source.double() - target.double(), int(torch.linalg.matrix_rank(x, rtol=1e-9))
+        inverse = torch.linalg.pinv(x, rtol=1e-9)
+        acting = drift - _null(x @ inverse) @ drift @ _null(inverse @ x)
+        weight = x.square().sum() / (x.square().sum() + acting.square().sum())
+        u, values, v = _thin_svd(x + weight * acting)
+        return u[:, :rank] * values[:rank] @ v[:, :rank].mT
     if method == "lora_x":
         return p.p_t @ x @ p.q_t
     if method == "prolora":

@@ -59,7 +59,7 @@ def _rules() -> list[Candidate]:
 def _strengths() -> list[Candidate]:
     return [
         Candidate(f"{method} x {gain:g}", by(method=method, gain=gain), "strength")
-        for method in ("copy", "restore")
+        for method in ("copy", "restore_both")
         for gain in (0.25, 0.5, 0.75, 1.25)
     ]
 
@@ -68,12 +68,13 @@ CANDIDATES: tuple[Candidate, ...] = (
     Candidate("copy", by(method="copy")),
     Candidate("copy, relative norm", by(method="copy", rescale="relative_norm")),
     Candidate("restore", by(method="restore")),
+    Candidate("restore_both", by(method="restore_both")),
     Candidate("random, equal norm", _random),
     *_rules(),
     *_strengths(),
     *(
         Candidate(f"{method}, threshold {threshold:g}", by(method=method, threshold=threshold), "threshold")
-        for method in ("restore", "prolora_full")
+        for method in ("restore_both", "prolora_full")
         for threshold in (0.7, 0.8, 0.9)
     ),
 )

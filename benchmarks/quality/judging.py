@@ -37,11 +37,10 @@ class Judge:
     def losses(self, model: nn.Module, weights: State, style: str, subjects: Sequence[int]) -> Tensor:
         """(subjects): the mean squared error of the model's answer on these subjects drawn in a style."""
         generator = torch.Generator().manual_seed(7)
-        clean = self.latents.styles[style][list(subjects), :2]  # (subjects, 2, 16, 8, 8): as drawn, and mirrored
-        count, variants = clean.shape[:2]
-        level = (torch.arange(DRAWS) + torch.rand(count, variants, DRAWS, generator=generator)) / DRAWS
-        clean = clean[:, :, None].expand(-1, -1, DRAWS, -1, -1, -1).flatten(0, 2)
-        context = self.latents.context[list(subjects), None].expand(-1, variants * DRAWS, -1, -1).flatten(0, 1)
+        count = len(subjects)
+        level = (torch.arange(DRAWS) + torch.rand(count, DRAWS, generator=generator)) / DRAWS
+        clean = self.latents.styles[style][list(subjects), 0].repeat_interleave(DRAWS, 0)
+        context = self.latents.context[list(subjects)].repeat_interleave(DRAWS, 0)
         noise = torch.randn(clean.shape, generator=generator)
         level = (0.02 + 0.96 * level).flatten()
         answer = self.answers(model, weights, self.family.noised(clean, noise, level), level, context)
@@ -62,12 +61,9 @@ class Judge:
         _, path = Sampler(levels, guidance=1.0).sample(self.family, model, weights, context, seed=9)
         return States(torch.stack([noised for _, noised in path]), torch.tensor([level for level, _ in path]), context)
 
-    def change(self, model: nn.Module, base: State, changed: State, states: "States") -> Tensor:
-        """What a LoRA does to the model's answer on noised latents (levels, n, 16, 8, 8): in both families the change
-        of the denoised latents by level of noise."""
-        noised, level, context = states.flat()
-        found = self.answers(model, changed, noised, level, context) - self.answers(model, base, noised, level, context)
-        return found.view(states.noised.shape)
+    def answers_on(self, model: nn.Module, weights: State, states: "States") -> Tensor:
+        """The model's answers (levels, n, 16, 8, 8): in both families the unit is that of the noise."""
+        return self.answers(model, weights, *states.flat()).view(states.noised.shape)
 
     def answers(self, model: nn.Module, weights: State, noised: Tensor, level: Tensor, context: Tensor) -> Tensor:
         """The model's answer (n, 16, 8, 8)."""

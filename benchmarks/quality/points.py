@@ -52,15 +52,26 @@ class Errand:
         return build("whole"), build(self.workshop.shape(self.target))
 
     @cached_property
-    def states(self) -> dict[str, tuple[States, Tensor]]:
-        """What the score is taken on, and the source's change there: its own drawings on the way, and real ones."""
+    def states(self) -> dict[str, tuple[States, Tensor, Tensor, Tensor]]:
+        """What the scores are taken on, its own drawings on the way, and real ones; and there the answers of the source
+        without and with its LoRA, and of the target without."""
         base, subjects = self.workshop.base("A", 0), self.workshop.latents.seen[:: len(self.workshop.latents.seen) // PROMPTS][:PROMPTS]
         changed = with_lora(base, self.journey.lora)
         kinds = {
             "sampled": self.judge.sampled_states(self.models[0], changed, subjects),
             "drawn": self.judge.drawn_states(self.style, subjects),
         }
-        return {kind: (states, self.judge.change(self.models[0], base, changed, states)) for kind, states in kinds.items()}
+        source, target = self.models
+        bare = self.workshop.base(self.target, self.seed)
+        return {
+            kind: (
+                states,
+                self.judge.answers_on(source, base, states),
+                self.judge.answers_on(source, changed, states),
+                self.judge.answers_on(target, bare, states),
+            )
+            for kind, states in kinds.items()
+        }
 
     def baseline(self) -> dict[str, Any]:
         """Without the LoRA, and with one trained on the target."""
@@ -84,10 +95,12 @@ class Errand:
     def _scores(self, factors: Factors) -> dict[str, float]:
         base = self.workshop.base(self.target, self.seed)
         scores: dict[str, float] = {}
-        for kind, (states, wanted) in self.states.items():
-            found = self.judge.change(self.models[1], base, with_lora(base, factors), states)
+        for kind, (states, without, with_it, bare) in self.states.items():
+            answer = self.judge.answers_on(self.models[1], with_lora(base, factors), states)
+            found, wanted = answer - bare, with_it - without
             scores[f"G {kind}"] = float(1 - (found - wanted).square().sum() / wanted.square().sum())
             scores[f"cos {kind}"] = float((found * wanted).sum() / (found.norm() * wanted.norm()).clamp(min=1e-12))
+            scores[f"H {kind}"] = float(1 - (answer - with_it).square().sum() / (bare - with_it).square().sum())
         return scores
 
 

@@ -43,6 +43,11 @@ class BlockMap:
     matches: tuple[BlockMatch, ...]
     left_alone: tuple[LeftAlone, ...] = ()
 
+    @property
+    def same_depth(self) -> bool:
+        """Whether the target has as many blocks as the source."""
+        return len(self.sources()) == len(self.matches)
+
     def sources(self) -> list[str]:
         """Every source block that the map speaks of."""
         fed = [match.source for match in self.matches if match.source is not None]

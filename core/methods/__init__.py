@@ -7,9 +7,10 @@ from .method import LayerPairBases, Method, Projected
 from .prolora import PROLORA
 from .prolora_full import PROLORA_FULL
 from .restore import RESTORE
+from .restore_both import RESTORE_BOTH
 from .rotate import ROTATE
 
-METHODS: tuple[Method, ...] = (COPY, LORA_X, PROLORA, PROLORA_FULL, ROTATE, RESTORE)
+METHODS: tuple[Method, ...] = (COPY, LORA_X, PROLORA, PROLORA_FULL, ROTATE, RESTORE, RESTORE_BOTH)
 
 
 def method_named(name: str) -> Method:

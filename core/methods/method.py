@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..delta import LowRankDelta
+from ..drift import Drift
 from ..errors import InvalidSetting
 from ..subspace import Subspace
 
@@ -13,14 +14,14 @@ from ..subspace import Subspace
 @dataclass(frozen=True)
 class LayerPairBases:
     """What a method may look at besides the delta: the two weights (m, n), their leading subspaces, and the drift
-    (W_s - W_t) V V^T on the inputs V that the delta reads (drift.compare_weights).
+    where the delta acts (drift.compare_weights).
 
     A method gets only what it declares; asking for more is an error of the method, and says so.
     """
 
     weights: tuple[Tensor, Tensor] | None = None
     subspaces: tuple[Subspace, Subspace] | None = None
-    drift: LowRankDelta | None = None
+    drift: Drift | None = None
 
     def source_and_target_subspaces(self) -> tuple[Subspace, Subspace]:
         if self.subspaces is None:
@@ -32,7 +33,7 @@ class LayerPairBases:
             raise InvalidSetting("This method reads weights: it must declare needs_weights=True.")
         return self.weights
 
-    def drift_on_the_read_inputs(self) -> LowRankDelta:
+    def drift_where_the_delta_acts(self) -> Drift:
         if self.drift is None:
             raise InvalidSetting("This method reads the drift: it must declare needs_drift=True.")
         return self.drift
@@ -51,7 +52,8 @@ class Method:
     """A transfer method: a pure function from the source's delta to the target's, and what has to be known of it.
 
     keeps_whole_delta: False where the formula cuts a part of the delta away by design. Its norm must then not be
-    scaled back up: measured, that does more harm than a random delta (method.md 6b).
+    scaled back up: measured, that does more harm than a random delta (method.md 6b). same_build_only: True where the
+    layers of a target of another depth or width are to be copied instead, because there it was measured to harm.
     """
 
     name: str
@@ -62,3 +64,4 @@ class Method:
     needs_subspaces: bool = False
     needs_weights: bool = False
     needs_drift: bool = False
+    same_build_only: bool = False

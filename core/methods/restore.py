@@ -10,7 +10,7 @@ def restore(delta: LowRankDelta, bases: LayerPairBases) -> Projected:
     On those inputs the target with its delta acts as the source with its own. Affine in dW_s, not linear: the drift
     is added whole however weak the LoRA is. No singular value decomposition of a base weight is needed.
     """
-    drift = bases.drift_on_the_read_inputs()  # up (m, q), down V^T (q, n)
+    drift = bases.drift_where_the_delta_acts().read
     return Projected(LowRankDelta(delta.up @ (delta.down @ drift.down.mT) + drift.up, drift.down))
 
 

@@ -26,7 +26,10 @@ def test_the_figures_are_those_of_the_whole_matrices_whatever_the_blocks(
     assert figures.cosine == pytest.approx(float((source * target).sum() / (source.norm() * target.norm())), rel=1e-6)
     assert taken is not None
     reading = torch.linalg.pinv(delta.down) @ delta.down
-    assert torch.allclose(taken.dense(), (source - target) @ reading, atol=1e-5)
+    assert torch.allclose(taken.read.dense(), (source - target) @ reading, atol=1e-5)
+    writing = delta.up @ torch.linalg.pinv(delta.up)
+    assert torch.allclose(taken.written.dense(), writing @ (source - target) @ (torch.eye(33) - reading), atol=1e-5)
+    assert taken.energy() == pytest.approx(float(taken.read.plus(taken.written).norm() ** 2), rel=1e-4)
 
 
 def test_equal_weights_have_drifted_by_exactly_nothing(weights: tuple[torch.Tensor, torch.Tensor]) -> None:

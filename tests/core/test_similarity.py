@@ -101,7 +101,7 @@ def test_by_weight_cosine_each_weight_is_read_once_for_a_whole_transfer_and_noth
 ) -> None:
     job = Job()
     monkeypatch.setattr(subspace, "leading_svd", None)
-    plain = job.run(method="restore")
+    plain = job.run(method="restore_both")
     job.source.reads.clear()
     job.target.reads.clear()
     job.comparison = compare(

@@ -20,7 +20,7 @@ def unmoved(case: Case) -> Case:
     return dataclasses.replace(case, target=case.source)
 
 
-@pytest.mark.parametrize("name", ["copy", "prolora_full", "rotate", "restore"])
+@pytest.mark.parametrize("name", ["copy", "prolora_full", "rotate", "restore", "restore_both"])
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
 def test_between_equal_bases_the_delta_comes_back(
     name: str, dtype: torch.dtype, limit: float, shape: tuple[int, int]
