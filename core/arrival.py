@@ -104,7 +104,7 @@ def _sums(on_target: Tensor, on_source: Tensor) -> Tensor:
 
 
 def _agreement(sums: Tensor) -> Agreement | None:
-    source, target, between, inner = sums.tolist()
+    source, target, between, inner = (float(one) for one in sums)
     if source == 0:
         return None
     cosine = inner / (source * target) ** 0.5 if target else 0.0
