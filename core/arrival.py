@@ -13,6 +13,23 @@ from .errors import NotMeasurable
 STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.25)  # where a search looks; the copy between drifted bases was best at 0.5 to 0.75
 
 Role = Literal["projected", "more", "copy"]
+Search = Literal["off", "strength"]
+
+
+@dataclass(frozen=True)
+class CheckSettings:
+    """What a check runs on. seeds: how many noises, counted up from `seed`; timesteps: noise levels, evenly spread over
+    the model's own; size: side in pixels of the square picture where no latent is given; search: "off" takes every
+    adapter at strength 1, "strength" at each of STRENGTHS."""
+
+    search: Search = "off"
+    seed: int = 0
+    seeds: int = 2
+    timesteps: int = 6
+    size: int = 512
+
+    def strengths(self) -> tuple[float, ...]:
+        return (1.0,) if self.search == "off" else STRENGTHS
 
 
 @dataclass(frozen=True)
