@@ -95,8 +95,8 @@ class CheckTransfer(io.ComfyNode):
             outputs=[
                 AdapterSocket.Output(
                     display_name="adapter",
-                    tooltip="For Apply LoRA and Save LoRA: after a search the best one, which is at strength 1 what it was at "
-                    "its best; without one the projected LoRA as it is.",
+                    tooltip="For Apply LoRA and Save LoRA: after a search the best one, scaled so that its best is "
+                    "strength 1; without one the projected LoRA as it is.",
                 ),
                 io.Float.Output(display_name="strength", tooltip="The strength that is in the adapter given out."),
                 io.Float.Output(
