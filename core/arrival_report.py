@@ -29,10 +29,6 @@ class ArrivalReport:
         return next(trial for trial in self.trials if trial.role == "projected")
 
     @property
-    def copy(self) -> Trial | None:
-        return next((trial for trial in self.trials if trial.role == "copy"), None)
-
-    @property
     def searched(self) -> bool:
         return len(self.projected.arrivals) > 1
 
@@ -46,8 +42,9 @@ class ArrivalReport:
     def sentence(self) -> str:
         """The check in one line, for a person."""
         said = _arrived(self.projected.as_it_is().pooled)
-        if self.copy is not None:
-            said += f"; {_brought('the plain copy', self.copy.as_it_is().pooled)}"
+        for trial in self.trials:
+            if trial.role != "projected":
+                said += f"; {_brought(trial.label, trial.as_it_is().pooled)}"
         if self.searched:
             trial, arrival = self.chosen()
             said += f"; best of the search: {trial.label} at strength {arrival.strength:g}, "

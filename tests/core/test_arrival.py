@@ -22,7 +22,8 @@ def random(seed: int) -> Tensor:
 def trial(role: str, on_target: Tensor, on_source: Tensor, strengths: tuple[float, ...] = (1.0,)) -> Trial:
     """An adapter whose effect is linear in its strength."""
     arrivals = tuple(measure(strength, strength * on_target, on_source) for strength in strengths)
-    return Trial(role, role, f"{role}.safetensors", "sha", "all keys applied", arrivals)  # pyright: ignore[reportArgumentType]
+    label = "the plain copy" if role == "copy" else role
+    return Trial(role, label, f"{role}.safetensors", "sha", "all keys applied", arrivals)  # pyright: ignore[reportArgumentType]
 
 
 def report(*trials: Trial) -> ArrivalReport:

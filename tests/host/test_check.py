@@ -338,7 +338,7 @@ def test_a_whole_graph_shows_the_plot_the_sentence_and_gives_an_adapter_that_is_
     told = json.loads(result.outputs["check_report"]["text"][0])
     assert set(told) == FIELDS
     labels = [trial["label"] for trial in told["trials"]]
-    assert labels == ["projected (restore)", "more 1 (rotate)", "the plain copy"]
+    assert labels == ["projected (restore)", "more 1 (copy)", "the plain copy"]
     assert 0 < told["chosen"]["arrived"] <= 1
     assert result.outputs["check"]["images"]
     assert float(result.outputs["score"]["text"][0]) == pytest.approx(told["chosen"]["arrived"])
@@ -349,13 +349,13 @@ def test_a_whole_graph_shows_the_plot_the_sentence_and_gives_an_adapter_that_is_
 
 
 def check_prompt(**settings: Any) -> dict[str, Any]:
-    """A transfer by two methods and its check, at 64 px."""
+    """A transfer by two methods, neither of which decomposes anything, and its check, at 64 px."""
     inputs = {"search": "off", "seed": 0, "seeds": 2, "timesteps": 2, "size": 64, **settings}
-    transfer = transfer_prompt(prefix="loras/checked")
-    rotated = {**transfer["project"]["inputs"], "method": "rotate"}
+    transfer = transfer_prompt(prefix="loras/checked", measure="weight_cosine")
+    copied = {**transfer["project"]["inputs"], "method": "copy"}
     return {
         **transfer,
-        "rotated": node("LoraTransferProject", **rotated),
+        "copied": node("LoraTransferProject", **copied),
         "source_model": node("CheckpointLoaderSimple", ckpt_name="small_source.safetensors"),
         "target_model": node("CheckpointLoaderSimple", ckpt_name="small_target.safetensors"),
         "text": node("CLIPTextEncode", text="a house", clip=["source_model", 1]),
@@ -366,7 +366,7 @@ def check_prompt(**settings: Any) -> dict[str, Any]:
             adapter=["lora", 0],
             projected=["project", 0],
             conditioning=["text", 0],
-            **{"more.adapter_0": ["rotated", 0]},
+            **{"more.adapter_0": ["copied", 0]},
             **inputs,
         ),
         "strength": node("PreviewAny", source=["check", 1]),
