@@ -3,7 +3,7 @@ noised latents."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,7 @@ from .base import base_from_model
 from .grouping import OF_TEXT_ENCODER
 from .metadata import method_of
 from .outputs import Start, Tick, outputs, require_comparable, start_of
-from .saving import scaled
+from .scaling import scaled
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,8 @@ def check(
     )
     chosen, arrival = report.chosen()
     winner = candidates[trials.index(chosen)].adapter
-    return Checked(report, scaled(winner, arrival.strength, bases[1]))
+    made = scaled(winner, arrival.strength, bases[1])
+    return Checked(replace(report, notes=(*report.notes, *made.notes)), made.adapter)
 
 
 def _trials(
@@ -99,9 +100,9 @@ def _trials(
     for one in candidates:
         arrivals: list[Arrival] = []
         for strength in strengths:
-            patched = apply(one.adapter, sides.target, None, strength, 0.0).model
+            patched = one.applied if strength == 1 else apply(one.adapter, sides.target, None, strength, 0.0)
             what = f"the target with {one.label} at strength {strength:g}"
-            changed = _on_target(sides, patched, start, states, ticks, what)
+            changed = _on_target(sides, patched.model, start, states, ticks, what)
             arrivals.append(measure(strength, change(changed, plain, start.levels), wanted))
         held, applied = one.adapter, one.applied.summary()
         trials.append(Trial(one.role, one.label, held.name, held.fingerprint, applied, tuple(arrivals)))

@@ -1,15 +1,12 @@
 """An adapter as the tensors of a file: spelling and precision."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from ...core.errors import InvalidSetting
-from .adapter import Adapter, fingerprint_of
-from .base import HostBase
-from .metadata import scaled_metadata
+from .adapter import Adapter
 from .placing import place
 from .writing import to_state_dict
 
@@ -30,21 +27,6 @@ def respelled(adapter: Adapter, spelling: str) -> dict[str, Tensor]:
             "layers; found one as it was loaded. Project it first, or choose comfy to save it unchanged."
         )
     return adapter.state_dict()
-
-
-def scaled(adapter: Adapter, strength: float, base: HostBase) -> Adapter:
-    """The adapter whose strength 1 is that strength of the given one; every kind becomes factors, on the layers of the
-    base that it was carried to, or else of `base`. At 1 it is the given one itself."""
-    if strength == 1:
-        return adapter
-    fits = adapter.fits or base
-    placed = place(adapter, fits)
-    deltas = {layer: delta.scaled(strength) for layer, delta in placed.deltas.items()}
-    # What is set in place of a parameter, ComfyUI sets at any strength.
-    vectors = [replace(one, values=one.values * strength) if one.kind == "diff" else one for one in placed.vectors]
-    tensors = to_state_dict(deltas, placed.scales, fits, vectors=vectors, widened=placed.widened())
-    metadata = scaled_metadata(adapter.metadata, tensors, strength)
-    return Adapter(f"{adapter.name} x {strength:g}", fingerprint_of(tensors), metadata, tensors=tensors, fits=fits)
 
 
 def growth(adapter: Adapter, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
