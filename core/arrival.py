@@ -2,7 +2,7 @@
 target, over the same noised latents. It needs neither data nor retraining (method.md, section 6b, point 5)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -69,7 +69,7 @@ class Trial:
     name: str
     fingerprint: str
     applied: str
-    arrivals: tuple[Arrival, ...] = field(default=())
+    arrivals: tuple[Arrival, ...]
 
     def as_it_is(self) -> Arrival:
         return next(one for one in self.arrivals if one.strength == 1)

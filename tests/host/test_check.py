@@ -20,6 +20,7 @@ from lora_transfer.nodes.host.adapter import Adapter, adapter_from_file, adapter
 from lora_transfer.nodes.host.applying import apply
 from lora_transfer.nodes.host.base import layers_of_model
 from lora_transfer.nodes.host.checking import Checked, Sides, check
+from lora_transfer.nodes.host.metadata import method_of
 from lora_transfer.nodes.host.placing import place
 from lora_transfer.nodes.host.scaling import scaled
 from tests.host.conftest import Host, SmallPair
@@ -30,6 +31,7 @@ from tests.host.test_small_families import lora_for
 
 SMALL = CheckSettings(timesteps=3, size=64)
 SEARCH = replace(SMALL, search="strength", seeds=1)
+POOLED = {"SD3 medium": 2048, "Flux dev": 768}
 FIELDS = {
     "schema",
     "kind",
@@ -80,9 +82,11 @@ def models(pair: SmallPair) -> Models:
     return Models(source, target, adapter_from_file(pair.lora, "lora.safetensors"))
 
 
-def text(width: int, seed: int = 7) -> list[Any]:
+def text(width: int, pooled_width: int = 0) -> list[Any]:
     """CONDITIONING as a text encoder of that width would give it."""
-    return [[torch.randn(1, 77, width, generator=torch.Generator().manual_seed(seed)), {}]]
+    generator = torch.Generator().manual_seed(7)
+    pooled_output = {"pooled_output": torch.randn(1, pooled_width, generator=generator)} if pooled_width else {}
+    return [[torch.randn(1, 77, width, generator=generator), pooled_output]]
 
 
 def strengthened(adapter: Adapter, factor: float) -> Adapter:
@@ -188,6 +192,23 @@ def test_a_scaled_adapter_of_any_kind_is_on_the_model_what_the_strength_makes_of
     assert scaled(adapter, 1.0, base).adapter is adapter
 
 
+def test_a_scaled_adapter_keeps_its_origin_and_its_rank_and_leaves_out_a_scale_that_is_in_the_factors(
+    models: Models,
+) -> None:
+    origin = {"settings": {"method": "rotate"}}
+    metadata = {
+        "lora_transfer": json.dumps(origin),
+        "ss_network_dim": "99",
+        "modelspec.trigger_phrase": "smallstyle",
+        "lora_adapter_metadata": '{"unet.lora_alpha": 8}',
+    }
+    made = scaled(Adapter("made", "here", metadata, tensors=module(LORA)), 0.5, layers_of_model(models.target)).adapter
+    assert method_of(made.metadata) == "rotate"
+    assert json.loads(made.metadata["lora_transfer"]) == {**origin, "scaled_by": 0.5}
+    kept = {key: value for key, value in made.metadata.items() if key != "lora_transfer"}
+    assert kept == {"ss_network_dim": "4", "modelspec.trigger_phrase": "smallstyle"}
+
+
 def test_scaling_tells_what_it_cuts_and_what_it_leaves_out(models: Models) -> None:
     change = torch.randn(320, 768, generator=torch.Generator().manual_seed(3))
     tensors = module({".diff": change}) | module(LORA, "lora_te_text_model_encoder_layers_0_mlp_fc1")
@@ -286,7 +307,7 @@ def test_every_family_is_checked_without_a_latent(models: Models, tmp_path: Path
     lora = adapter_from_file(lora_for(paths[2], paths[0]), "lora")
     source, target = (comfy.sd.load_diffusion_model(str(path)) for path in paths[:2])
     settings = replace(SMALL, seeds=1, timesteps=2)
-    shared: dict[str, Any] = {"adapter": lora, "source": source, "conditioning": text(4096)}
+    shared: dict[str, Any] = {"adapter": lora, "source": source, "conditioning": text(4096, POOLED.get(family, 0))}
     itself, other = (models.check(lora, settings, target=one, **shared) for one in (source, target))
     assert pooled(itself).arrived == pytest.approx(1, abs=1e-4)
     assert pooled(other).arrived < 0.99
