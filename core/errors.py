@@ -31,3 +31,7 @@ class InvalidSetting(LoraTransferError):
 
 class NothingToTransfer(LoraTransferError):
     """A plan in which no layer is left to transfer."""
+
+
+class NotMeasurable(LoraTransferError):
+    """Two models whose outputs cannot be laid side by side, or an effect of no size."""

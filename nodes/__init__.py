@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .apply import ApplyLora
+from .check import CheckTransfer
 from .load_base import LoadSourceBase, LoadTargetBase
 from .load_lora import LoadLora
 from .project import ProjectLora
@@ -16,6 +17,7 @@ NODES: list[type[io.ComfyNode]] = [
     ComputeSimilarity,
     ProjectLora,
     ApplyLora,
+    CheckTransfer,
     SaveLora,
 ]
 

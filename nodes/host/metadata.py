@@ -49,6 +49,22 @@ def transferred_metadata(
     return {**kept, PROVENANCE: json.dumps(provenance)}
 
 
+def scaled_metadata(original: Mapping[str, str], tensors: Mapping[str, Tensor], strength: float) -> dict[str, str]:
+    """Those of an adapter whose strength is in its factors now: rank and alpha follow, our own entry tells it."""
+    kept = {key: value for key, value in original.items() if key not in SETTINGS}
+    entry = _from_json(original.get(PROVENANCE, "{}"))
+    before = entry.get("scaled_by", 1.0) if isinstance(entry, dict) else 1.0
+    provenance = {**(entry if isinstance(entry, dict) else {"before": entry}), "scaled_by": strength * before}
+    return {**kept, **_network(original, tensors), PROVENANCE: json.dumps(provenance)}
+
+
+def method_of(metadata: Mapping[str, str]) -> str | None:
+    """The method that an adapter was carried over by, as its metadata tell; None where they do not."""
+    entry = _from_json(metadata.get(PROVENANCE, ""))
+    settings = entry.get("settings") if isinstance(entry, dict) else None
+    return settings.get("method") if isinstance(settings, dict) else None
+
+
 def _network(original: Mapping[str, str], tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """What the file is now: factors, whatever kind it was. sd-scripts' own network has no name for convolutions with
     kernels in a file of lycoris; there it is a LoCon."""

@@ -25,6 +25,7 @@ NODE_IDS = (
     "LoraTransferSimilarity",
     "LoraTransferProject",
     "LoraTransferApply",
+    "LoraTransferCheck",
     "LoraTransferSave",
 )
 

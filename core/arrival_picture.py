@@ -1,0 +1,172 @@
+"""How much of the LoRA arrived: at each noise level, and after a search at each strength."""
+
+from collections.abc import Sequence
+
+import numpy
+from PIL import Image, ImageDraw, ImageFont
+
+from .arrival import Agreement, Trial
+from .arrival_report import ArrivalReport
+
+_BACKGROUND, _TEXT, _FAINT, _LINE, _ZERO = "#1e1e22", "#ececf0", "#9a9aa4", "#3a3a40", "#6c6c76"
+_COLOURS = {"projected": ("#5ec962",), "copy": ("#ff9f43",), "more": ("#4cc9f0", "#c77dff", "#ffd166", "#f28482")}
+_MARGIN, _HEADER, _HEIGHT, _AXIS = 28, 128, 270, 66  # pixels; _AXIS is left of each panel, for its figures
+_PANELS, _GAP = (560, 260), 24  # widths: noise levels, strengths
+_LEAST = -1.0  # what does more harm lies on the lower edge: the figure is in the report
+_LEGEND_LINE, _LETTERS, _SENTENCE_LINES = 22, 44, 2
+
+_Drawing = ImageDraw.ImageDraw
+
+
+class _Panel:
+    """A frame with places along x and a figure from `least` to 1 along y."""
+
+    def __init__(self, left: int, width: int, places: int, least: float) -> None:
+        self.left, self.width, self.places, self.least = left, width, places, least
+
+    def x(self, place: int) -> float:
+        return self.left + (place + 0.5) * self.width / self.places
+
+    def y(self, figure: float) -> float:
+        share = (max(self.least, min(1.0, figure)) - self.least) / (1 - self.least)
+        return _HEADER + _HEIGHT - share * (_HEIGHT - 10)
+
+    def ticks(self) -> list[float]:
+        return [figure for figure in (-1.0, -0.5, 0.0, 0.25, 0.5, 0.75, 1.0) if figure >= self.least]
+
+
+def arrival_picture(report: ArrivalReport) -> numpy.ndarray:
+    """Draw a check as uint8 (height, width, 3): G and, thin, the cosine of every adapter at each noise level; after a
+    search a second panel with G over all levels at each strength, the chosen one ringed."""
+    panels = _panels(report)
+    width = panels[-1].left + panels[-1].width + _MARGIN
+    legend = _HEADER + _HEIGHT + 62
+    picture = Image.new("RGB", (width, legend + _LEGEND_LINE * (len(report.trials) + 1) + 18), _BACKGROUND)
+    draw = ImageDraw.Draw(picture)
+    _draw_header(draw, report, width)
+    _draw_frame(
+        draw, panels[0], "noise level (sigma), from much noise to little; strength 1", _figures(report.noise_levels)
+    )
+    for trial, colour in reversed(_coloured(report)):  # the projected one on top
+        levels = trial.as_it_is().levels
+        _draw_curve(draw, panels[0], [None if one is None else one.cosine for one in levels], colour, thin=True)
+        _draw_curve(draw, panels[0], [None if one is None else one.arrived for one in levels], colour)
+    if report.searched:
+        strengths = [one.strength for one in report.projected.arrivals]
+        _draw_frame(draw, panels[1], "strength; all noise levels", [f"{one:g}" for one in strengths])
+        for trial, colour in reversed(_coloured(report)):
+            _draw_curve(draw, panels[1], [one.pooled.arrived for one in trial.arrivals], colour)
+        _, chosen = report.chosen()
+        x, y = panels[1].x(strengths.index(chosen.strength)), panels[1].y(chosen.pooled.arrived)
+        draw.ellipse((x - 8, y - 8, x + 8, y + 8), outline=_TEXT, width=2)
+    _draw_legend(draw, report, legend)
+    return numpy.asarray(picture)
+
+
+def _panels(report: ArrivalReport) -> list[_Panel]:
+    """The lower edge is 0, or -1 where a figure is below."""
+    shown = [one for trial in report.trials for one in _shown(trial)]
+    least = _LEAST if min(min(one.arrived, one.cosine) for one in shown) < -0.02 else 0.0
+    places = [len(report.noise_levels)]
+    if report.searched:
+        places.append(len(report.projected.arrivals))
+    panels: list[_Panel] = []
+    left = _MARGIN + _AXIS
+    for width, count in zip(_PANELS, places, strict=False):
+        full = width if report.searched else sum(_PANELS) + _GAP + _AXIS
+        panels.append(_Panel(left, full, count, least))
+        left += full + _GAP + _AXIS
+    return panels
+
+
+def _shown(trial: Trial) -> list[Agreement]:
+    levels = [one for one in trial.as_it_is().levels if one is not None]
+    return [*levels, *(one.pooled for one in trial.arrivals)]
+
+
+def _coloured(report: ArrivalReport) -> list[tuple[Trial, str]]:
+    used = dict.fromkeys(_COLOURS, 0)
+    found: list[tuple[Trial, str]] = []
+    for trial in report.trials:
+        colours = _COLOURS[trial.role]
+        found.append((trial, colours[used[trial.role] % len(colours)]))
+        used[trial.role] += 1
+    return found
+
+
+def _figures(noise_levels: Sequence[float]) -> list[str]:
+    return [f"{one:.2g}" if one < 10 else f"{one:.0f}" for one in noise_levels]
+
+
+def _draw_header(draw: _Drawing, report: ArrivalReport, width: int) -> None:
+    draw.text((_MARGIN, 18), "How much of the LoRA arrived", _TEXT, ImageFont.load_default(28))
+    names = f"{_end(report.adapter.name)}:  {_end(report.source.name)}  to  {_end(report.target.name)}"
+    draw.text((_MARGIN, 54), names, _TEXT, ImageFont.load_default(16))
+    font = ImageFont.load_default(15)
+    for row, line in enumerate(_lines(report.sentence(), font, width - 2 * _MARGIN)):
+        draw.text((_MARGIN, 78 + 20 * row), line, _FAINT, font)
+
+
+def _lines(said: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> list[str]:
+    """A sentence broken between words; what does not fit on the last line goes, for the report has it."""
+    lines = [""]
+    for word in said.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width:
+            lines[-1] = longer
+        elif len(lines) == _SENTENCE_LINES:
+            return [*lines[:-1], f"{lines[-1][:-1]}…"]
+        else:
+            lines.append(word)
+    return lines
+
+
+def _draw_frame(draw: _Drawing, panel: _Panel, named: str, marks: Sequence[str]) -> None:
+    font, bottom, right = ImageFont.load_default(13), _HEADER + _HEIGHT, panel.left + panel.width
+    for figure in panel.ticks():
+        draw.line((panel.left, panel.y(figure), right, panel.y(figure)), _ZERO if figure == 0 else _LINE)
+        edge = " or less" if figure == panel.least < 0 else ""
+        draw.text((panel.left - 8, panel.y(figure)), f"{figure:g}{edge}", _FAINT, font, anchor="rm")
+    step = -(-len(marks) * 40 // panel.width)  # of many levels only every second or third is named
+    for place, mark in enumerate(marks):
+        draw.line((panel.x(place), bottom, panel.x(place), bottom + 4), _LINE)
+        if place % step == 0:
+            draw.text((panel.x(place), bottom + 8), mark, _FAINT, font, anchor="ma")
+    draw.text((panel.left + panel.width / 2, bottom + 28), named, _FAINT, font, anchor="ma")
+
+
+def _draw_curve(
+    draw: _Drawing, panel: _Panel, figures: Sequence[float | None], colour: str, *, thin: bool = False
+) -> None:
+    """A line with dots, or a thin one without; it breaks where there is no figure."""
+    before: tuple[float, float] | None = None
+    for place, figure in enumerate(figures):
+        if figure is None:
+            before = None
+            continue
+        point = panel.x(place), panel.y(figure)
+        if before is not None:
+            draw.line((*before, *point), colour, 1 if thin else 3)
+        if not thin or before is None:
+            radius = 1 if thin else 4
+            draw.ellipse((point[0] - radius, point[1] - radius, point[0] + radius, point[1] + radius), colour)
+        before = point
+
+
+def _draw_legend(draw: _Drawing, report: ArrivalReport, top: int) -> None:
+    font = ImageFont.load_default(14)
+    for row, (trial, colour) in enumerate(_coloured(report)):
+        y = top + row * _LEGEND_LINE
+        draw.line((_MARGIN, y + 9, _MARGIN + 26, y + 9), colour, 3)
+        pooled = trial.as_it_is().pooled
+        figures = f"G {pooled.arrived:.2f}, cosine {pooled.cosine:.2f}, size {pooled.norm_ratio:.2f}"
+        best = f";  best at strength {trial.best().strength:g}: G {trial.best().pooled.arrived:.2f}"
+        said = f"{_end(trial.label)}:  {figures}{best if report.searched else ''}"
+        draw.text((_MARGIN + 34, y), said, _TEXT if trial.role == "projected" else _FAINT, font)
+    note = "thick: G, 1 is all of the effect, 0 no better than no LoRA, below 0 harm;  thin: cosine"
+    draw.text((_MARGIN, top + len(report.trials) * _LEGEND_LINE + 4), note, _FAINT, font)
+
+
+def _end(name: str) -> str:
+    """The end of a name tells models apart, so it is the beginning that goes."""
+    return name if len(name) <= _LETTERS else "…" + name[-_LETTERS + 1 :]

@@ -1,0 +1,66 @@
+import numpy
+import pytest
+import torch
+
+from lora_transfer.core.arrival import STRENGTHS, Trial, measure
+from lora_transfer.core.arrival_picture import arrival_picture
+from lora_transfer.core.arrival_report import ArrivalReport
+from lora_transfer.core.report import Identity
+
+GREEN, ORANGE, RING = (0x5E, 0xC9, 0x62), (0xFF, 0x9F, 0x43), (0xEC, 0xEC, 0xF0)
+
+
+def report_of(
+    projected: float, copy: float | None, levels: int = 6, strengths: tuple[float, ...] = (1.0,), name: str = "a"
+) -> ArrivalReport:
+    """Adapters whose effect on the target is that factor times the one on the source."""
+    source = torch.randn(levels, 2, 4, generator=torch.Generator().manual_seed(1))
+
+    def trial(role: str, factor: float) -> Trial:
+        arrivals = tuple(measure(strength, strength * factor * source, source) for strength in strengths)
+        return Trial(role, name, name, "sha", "", arrivals)  # pyright: ignore[reportArgumentType]
+
+    trials = [trial("projected", projected), *([] if copy is None else [trial("copy", copy)])]
+    identity = Identity(name, "sha")
+    sigmas = tuple(14.6 / 1.1**level for level in range(levels))
+    return ArrivalReport(identity, identity, identity, {}, sigmas, tuple(trials))
+
+
+def top_of(drawn: numpy.ndarray, colour: tuple[int, int, int]) -> int:
+    """The first row of pixels in which a colour is found; the curves lie above the legend."""
+    return int((drawn == numpy.array(colour)).all(-1).any(1).argmax())
+
+
+def test_what_arrives_whole_runs_along_the_top_and_what_does_not_below() -> None:
+    drawn = arrival_picture(report_of(1.0, 0.0))
+    assert drawn.dtype == numpy.uint8
+    assert top_of(drawn, GREEN) < 145
+    assert top_of(drawn, ORANGE) > 380
+    assert numpy.array_equal(drawn, arrival_picture(report_of(1.0, 0.0)))
+
+
+def test_without_a_copy_there_is_none_in_the_picture() -> None:
+    drawn = arrival_picture(report_of(1.0, None))
+    assert not (drawn == numpy.array(ORANGE)).all(-1).any()
+
+
+def test_a_search_is_a_second_panel_with_the_best_strength_ringed() -> None:
+    off, on = arrival_picture(report_of(2.0, 1.0)), arrival_picture(report_of(2.0, None, strengths=STRENGTHS))
+    right = slice(750, None)
+    ring = numpy.array(RING)
+    assert (on[130:400, right] == ring).all(-1).any()
+    assert not (off[130:400, right] == ring).all(-1).any()
+
+
+@pytest.mark.parametrize("strengths", [(1.0,), STRENGTHS], ids=["plain", "searched"])
+@pytest.mark.parametrize(
+    ("projected", "levels", "name"),
+    [(1.0, 1, "a"), (0.8, 100, "a"), (-9.0, 6, "a" * 300)],
+    ids=["one level", "a hundred levels", "harm and long names"],
+)
+def test_any_check_gives_a_picture_of_a_size_that_a_browser_shows(
+    projected: float, levels: int, name: str, strengths: tuple[float, ...]
+) -> None:
+    height, width, _ = arrival_picture(report_of(projected, 0.5, levels, strengths, name)).shape
+    assert 400 < height < 700
+    assert 900 < width < 1200

@@ -1,0 +1,448 @@
+"""How much of a LoRA arrived, measured on small models in the real host."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import comfy.sd
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lora_transfer.core.arrival import STRENGTHS, CheckSettings
+from lora_transfer.core.errors import NotMeasurable, UnsupportedAdapter
+from lora_transfer.core.progress import silent
+from lora_transfer.nodes.host import outputs as host_outputs
+from lora_transfer.nodes.host.adapter import Adapter, adapter_from_file, adapter_from_state_dict
+from lora_transfer.nodes.host.applying import apply
+from lora_transfer.nodes.host.base import layers_of_model
+from lora_transfer.nodes.host.checking import Checked, Sides, check
+from lora_transfer.nodes.host.metadata import method_of
+from lora_transfer.nodes.host.placing import place
+from lora_transfer.nodes.host.scaling import scaled
+from tests.host.conftest import Host, SmallPair
+from tests.host.prompts import node, transfer_prompt
+from tests.host.small_families import SMALL_FAMILIES, write_small
+from tests.host.test_bad_modules import LOHA, LORA, module
+from tests.host.test_small_families import lora_for
+
+SMALL = CheckSettings(timesteps=3, size=64)
+SEARCH = replace(SMALL, search="strength", seeds=1)
+POOLED = {"SD3 medium": 2048, "Flux dev": 768}
+FIELDS = {
+    "schema",
+    "kind",
+    "pack",
+    "source",
+    "target",
+    "adapter",
+    "settings",
+    "sentence",
+    "notes",
+    "chosen",
+    "noise_levels",
+    "trials",
+    "seconds",
+}
+
+
+@dataclass(frozen=True)
+class Models:
+    """Two small loaded models, one drifted from the other, and the LoRA of the first."""
+
+    source: Any
+    target: Any
+    lora: Adapter
+
+    def check(self, projected: Adapter, settings: CheckSettings = SMALL, **other: Any) -> Checked:
+        """Between the two, or what `other` names in their place."""
+        source, target = other.pop("source", self.source), other.pop("target", self.target)
+        conditioning = other.pop("conditioning", text(768))
+        inputs = {"more": (), "latent": None, "progress": silent, "adapter": self.lora, **other}
+        sides = Sides(source, target, conditioning, conditioning)
+        return check(sides, projected=projected, settings=settings, **inputs)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def as_nodes_run() -> Iterator[None]:
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(scope="module")
+def models(pair: SmallPair) -> Models:
+    with torch.inference_mode():
+        source, target = (
+            comfy.sd.load_checkpoint_guess_config(str(path), output_vae=False, output_clip=False)[0]
+            for path in (pair.source, pair.target)
+        )
+    return Models(source, target, adapter_from_file(pair.lora, "lora.safetensors"))
+
+
+def text(width: int, pooled_width: int = 0) -> list[Any]:
+    """CONDITIONING as a text encoder of that width would give it."""
+    generator = torch.Generator().manual_seed(7)
+    pooled_output = {"pooled_output": torch.randn(1, pooled_width, generator=generator)} if pooled_width else {}
+    return [[torch.randn(1, 77, width, generator=generator), pooled_output]]
+
+
+def strengthened(adapter: Adapter, factor: float) -> Adapter:
+    tensors = adapter.state_dict()
+    return adapter_from_state_dict(
+        {key: value.float() * factor if key.endswith("lora_up.weight") else value for key, value in tensors.items()},
+        "scaled",
+    )
+
+
+def random_like(adapter: Adapter) -> Adapter:
+    """Factors of the same size, of another seed."""
+    generator = torch.Generator().manual_seed(99)
+
+    def shuffled(value: Tensor) -> Tensor:
+        return torch.randn(value.shape, generator=generator).mul(value.float().std()).to(value.dtype)
+
+    held = adapter.state_dict()
+    return adapter_from_state_dict(
+        {key: shuffled(value) if value.ndim > 1 else value for key, value in held.items()}, "random"
+    )
+
+
+def pooled(checked: Checked, role: str = "projected") -> Any:
+    return next(trial for trial in checked.report.trials if trial.role == role).as_it_is().pooled
+
+
+def test_on_its_own_model_all_of_a_lora_arrives_at_every_level(models: Models) -> None:
+    checked = models.check(models.lora, target=models.source)
+    for trial in checked.report.trials:
+        for level in (*trial.as_it_is().levels, trial.as_it_is().pooled):
+            assert level is not None
+            assert level.arrived == pytest.approx(1, abs=1e-6)
+            assert level.cosine == pytest.approx(1, abs=1e-6)
+            assert level.norm_ratio == pytest.approx(1, abs=1e-6)
+    assert checked.report.sentence().startswith("100% of the LoRA's effect arrived")
+    assert checked.adapter is models.lora
+    assert checked.report.noise_levels[0] == pytest.approx(14.6, abs=0.1)
+
+
+def test_on_a_near_relative_part_arrives_and_of_random_factors_nothing(models: Models) -> None:
+    own, other = models.check(models.lora), models.check(random_like(models.lora))
+    assert 0.1 < pooled(own).arrived < 1
+    assert pooled(own) == pooled(own, "copy")
+    assert pooled(other).arrived < min(0, pooled(other, "copy").arrived)
+    assert abs(pooled(other).cosine) < 0.3
+    assert other.report.sentence().startswith("harms")
+    assert pooled(other, "copy") == pooled(own, "copy")
+
+
+def test_the_check_is_the_same_every_time_and_another_with_another_seed(models: Models) -> None:
+    first, again, other = (models.check(models.lora, replace(SMALL, seed=seed)) for seed in (0, 0, 5))
+    assert pooled(first) == pooled(again)
+    assert pooled(first) != pooled(other)
+
+
+def test_a_search_finds_that_a_weak_lora_is_better_stronger_and_a_strong_one_weaker(models: Models) -> None:
+    weak, strong = (models.check(strengthened(models.lora, by), SEARCH, target=models.source) for by in (0.5, 2.0))
+    assert [one.strength for one in weak.report.projected.arrivals] == list(STRENGTHS)
+    assert weak.report.projected.best().strength == 1.25
+    assert strong.report.projected.best().strength == 0.5
+    assert strong.report.projected.best().pooled.arrived == pytest.approx(1, abs=1e-3)
+
+
+def test_a_search_on_its_own_model_finds_strength_1_and_gives_the_lora_itself(models: Models) -> None:
+    checked = models.check(models.lora, SEARCH, target=models.source)
+    assert checked.report.chosen() == (checked.report.projected, checked.report.projected.as_it_is())
+    assert checked.adapter is models.lora
+
+
+def test_the_best_of_several_is_found(models: Models) -> None:
+    wild, weak = random_like(models.lora), strengthened(models.lora, 0.8)
+    checked = models.check(wild, SEARCH, more=[wild, weak], target=models.source)
+    assert [trial.label for trial in checked.report.trials] == ["projected", "more 1", "more 2", "the plain copy"]
+    assert checked.report.chosen()[0].role == "copy"  # the LoRA itself, on its own model
+    assert checked.adapter is models.lora
+    best = [trial.best() for trial in checked.report.trials]
+    assert best[2].strength == 1.25
+    assert best[2].pooled.arrived == pytest.approx(1, abs=1e-3)
+    assert best[0] == best[1]
+    assert best[0].pooled.arrived < 0.1
+
+
+def test_where_the_plain_copy_is_best_it_is_given_out(models: Models) -> None:
+    checked = models.check(random_like(models.lora), SEARCH)
+    trial, arrival = checked.report.chosen()
+    assert trial.role == "copy"
+    again = models.check(checked.adapter, replace(SEARCH, search="off"))
+    assert pooled(again).arrived == pytest.approx(arrival.pooled.arrived, abs=1e-2)
+    assert f"best of the search: the plain copy at strength {arrival.strength:g}" in checked.report.sentence()
+
+
+def test_a_scaled_adapter_of_any_kind_is_on_the_model_what_the_strength_makes_of_it(models: Models) -> None:
+    base = layers_of_model(models.target)
+    adapter = adapter_from_state_dict(module(LOHA), "loha")
+    half = scaled(adapter, 0.5, base).adapter
+    [whole], [part] = (list(place(one, base).deltas.values()) for one in (adapter, half))
+    assert torch.allclose(part.dense(), whole.dense() / 2, atol=1e-6)
+    assert json.loads(half.metadata["lora_transfer"])["scaled_by"] == 0.5
+    twice = scaled(half, 0.5, base).adapter
+    assert json.loads(twice.metadata["lora_transfer"])["scaled_by"] == 0.25
+    assert apply(half, models.target, None, 1.0, 0.0).keys == 3
+    assert scaled(adapter, 1.0, base).adapter is adapter
+
+
+def test_a_scaled_adapter_keeps_its_origin_and_its_rank_and_leaves_out_a_scale_that_is_in_the_factors(
+    models: Models,
+) -> None:
+    origin = {"settings": {"method": "rotate"}}
+    metadata = {
+        "lora_transfer": json.dumps(origin),
+        "ss_network_dim": "99",
+        "modelspec.trigger_phrase": "smallstyle",
+        "lora_adapter_metadata": '{"unet.lora_alpha": 8}',
+    }
+    made = scaled(Adapter("made", "here", metadata, tensors=module(LORA)), 0.5, layers_of_model(models.target)).adapter
+    assert method_of(made.metadata) == "rotate"
+    assert json.loads(made.metadata["lora_transfer"]) == {**origin, "scaled_by": 0.5}
+    kept = {key: value for key, value in made.metadata.items() if key != "lora_transfer"}
+    assert kept == {"ss_network_dim": "4", "modelspec.trigger_phrase": "smallstyle"}
+
+
+def test_scaling_tells_what_it_cuts_and_what_it_leaves_out(models: Models) -> None:
+    change = torch.randn(320, 768, generator=torch.Generator().manual_seed(3))
+    tensors = module({".diff": change}) | module(LORA, "lora_te_text_model_encoder_layers_0_mlp_fc1")
+    made = scaled(adapter_from_state_dict(tensors, "full"), 0.5, layers_of_model(models.target))
+    assert made.notes[0].startswith("full x 0.5 lacks 2 keys: ")
+    assert made.notes[1].startswith("full x 0.5: 1 layers without a low-rank form are cut to rank 64; the worst loses ")
+    assert apply(made.adapter, models.target, None, 1.0, 0.0).keys == 3
+
+
+def test_a_cancelled_check_leaves_the_models_as_they_were(models: Models) -> None:
+    class Cancelled(BaseException):
+        pass
+
+    def stop(done: int, total: int, layer: str) -> None:
+        if done > 20:
+            raise Cancelled
+
+    before = models.check(models.lora)
+    with pytest.raises(Cancelled):
+        models.check(models.lora, progress=stop)
+    assert pooled(models.check(models.lora)) == pooled(before)
+
+
+def test_a_given_latent_takes_the_place_of_sampling_and_an_empty_one_gives_the_size(models: Models) -> None:
+    picture = torch.randn(3, 4, 8, 16, generator=torch.Generator().manual_seed(1))
+    given = models.check(models.lora, latent={"samples": picture})
+    empty = models.check(models.lora, latent={"samples": torch.zeros(3, 4, 8, 8)})
+    by_size = models.check(models.lora)
+    assert given.report.settings["states"] == "given"
+    assert given.report.settings["latents"] == 3
+    assert (empty.report.settings["states"], empty.report.settings["latents"]) == ("sampled", 2)
+    assert pooled(empty) == pooled(by_size) != pooled(given)
+    on_itself = models.check(models.lora, latent={"samples": picture}, target=models.source)
+    assert pooled(on_itself).arrived == pytest.approx(1, abs=1e-6)
+
+
+def test_a_given_latent_is_noised_by_the_models_own_rule(models: Models) -> None:
+    picture = torch.ones(1, 4, 8, 8)
+    settings = replace(SMALL, seeds=1)
+    start = host_outputs.start_of(models.source, models.source, {"samples": picture}, settings)
+    found = host_outputs.outputs(models.source, text(768), start, None, lambda _: None, "the source")
+    space = models.source.model.latent_format
+    for level, state in zip(start.levels, found.states, strict=True):
+        assert torch.allclose(state, space.process_in(picture) + level * start.noise, atol=1e-4)
+
+
+def test_what_does_not_fit_the_card_at_once_goes_one_at_a_time(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = models.check(models.lora)
+    one_pass, batches = host_outputs._pass, []
+
+    def small_card(model: Any, conditioning: Any, start: Any, states: Any, tick: Any) -> Any:
+        batches.append(len(start.noise))
+        if len(start.noise) > 1:
+            raise torch.cuda.OutOfMemoryError("out of memory")
+        return one_pass(model, conditioning, start, states, tick)
+
+    monkeypatch.setattr(host_outputs, "_pass", small_card)
+    told: list[tuple[int, int]] = []
+    apart = models.check(models.lora, progress=lambda done, total, _: told.append((done, total)))
+    assert batches == [2, 1, 1] * 5
+    assert pooled(apart).arrived == pytest.approx(pooled(whole).arrived, abs=1e-4)
+    assert told == [(done, 30) for done in range(1, 31)]
+
+
+def test_progress_counts_every_call_of_a_model(models: Models) -> None:
+    told: list[tuple[int, int]] = []
+    models.check(models.lora, SEARCH, progress=lambda done, total, _: told.append((done, total)))
+    assert told == [(done, 39) for done in range(1, 40)]  # 3 levels, (3 + 2 adapters * 5 strengths) passes
+
+
+def test_a_lora_that_the_target_cannot_take_is_checked_without_a_plain_copy(models: Models, tmp_path: Path) -> None:
+    source = comfy.sd.load_diffusion_model(
+        str(write_small(tmp_path / "wan.safetensors", "Wan 2.1 1.3B", 1, torch.float32))
+    )
+    other = comfy.sd.load_diffusion_model(
+        str(write_small(tmp_path / "wide.safetensors", "Wan 2.1 1.3B", 2, torch.float32, dim=256, num_heads=2))
+    )
+    lora = adapter_from_file(lora_for(tmp_path / "lora.safetensors", tmp_path / "wan.safetensors"), "lora")
+    wide = adapter_from_file(lora_for(tmp_path / "wide_lora.safetensors", tmp_path / "wide.safetensors"), "wide")
+    checked = models.check(
+        wide, replace(SMALL, timesteps=2), adapter=lora, source=source, target=other, conditioning=text(4096)
+    )
+    assert [trial.role for trial in checked.report.trials] == ["projected"]
+    assert "plain copy" not in checked.report.sentence()
+    assert checked.report.notes[0].startswith("there is no plain copy to compare with: LoRA lora on wide.safetensors: ")
+    assert abs(pooled(checked).cosine) < 0.5
+    with pytest.raises(UnsupportedAdapter, match="expected modules that fit, found none"):
+        models.check(lora, adapter=lora, source=source, target=other, conditioning=text(4096))
+
+
+@pytest.mark.parametrize("family", SMALL_FAMILIES)
+def test_every_family_is_checked_without_a_latent(models: Models, tmp_path: Path, family: str) -> None:
+    paths = [tmp_path / f"{name}.safetensors" for name in ("source", "target", "lora")]
+    write_small(paths[0], family, 1, torch.float32)
+    write_small(paths[1], family, 2, torch.float32, drifted_from=1)
+    lora = adapter_from_file(lora_for(paths[2], paths[0]), "lora")
+    source, target = (comfy.sd.load_diffusion_model(str(path)) for path in paths[:2])
+    settings = replace(SMALL, seeds=1, timesteps=2)
+    shared: dict[str, Any] = {"adapter": lora, "source": source, "conditioning": text(4096, POOLED.get(family, 0))}
+    itself, other = (models.check(lora, settings, target=one, **shared) for one in (source, target))
+    assert pooled(itself).arrived == pytest.approx(1, abs=1e-4)
+    assert pooled(other).arrived < 0.99
+    print(family, other.report.sentence())
+
+
+def test_noise_levels_stay_within_what_the_target_knows(models: Models) -> None:
+    class Edm(comfy.model_sampling.ModelSamplingContinuousEDM, comfy.model_sampling.EDM):
+        pass
+
+    louder = models.source.clone()
+    louder.add_object_patch("model_sampling", Edm())
+    levels = host_outputs.start_of(louder, models.target, None, replace(SMALL, timesteps=6)).levels
+    assert float(levels.max()) == pytest.approx(14.6146, abs=1e-3)
+    assert len(levels) == 6
+
+
+def test_models_of_another_latent_space_are_refused_in_words(models: Models, tmp_path: Path) -> None:
+    wan = comfy.sd.load_diffusion_model(
+        str(write_small(tmp_path / "wan.safetensors", "Wan 2.1 1.3B", 1, torch.float32))
+    )
+    with pytest.raises(NotMeasurable, match=r"found SD15 \(4 channels\) and Wan21 \(16 channels\)"):
+        models.check(models.lora, target=wan)
+
+
+def test_another_kind_of_noise_is_refused_in_words(models: Models) -> None:
+    class Flow(comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.CONST):
+        pass
+
+    flow = models.source.clone()
+    flow.add_object_patch("model_sampling", Flow())
+    with pytest.raises(NotMeasurable, match=r"found latent \+ 0\.5 noise \(diffusion: eps, v\) and 0\.5 latent \+"):
+        models.check(models.lora, target=flow)
+
+
+def test_eps_and_v_are_compared(models: Models) -> None:
+    class Velocity(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION):
+        pass
+
+    other = models.source.clone()
+    other.add_object_patch("model_sampling", Velocity())
+    checked = models.check(models.lora, target=other)
+    assert 0 < pooled(checked).cosine < 1
+
+
+def test_a_latent_of_other_channels_is_refused_in_words(models: Models) -> None:
+    with pytest.raises(NotMeasurable, match="expected 4 channels, as the source model has, found 16"):
+        models.check(models.lora, latent={"samples": torch.ones(1, 16, 8, 8)})
+
+
+def test_a_lora_without_effect_is_told_in_a_sentence(models: Models) -> None:
+    with pytest.raises(NotMeasurable, match="found no change at any noise level"):
+        models.check(models.lora, adapter=strengthened(models.lora, 0.0))
+
+
+def test_output_that_is_not_finite_is_told_with_what_made_it(models: Models) -> None:
+    broken = strengthened(models.lora, 1e30)
+    with pytest.raises(NotMeasurable, match="Output of the target with projected at strength 1: expected finite"):
+        models.check(broken)
+
+
+def test_the_report_has_every_field_and_says_what_stands_beside_the_figures(models: Models) -> None:
+    patched = apply(random_like(models.lora), models.target, None, 0.1, 0.0).model
+    with_text = adapter_from_state_dict(
+        {
+            **models.lora.state_dict(),
+            **module(
+                {".lora_up.weight": torch.ones(4, 2), ".lora_down.weight": torch.ones(2, 4)},
+                "lora_te_text_model_encoder_layers_0_mlp_fc1",
+            ),
+        },
+        "with text",
+    )
+    told = json.loads(models.check(models.lora, adapter=with_text, target=patched).report.dumps())
+    assert set(told) == FIELDS
+    assert told["kind"] == "check"
+    assert told["source"]["name"] == "source.safetensors"
+    assert told["source"]["fingerprint"].startswith("sampled-layers-sha256:")
+    assert told["settings"] == {
+        "search": "off",
+        "seed": 0,
+        "seeds": 2,
+        "timesteps": 3,
+        "size": 64,
+        "latents": 2,
+        "states": "sampled",
+    }
+    assert len(told["noise_levels"]) == len(told["trials"][0]["strengths"][0]["levels"]) == 3
+    assert told["trials"][0]["applied"].startswith("all ")
+    notes = "\n".join(told["notes"])
+    assert "the connected target model has" in notes
+    assert "the LoRA's part on text encoders is not measured" in notes
+
+
+def test_a_whole_graph_shows_the_plot_the_sentence_and_gives_an_adapter_that_is_saved(host: Host) -> None:
+    result = host.client.queue(check_prompt())
+    assert result.status == "success", result.errors
+    told = json.loads(result.outputs["check_report"]["text"][0])
+    assert set(told) == FIELDS
+    labels = [trial["label"] for trial in told["trials"]]
+    assert labels == ["projected (restore)", "more 1 (copy)", "the plain copy"]
+    assert told["chosen"]["label"] == labels[0]
+    assert result.outputs["check"]["images"]
+    assert float(result.outputs["score"]["text"][0]) == pytest.approx(told["chosen"]["arrived"])
+    assert float(result.outputs["strength"]["text"][0]) == told["chosen"]["strength"]
+    saved = load_file(result.outputs["saved"]["text"][0])
+    assert any(key.endswith("lora_up.weight") for key in saved)
+    assert result.progress["check"] == (6, 6)  # the source twice, the target without a LoRA and with three
+
+
+def check_prompt(**settings: Any) -> dict[str, Any]:
+    """A transfer by two methods, neither of which decomposes anything, and its check, at 64 px."""
+    inputs = {"search": "off", "seed": 0, "seeds": 1, "timesteps": 1, "size": 64, **settings}
+    transfer = transfer_prompt(prefix="loras/checked", measure="weight_cosine")
+    copied = {**transfer["project"]["inputs"], "method": "copy"}
+    return {
+        **transfer,
+        "copied": node("LoraTransferProject", **copied),
+        "source_model": node("CheckpointLoaderSimple", ckpt_name="small_source.safetensors"),
+        "target_model": node("CheckpointLoaderSimple", ckpt_name="small_target.safetensors"),
+        "text": node("CLIPTextEncode", text="a house", clip=["source_model", 1]),
+        "check": node(
+            "LoraTransferCheck",
+            source_model=["source_model", 0],
+            target_model=["target_model", 0],
+            adapter=["lora", 0],
+            projected=["project", 0],
+            conditioning=["text", 0],
+            **{"more.adapter_0": ["copied", 0]},
+            **inputs,
+        ),
+        "strength": node("PreviewAny", source=["check", 1]),
+        "score": node("PreviewAny", source=["check", 2]),
+        "check_report": node("PreviewAny", source=["check", 4]),
+        "saved": node(
+            "LoraTransferSave", adapter=["check", 0], filename_prefix="loras/best", dtype="float32", spelling="kohya"
+        ),
+    }
