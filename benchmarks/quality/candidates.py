@@ -1,7 +1,7 @@
 """What is compared: the old LoRA as it is, every method over its settings, a random change, a LoRA of the target's own."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,10 +24,15 @@ class Candidate:
     group: str = "methods"
 
 
-def by(rule: RankRule = HALF, **settings: object) -> Carry:
+def by(rule: RankRule = HALF, *, everywhere: bool = False, **settings: object) -> Carry:
     """The engine's own transfer, with nothing held back by a threshold unless one is given."""
     chosen = TransferSettings(**{"threshold": 0.0, **settings})  # pyright: ignore[reportArgumentType]
-    return lambda journey: journey.carried(chosen, rule)
+    return lambda journey: journey.carried(chosen, rule, everywhere=everywhere)
+
+
+def by_name(method: str) -> Carry:
+    """Layers paired by their names: what loading the old LoRA does."""
+    return lambda journey: by(method=method)(replace(journey, match_by="names", _compared={}))
 
 
 def _random(journey: Journey) -> Factors:
@@ -70,6 +75,8 @@ CANDIDATES: tuple[Candidate, ...] = (
     Candidate("restore", by(method="restore")),
     Candidate("restore_both", by(method="restore_both")),
     Candidate("random, equal norm", _random),
+    Candidate("copy, same names", by_name("copy"), "matching"),
+    Candidate("restore_both everywhere", by(method="restore_both", everywhere=True), "matching"),
     *_rules(),
     *_strengths(),
     *(

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -72,10 +72,15 @@ class Journey:
             )
         return self._compared[rule]
 
-    def carried(self, settings: TransferSettings, rule: RankRule) -> dict[str, tuple[Tensor, Tensor]]:
-        """up and down by target layer. The verdict is not asked here: what it refuses is measured too."""
+    def carried(
+        self, settings: TransferSettings, rule: RankRule, *, everywhere: bool = False
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """up and down by target layer. The verdict is not asked here: what it refuses is measured too. everywhere: the
+        method is used where the plan would rather copy, as well."""
         modules = [Module(key, delta.shape, (key,)) for key, delta in self.deltas.items()]
         plan = plan_transfer(modules, self.compared(rule), settings)
+        if everywhere:
+            plan = replace(plan, pairs=tuple(replace(pair, action="transfer") for pair in plan.pairs))
         moved = transfer(plan, self.deltas, self.source, self.target, using=_ALONE).deltas
         return {key: (delta.up, delta.down) for key, delta in moved.items()}
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .bases import BASES, LORAS, Workshop
-from .candidates import Candidate
+from .candidates import Candidate, by
 from .engine import Factors, Journey, KeptBase
 from .judging import Judge, States
 from .training import with_lora
@@ -27,10 +27,12 @@ class Errand:
     lora: str
     target: str
     seed: int
+    via: str | None = None  # another base that the LoRA is carried to first, by the default method
 
     @property
     def label(self) -> str:
-        return f"{self.lora} to {self.target} {self.seed}"
+        way = "" if self.via is None else f" via {self.via}"
+        return f"{self.lora} to {self.target}{way} {self.seed}"
 
     @property
     def style(self) -> str:
@@ -42,9 +44,13 @@ class Errand:
 
     @cached_property
     def journey(self) -> Journey:
-        source = KeptBase("A", self.workshop.base("A", 0))
-        target = KeptBase(self.target, self.workshop.base(self.target, self.seed))
-        return Journey(source, target, self.workshop.lora(self.lora, "A", self.seed))
+        source, target, *between = (
+            KeptBase(name, self.workshop.base(name, self.seed)) for name in ("A", self.target, self.via) if name
+        )
+        lora = self.workshop.lora(self.lora, "A", self.seed)
+        if not between:
+            return Journey(source, target, lora)
+        return Journey(between[0], target, by(method="restore_both")(Journey(source, between[0], lora)))
 
     @cached_property
     def models(self) -> tuple[Any, Any]:
@@ -56,7 +62,7 @@ class Errand:
         """What the scores are taken on, its own drawings on the way, and real ones; and there the answers of the source
         without and with its LoRA, and of the target without."""
         base, subjects = self.workshop.base("A", 0), self.workshop.latents.seen[:: len(self.workshop.latents.seen) // PROMPTS][:PROMPTS]
-        changed = with_lora(base, self.journey.lora)
+        changed = with_lora(base, self.workshop.lora(self.lora, "A", self.seed))
         kinds = {
             "sampled": self.judge.sampled_states(self.models[0], changed, subjects),
             "drawn": self.judge.drawn_states(self.style, subjects),

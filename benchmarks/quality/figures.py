@@ -1,0 +1,95 @@
+"""From measurements to figures with intervals: seeds and subjects are drawn anew a thousand times."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.stats import spearmanr
+
+DRAWS = 1000
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A mean and the interval that holds 95 of 100 draws."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.2f} ({self.low:.2f} to {self.high:.2f})"
+
+
+Point = Mapping[str, Any]
+
+
+def recovered(points: Sequence[Point], name: str) -> Figure:
+    """The share of the gain of a LoRA trained on the target that a candidate reaches: mean over seeds."""
+    without, trained, found = (_losses(points, one) for one in ("none", "trained", name))
+    return _drawn(lambda s, p: _share(*(part[s][:, p] for part in (without, found, trained))), len(points), found.shape[1])
+
+
+def difference(points: Sequence[Point], name: str, other: str) -> Figure:
+    """How much more a candidate recovers than another, on the same draws."""
+    without, trained, one, two = (_losses(points, key) for key in ("none", "trained", name, other))
+
+    def gap(seeds: np.ndarray, subjects: np.ndarray) -> float:
+        parts = [part[seeds][:, subjects] for part in (without, one, two, trained)]
+        return _share(parts[0], parts[1], parts[3]) - _share(parts[0], parts[2], parts[3])
+
+    return _drawn(gap, len(points), one.shape[1])
+
+
+def damage(points: Sequence[Point], name: str) -> float:
+    """The loss on the target's own style with the LoRA over that without: mean over seeds."""
+    own = _losses(points, name, own=True).mean(1) / _losses(points, "none", own=True).mean(1)
+    return float(own.mean())
+
+
+def rank_correlation(points: Sequence[Point], names: Sequence[str], score: str) -> Figure:
+    """Spearman's between a score and the recovered fraction over candidates, within one target: mean over seeds. The
+    interval draws the candidates anew."""
+    shares = np.stack([[recovered([point], name).mean for name in names] for point in points])
+    scores = np.stack([[point[name][score] for name in names] for point in points])
+    generator = np.random.default_rng(1)
+    all_of_them = np.arange(len(names))
+
+    def mean(chosen: np.ndarray) -> float:
+        return float(np.mean([spearmanr(a[chosen], b[chosen])[0] for a, b in zip(shares, scores, strict=True)]))
+
+    drawn = [mean(generator.integers(0, len(names), len(names))) for _ in range(200)]
+    low, high = np.nanpercentile(drawn, [2.5, 97.5])
+    return Figure(mean(all_of_them), float(low), float(high))
+
+
+def picked(points: Sequence[Point], names: Sequence[str], score: str) -> tuple[float, float]:
+    """The recovered fraction at the candidate of the best score, chosen for each seed, and that of the best candidate
+    if one is fixed for all seeds."""
+    shares = {name: [recovered([point], name).mean for point in points] for name in names}
+    chosen = [max(names, key=lambda name: point[name][score]) for point in points]
+    by_score = float(np.mean([shares[name][index] for index, name in enumerate(chosen)]))
+    return by_score, max(float(np.mean(values)) for values in shares.values())
+
+
+def _losses(points: Sequence[Point], name: str, *, own: bool = False) -> np.ndarray:
+    """(seeds, subjects)"""
+    if name in ("none", "trained"):
+        return np.array([point["baseline"][f"{name}, own" if own else name] for point in points])
+    return np.array([point[name]["own" if own else "loss"] for point in points])
+
+
+def _share(without: np.ndarray, found: np.ndarray, trained: np.ndarray) -> float:
+    gains = (without.mean(1) - found.mean(1)) / (without.mean(1) - trained.mean(1))
+    return float(gains.mean())
+
+
+def _drawn(figure: Callable[[np.ndarray, np.ndarray], float], seeds: int, subjects: int) -> Figure:
+    generator = np.random.default_rng(0)
+    whole = figure(np.arange(seeds), np.arange(subjects))
+    drawn = [
+        figure(generator.integers(0, seeds, seeds), generator.integers(0, subjects, subjects)) for _ in range(DRAWS)
+    ]
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return Figure(whole, float(low), float(high))
