@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """LoRA Transfer's one command line. It needs nothing but Python: every command does its own set-up in .run/ first.
 
-    python3 run.py demo             the main job in a real ComfyUI, from two bases and a LoRA to files and images
+    python3 run.py demo             the main job in a real ComfyUI: a LoRA's style carried to two other bases
     python3 run.py test [args]      the checks and the tests; with arguments, pytest alone with them
-    python3 run.py serve            the same ComfyUI with the example workflow, for a person to look at
+    python3 run.py serve            the same ComfyUI with the demo's workflow and the example, for a person to look at
     python3 run.py bench NAME       a benchmark of benchmarks/
     python3 run.py clean            removes .run/
 
@@ -25,7 +25,7 @@ def main() -> int:
     choices = parser.add_subparsers(dest="command", required=True)
     choices.add_parser("demo", help="run the main job end to end")
     choices.add_parser("test", help="pass the tests; more arguments go to pytest")
-    choices.add_parser("serve", help="start ComfyUI with the pack and the example workflow")
+    choices.add_parser("serve", help="start ComfyUI with the pack and its workflows")
     choices.add_parser("bench", help="run a benchmark").add_argument("name")
     choices.add_parser("clean", help="remove everything that run.py made")
     arguments, more = parser.parse_known_args()

@@ -16,3 +16,6 @@ HOST = RUN / "host"
 
 PACK_FOLDER = "ComfyUI-LoRA-Transfer"
 EXAMPLE = ROOT / "example_workflows" / "lora_transfer.json"
+DEMO_WORKFLOW = ROOT / "dev" / "emoji_demo.json"
+DEMO_NODES = ROOT / "dev" / "demo_nodes"
+DEMO_MODELS = ROOT / "benchmarks" / "quality" / "weights"

@@ -1,4 +1,4 @@
-"""ComfyUI with the pack, the small models and the example workflow, for a person to look at."""
+"""ComfyUI with the pack, its models and the workflows of example and demo, for a person to look at."""
 
 import os
 import shutil
@@ -6,8 +6,8 @@ import signal
 import threading
 from pathlib import Path
 
-from .paths import EXAMPLE, HOST, SMALL_MODELS
-from .server import ComfyServer, link_models, port_is_free
+from .paths import DEMO_WORKFLOW, EXAMPLE, HOST, SMALL_MODELS
+from .server import ComfyServer, add_demo, link_models, port_is_free
 from .small_models import write_all
 
 PORT = 8188  # ComfyUI's own
@@ -16,16 +16,19 @@ PORT = 8188  # ComfyUI's own
 def main() -> None:
     write_all(SMALL_MODELS)
     link_models(SMALL_MODELS, HOST)
+    add_demo(HOST)
     workflows = HOST / "user" / "default" / "workflows"
     workflows.mkdir(parents=True, exist_ok=True)
-    shutil.copy(EXAMPLE, workflows)
+    for workflow in (EXAMPLE, DEMO_WORKFLOW):
+        shutil.copy(workflow, workflows)
     print("starting ComfyUI ...", flush=True)
     port = PORT if port_is_free(PORT) else None
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     with ComfyServer(Path(os.environ["LORA_TRANSFER_COMFYUI"]), HOST, port) as client:
-        print(f"Open http://{client.address} and choose lora_transfer under Workflows. Ctrl-C ends it.", flush=True)
+        names = f"{EXAMPLE.stem} or {DEMO_WORKFLOW.stem}"
+        print(f"Open http://{client.address} and choose {names} under Workflows. Ctrl-C ends it.", flush=True)
         stop.wait()
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 
 from .client import ComfyClient
-from .paths import PACK_FOLDER, ROOT
+from .paths import DEMO_MODELS, DEMO_NODES, PACK_FOLDER, ROOT
 
 FOLDERS = (
     "models/checkpoints",
@@ -104,14 +104,18 @@ def prepare_base(base: Path) -> None:
     """The folders that ComfyUI expects, the pack among its custom nodes, and no first-use dialogs on the page."""
     for folder in FOLDERS:
         (base / folder).mkdir(parents=True, exist_ok=True)
-    pack = base / "custom_nodes" / PACK_FOLDER
-    if not pack.exists():
-        try:
-            pack.symlink_to(ROOT, target_is_directory=True)
-        except OSError:  # Windows without the right to link
-            shutil.copytree(ROOT, pack, ignore=shutil.ignore_patterns(".*", "tests", "dev"))
+    _add_nodes(ROOT, base / "custom_nodes" / PACK_FOLDER)
     settings = {"Comfy.TutorialCompleted": True, "Comfy.InstalledVersion": "1.47.12", "Comfy.Workflow.Persist": False}
     (base / "user" / "default" / "comfy.settings.json").write_text(json.dumps(settings))
+
+
+def _add_nodes(nodes: Path, place: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if not place.exists():
+        try:
+            place.symlink_to(nodes, target_is_directory=True)
+        except OSError:  # Windows without the right to link
+            shutil.copytree(nodes, place, ignore=shutil.ignore_patterns(".*", "tests", "dev"))
 
 
 def link_models(models: Path, base: Path) -> None:
@@ -119,8 +123,16 @@ def link_models(models: Path, base: Path) -> None:
     for file in (path for path in models.rglob("*.safetensors") if path.is_file()):
         place = base / "models" / file.relative_to(models)
         place.parent.mkdir(parents=True, exist_ok=True)
+        if place.exists() and not place.samefile(file):
+            place.unlink()  # git puts a new file in the place of one that changed
         if not place.exists():
             os.link(file, place)
+
+
+def add_demo(base: Path) -> None:
+    """Give a base folder what the demo's workflow needs: its trained models, and the node with their prompts."""
+    link_models(DEMO_MODELS, base)
+    _add_nodes(DEMO_NODES, base / "custom_nodes" / "lora_transfer_demo")
 
 
 def port_is_free(port: int) -> bool:

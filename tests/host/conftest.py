@@ -10,7 +10,7 @@ import pytest
 
 from dev.client import ComfyClient
 from dev.paths import SMALL_MODELS
-from dev.server import ComfyServer, link_models
+from dev.server import ComfyServer, add_demo, link_models
 from dev.small_models import import_comfy, write_all, write_checkpoint, write_lora
 
 import_comfy()  # before any test module imports lora_transfer.nodes
@@ -50,6 +50,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     write_all(SMALL_MODELS)
     base = SMALL_MODELS.parent / "test_host"
     link_models(SMALL_MODELS, base)
+    add_demo(base)
     shutil.rmtree(base / "user" / "lora_transfer", ignore_errors=True)  # what an earlier version of the code kept
     server = ComfyServer(Path(os.environ["LORA_TRANSFER_COMFYUI"]), base)
     with server as client:

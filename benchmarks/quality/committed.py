@@ -1,0 +1,107 @@
+"""What of the trained weights is committed: weights/, in the folders of ComfyUI's models. The demo shows them.
+
+    python -m benchmarks.quality.committed [FOLDER]
+
+FOLDER is the benchmark's own, .run/bench_quality. A file that already says the same is left as it is.
+"""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from dev.paths import RUN
+
+from .text import pooled
+
+WEIGHTS = Path(__file__).parent / "weights"
+LICENSE = "Apache-2.0; drawings: Noto Emoji (Apache-2.0), Fluent Emoji (MIT)"
+BASES = {
+    "A": ("emoji_source", "Trained on the drawings of Noto Emoji."),
+    "drifted": (
+        "emoji_target",
+        "emoji_source, trained on with Noto's faces in exchanged colours and Fluent's flat ones.",
+    ),
+    "pruned": (
+        "emoji_pruned",
+        "emoji_source less one double block and two single ones, trained on to answer as before.",
+    ),
+}
+
+
+def write(folder: Path, weights: Path = WEIGHTS) -> None:
+    """From the benchmark's folder to files that ComfyUI's own loaders read, about 20 MB of float16."""
+    for name, (title, description) in BASES.items():
+        about = _about(title, f"{description} A small denoiser of Flux's layout.")
+        _write(
+            load_file(folder / "flux" / f"{name}.0.safetensors"),
+            weights / f"diffusion_models/{title}.safetensors",
+            about,
+        )
+    lora = _lora(load_file(folder / "flux" / "line_16.A.0.safetensors"))
+    about = _about(
+        "emoji_line_art", "Black-and-white line art: trained on emoji_source with Fluent's high-contrast drawings."
+    )
+    _write(lora, weights / "loras/emoji_line_art.safetensors", about)
+    autoencoder = load_file(folder / "autoencoder.safetensors")
+    decoder = {key: value for key, value in autoencoder.items() if not key.startswith("taesd_encoder.")}
+    about = _about("emoji_decoder", "The decoder alone of a TAESD with 16 channels: it decodes, it cannot encode.")
+    _write(decoder, weights / "vae/emoji_decoder.safetensors", about)
+    _write_prompts(folder / "latents.safetensors", weights / "emoji_prompts/emoji_prompts.safetensors")
+
+
+def _lora(factors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """<layer>.weight.up (m, r) and .down (r, n) -> ComfyUI's generic names; alpha = rank, for the scale is 1."""
+    found: dict[str, Tensor] = {}
+    for key, value in factors.items():
+        layer, _, part = key.rpartition(".weight.")
+        found[f"diffusion_model.{layer}.lora_{part}.weight"] = value
+        if part == "down":
+            found[f"diffusion_model.{layer}.alpha"] = torch.tensor(float(len(value))).half()
+    return found
+
+
+def _write_prompts(latents: Path, path: Path) -> None:
+    """context (prompts, 10, 384), pooled (prompts, 384), and the prompts themselves in the metadata, one a line."""
+    with safe_open(latents, "pt") as file:
+        context, names = file.get_tensor("context"), file.metadata()["names"]
+    description = "What all-MiniLM-L6-v2 (Apache-2.0) says of the English names of emoji."
+    tensors = {"context": context.half(), "pooled": pooled(context.float()).half()}
+    _write(tensors, path, {**_about("emoji_prompts", description), "names": names})
+
+
+def _about(title: str, description: str) -> dict[str, str]:
+    return {
+        "modelspec.title": title,
+        "modelspec.description": f"{description} Made by benchmarks/quality, for demonstration.",
+        "modelspec.license": LICENSE,
+    }
+
+
+def _write(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    if path.is_file() and _same(tensors, path, metadata):
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".unfinished")
+    save_file({key: value.contiguous() for key, value in tensors.items()}, unfinished, metadata)
+    unfinished.replace(path)
+    print(f"{path.relative_to(path.parent.parent)}: {path.stat().st_size / 1e6:.1f} MB", flush=True)
+
+
+def _same(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> bool:
+    """Not bytes are compared: safetensors writes metadata in a random order."""
+    with safe_open(path, "pt") as file:
+        kept = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (it is no mapping)
+        return (
+            file.metadata() == metadata
+            and kept.keys() == tensors.keys()
+            and all(torch.equal(value, tensors[key]) for key, value in kept.items())
+        )
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]) if len(sys.argv) > 1 else RUN / "bench_quality")
