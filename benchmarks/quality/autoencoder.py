@@ -1,4 +1,4 @@
-"""A TAESD of ComfyUI's own class, trained here on the drawings: 64 px become 16 x 8 x 8 latents of about unit variance."""
+"""A TAESD of ComfyUI's own class, trained on the drawings: 64 px become 16 x 8 x 8 latents of about unit variance."""
 
 import math
 from pathlib import Path
@@ -13,13 +13,14 @@ from dev.small_models import import_comfy
 
 from .courses import Checkpoints, initialised
 
+SIDE = 64  # pixels of a drawing; 8 latents
 CHANNELS = 16  # as Flux and SD3 have
 STEPS, BATCH, RATE = 1300, 24, 1e-3
 LATENT_NOISE = 0.05  # added to latents in training, so that a small error of a denoiser stays a small error in pixels
 
 
 def untrained() -> Any:
-    """ComfyUI's TAESD with the scale and shift that Flux's latents have, so that its model sees our latents as they are."""
+    """ComfyUI's TAESD with the scale and shift of Flux's latents, so that its models see ours as they are."""
     comfy = import_comfy()
     model = initialised(comfy.taesd.taesd.TAESD(latent_channels=CHANNELS))
     flux = comfy.latent_formats.Flux()
@@ -57,7 +58,9 @@ def train(drawings: Tensor, path: Path) -> None:
         generator = torch.Generator().manual_seed(step)
         images = varied(drawings[torch.randint(len(drawings), (BATCH,), generator=generator)], generator)
         images = images.to(memory_format=torch.channels_last)
-        optimizer.param_groups[0]["lr"] = RATE * min(1, step / 50) * (0.02 + 0.98 * math.cos(step / STEPS * math.pi / 2))
+        optimizer.param_groups[0]["lr"] = (
+            RATE * min(1, step / 50) * (0.02 + 0.98 * math.cos(step / STEPS * math.pi / 2))
+        )
         with torch.autocast("cpu", torch.bfloat16):
             latents = model.taesd_encoder(images).float()
             noised = latents + LATENT_NOISE * torch.randn(latents.shape, generator=generator)
@@ -69,7 +72,9 @@ def train(drawings: Tensor, path: Path) -> None:
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if step % 100 == 0:
-            print(f"autoencoder: step {step} of {STEPS}, error {error.item():.4f}, spread {spread.item():.3f}", flush=True)
+            print(
+                f"autoencoder: step {step} of {STEPS}, error {error.item():.4f}, spread {spread.item():.3f}", flush=True
+            )
     save_file({key: value.half().contiguous() for key, value in model.state_dict().items()}, path)
 
 

@@ -1,13 +1,15 @@
-"""The bases: A, its children at graded drift, a pruned and a guidance-distilled child, and strangers; and their LoRAs."""
+"""The bases: A, its children at graded drift, a pruned and a guidance-distilled one, and strangers; and their LoRAs."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
-from .families import Family, Shape, State
+from .families import Family, Shape
 from .latents import RECOLOURED, Latents
-from .training import Loss, denoising_loss, distilling_loss, train, train_lora
+from .training import denoising_loss, distilling_loss, train, train_lora
 
 BATCH, FIRST_BATCH = 32, 48  # drawings a step: for children and LoRAs; for bases from scratch
 
@@ -40,11 +42,10 @@ BASES = {
 
 @dataclass(frozen=True)
 class LoraCourse:
-    """What a LoRA is trained on: a style of all seen subjects, or one subject in the style that A draws."""
+    """What a LoRA is trained on: the drawings of all seen subjects in one style."""
 
     style: str
     rank: int
-    subject: str | None = None
     steps: int = 200
     rate: float = 2e-3
 
@@ -64,6 +65,10 @@ class Workshop:
     family: Family
     latents: Latents
     folder: Path
+    elsewhere: Mapping[str, Path] = field(default_factory=dict[str, Path])  # files that lie under other names
+
+    def path(self, name: str) -> Path:
+        return self.elsewhere.get(name, self.folder / f"{name}.safetensors")
 
     def shape(self, base: str) -> Shape:
         return BASES[base].shape
@@ -73,12 +78,10 @@ class Workshop:
         course = BASES[name]
         seed = 0 if course.once else seed
         number = 100 * list(BASES).index(name) + seed
-        path = self.folder / f"{name}.{seed}.safetensors"
+        path = self.path(f"{name}.{seed}")
         label = f"{self.family.name} {name} {seed}"
         if path.is_file():
             return train(label, self.family, self.family.build(course.shape), _never, 0, 0, path)
-        import torch
-
         torch.manual_seed(number)
         model = self.family.build(course.shape)
         teacher = self.base("A", 0) if course.child else None
@@ -86,11 +89,10 @@ class Workshop:
             start = self.family.pruned_weights(teacher) if course.shape == "pruned" else teacher
             model.load_state_dict(start)
         size = FIRST_BATCH if course.once else BATCH
-        if course.guidance is None:
+        if course.guidance is None or teacher is None:
             subjects = list(range(len(self.latents.names)))
             loss = denoising_loss(self.family, self.latents, course.styles, subjects, size, number)
         else:
-            assert teacher is not None
             loss = distilling_loss(self.family, self.latents, teacher, course.guidance, size, number)
         return train(label, self.family, model, loss, course.steps, course.rate, path)
 
@@ -99,7 +101,7 @@ class Workshop:
         course = LORAS[name]
         weights = self.base(base, seed)
         number = 10_000 + 1000 * list(LORAS).index(name) + 100 * list(BASES).index(base) + seed
-        path = self.folder / f"{name.replace(' ', '_')}.{base}.{seed}.safetensors"
+        path = self.path(f"{name.replace(' ', '_')}.{base}.{seed}")
         loss = denoising_loss(self.family, self.latents, (course.style,), self.latents.seen, BATCH, number)
         label = f"{self.family.name} {name} on {base} {seed}"
         model = self.family.build(self.shape(base))

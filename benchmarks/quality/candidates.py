@@ -1,4 +1,4 @@
-"""What is compared: the old LoRA as it is, every method over its settings, a random change, a LoRA of the target's own."""
+"""What is compared: the old LoRA as it is, every method over its settings, a random change."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace

@@ -16,6 +16,9 @@ from torch import Tensor
 
 from dev.paths import RUN
 
+from .bases import Workshop
+from .families import Family
+from .latents import load
 from .text import pooled
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -31,6 +34,16 @@ BASES = {
         "emoji_source less one double block and two single ones, trained on to answer as before.",
     ),
 }
+
+EVALUATED = [f"{lora}.{base}.0" for lora in ("line_16", "3d_16") for base in BASES]
+STYLES = ("line", "3d", "noto", "noto recoloured")  # of the LoRAs, and the targets' own
+
+
+def committed(family: Family) -> Workshop:
+    """A workshop with nothing to train: what is committed."""
+    bases = {f"{name}.0": WEIGHTS / f"diffusion_models/{title}.safetensors" for name, (title, _) in BASES.items()}
+    place = WEIGHTS / "evaluation"
+    return Workshop(family, load(place / "latents.safetensors"), place, bases)
 
 
 def write(folder: Path, weights: Path = WEIGHTS) -> None:
@@ -51,7 +64,21 @@ def write(folder: Path, weights: Path = WEIGHTS) -> None:
     decoder = {key: value for key, value in autoencoder.items() if not key.startswith("taesd_encoder.")}
     about = _about("emoji_decoder", "The decoder alone of a TAESD with 16 channels: it decodes, it cannot encode.")
     _write(decoder, weights / "vae/emoji_decoder.safetensors", about)
+    _write_evaluation(folder, weights / "evaluation")
     _write_prompts(folder / "latents.safetensors", weights / "emoji_prompts/emoji_prompts.safetensors")
+
+
+def _write_evaluation(folder: Path, weights: Path) -> None:
+    """What --quick needs besides the demo's bases: LoRAs trained on each of them, and drawings of some styles."""
+    for name in EVALUATED:
+        _write(
+            load_file(folder / "flux" / f"{name}.safetensors"), weights / f"{name}.safetensors", _about(name, "LoRA")
+        )
+    with safe_open(folder / "latents.safetensors", "pt") as file:
+        tensors = {key: file.get_tensor(key) for key in ("context", *STYLES)}
+        names = file.metadata()["names"]
+    drawn = {key: value if key == "context" else value[:, :1].contiguous() for key, value in tensors.items()}
+    _write(drawn, weights / "latents.safetensors", {"names": names})
 
 
 def _lora(factors: Mapping[str, Tensor]) -> dict[str, Tensor]:

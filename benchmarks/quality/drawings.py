@@ -12,6 +12,7 @@ import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -84,21 +85,20 @@ def _package(folder: Path, name: str, version: str) -> Path:
     """The package's archive, fetched once by npm."""
     kept = folder / f"{name.removeprefix('@').replace('/', '-')}-{version}.tgz"
     if not kept.is_file():
-        if shutil.which("npm") is None:
+        npm = shutil.which("npm")
+        if npm is None:
             raise FileNotFoundError(
                 f"{name} {version} is needed for the emoji drawings and is fetched by npm, which was not found. "
                 "Install Node.js, or use --quick, which needs no drawings."
             )
         folder.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["npm", "pack", "--silent", f"{name}@{version}"], cwd=folder, check=True)
+        subprocess.run([npm, "pack", "--silent", f"{name}@{version}"], cwd=folder, check=True)
     return kept
 
 
 def _subjects(package: Path, group: str) -> list[Subject]:
     with tarfile.open(package) as archive:
-        file = archive.extractfile("package/data-by-group.json")
-        assert file is not None
-        groups = json.load(file)
+        groups = json.load(_opened(archive, "package/data-by-group.json"))
     chosen = next(one for one in groups if one["name"] == group)
     return [Subject(one["emoji"], one["name"], one["slug"].replace("_", "-")) for one in chosen["emojis"]]
 
@@ -108,10 +108,15 @@ def _read(package: Path) -> dict[str, bytes]:
     with tarfile.open(package) as archive:
         for member in archive:
             if member.name.endswith((".png", ".svg", ".webp")):
-                file = archive.extractfile(member)
-                assert file is not None
-                kept[member.name] = file.read()
+                kept[member.name] = _opened(archive, member.name).read()
     return kept
+
+
+def _opened(archive: tarfile.TarFile, name: str) -> IO[bytes]:
+    file = archive.extractfile(name)
+    if file is None:
+        raise FileNotFoundError(f"{archive.name}: expected a file {name}, found a folder or a link of that name.")
+    return file
 
 
 def _rendered(content: bytes) -> Tensor:

@@ -6,6 +6,7 @@ Both see the same latents (16, 8, 8) and the same prompts, so that a LoRA's way 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Literal
 
 import torch
@@ -27,8 +28,9 @@ class Family:
     """How one kind of denoiser is built, called and trained. level: how much noise, (n) in [0, 1].
 
     noised: (clean, noise, level) -> what the denoiser is given. aim: (clean, noise) -> what it should answer. denoised:
-    (noised, answer, level) -> the clean latents that an answer means; noise: (denoised, answer) -> the noise. pruned: the whole one's name of a layer, by the
-    start of its name in the pruned child. adds_in_place: to tensors that the backward pass still needs.
+    (noised, answer, level) -> the clean latents that an answer means; noise: (denoised, answer) -> the noise. pruned:
+    the start of a layer's name in the pruned child -> in the whole one. adds_in_place: to tensors that the backward
+    pass still needs.
     """
 
     name: str
@@ -169,7 +171,11 @@ FLUX = Family(
     noise=lambda denoised, answer: denoised + answer,
     adds_in_place=True,
     # A double block and two single blocks fewer.
-    pruned={"single_blocks.1.": "single_blocks.2.", "single_blocks.2.": "single_blocks.3.", "single_blocks.3.": "single_blocks.5."},
+    pruned={
+        "single_blocks.1.": "single_blocks.2.",
+        "single_blocks.2.": "single_blocks.3.",
+        "single_blocks.3.": "single_blocks.5.",
+    },
 )
 
 FAMILIES = {family.name: family for family in (UNET, FLUX)}
@@ -177,8 +183,7 @@ FAMILIES = {family.name: family for family in (UNET, FLUX)}
 
 def _comfy() -> Any:
     comfy = import_comfy()
-    import comfy.model_management
-
+    import_module("comfy.model_management")
     comfy.cli_args.args.use_pytorch_cross_attention = True
     comfy.model_management.in_training = True  # its fast kernels have no backward pass
     return comfy

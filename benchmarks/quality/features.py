@@ -95,7 +95,11 @@ def _train(model: Features, latents: Latents, styles: list[str]) -> None:
         optimizer.step()
     held = drawn[:, latents.held_out, 0]
     with torch.inference_mode():
-        right = [float((model.style(model(images)).argmax(1) == index).float().mean()) for index, images in enumerate(held)]
-    print("features: share of held-out drawings taken for their style: " + ", ".join(
-        f"{style} {share:.2f}" for style, share in zip(styles, right, strict=True)
-    ), flush=True)
+        right = [
+            float((model.style(model(images)).argmax(1) == index).float().mean()) for index, images in enumerate(held)
+        ]
+    print(
+        "features: share of held-out drawings taken for their style: "
+        + ", ".join(f"{style} {share:.2f}" for style, share in zip(styles, right, strict=True)),
+        flush=True,
+    )

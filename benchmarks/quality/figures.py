@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 
 DRAWS = 1000
 
@@ -28,7 +28,9 @@ Point = Mapping[str, Any]
 def recovered(points: Sequence[Point], name: str) -> Figure:
     """The share of the gain of a LoRA trained on the target that a candidate reaches: mean over seeds."""
     without, trained, found = (_losses(points, one) for one in ("none", "trained", name))
-    return _drawn(lambda s, p: _share(*(part[s][:, p] for part in (without, found, trained))), len(points), found.shape[1])
+    return _drawn(
+        lambda s, p: _share(*(part[s][:, p] for part in (without, found, trained))), len(points), found.shape[1]
+    )
 
 
 def difference(points: Sequence[Point], name: str, other: str) -> Figure:
@@ -57,7 +59,10 @@ def rank_correlation(points: Sequence[Point], names: Sequence[str], score: str) 
     all_of_them = np.arange(len(names))
 
     def mean(chosen: np.ndarray) -> float:
-        return float(np.mean([spearmanr(a[chosen], b[chosen])[0] for a, b in zip(shares, scores, strict=True)]))
+        found = [
+            np.corrcoef(rankdata(a[chosen]), rankdata(b[chosen]))[0, 1] for a, b in zip(shares, scores, strict=True)
+        ]
+        return float(np.mean(found))
 
     drawn = [mean(generator.integers(0, len(names), len(names))) for _ in range(200)]
     low, high = np.nanpercentile(drawn, [2.5, 97.5])

@@ -1,13 +1,12 @@
 """Every measurement: one LoRA, one target, one seed, one candidate. Kept on disk, so that a run can be stopped."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .bases import BASES, LORAS, Workshop
@@ -33,6 +32,20 @@ class Errand:
     def label(self) -> str:
         way = "" if self.via is None else f" via {self.via}"
         return f"{self.lora} to {self.target}{way} {self.seed}"
+
+    def trained(self) -> bool:
+        """Whether all that this errand needs lies on disk."""
+        lora = self.lora.replace(" ", "_")
+        return all(
+            self.workshop.path(f"{lora}.{base}.{self.seed}").is_file()
+            for base in ("A", self.target)
+            if base is not None
+        )
+
+    def verdict(self) -> dict[str, Any]:
+        """What a user is told beforehand."""
+        judged = self.journey.surveyed.verdict
+        return {} if judged is None else judged.as_json()
 
     @property
     def style(self) -> str:
@@ -61,7 +74,10 @@ class Errand:
     def states(self) -> dict[str, tuple[States, Tensor, Tensor, Tensor]]:
         """What the scores are taken on, its own drawings on the way, and real ones; and there the answers of the source
         without and with its LoRA, and of the target without."""
-        base, subjects = self.workshop.base("A", 0), self.workshop.latents.seen[:: len(self.workshop.latents.seen) // PROMPTS][:PROMPTS]
+        base, subjects = (
+            self.workshop.base("A", 0),
+            self.workshop.latents.seen[:: len(self.workshop.latents.seen) // PROMPTS][:PROMPTS],
+        )
         changed = with_lora(base, self.workshop.lora(self.lora, "A", self.seed))
         kinds = {
             "sampled": self.judge.sampled_states(self.models[0], changed, subjects),
@@ -84,7 +100,13 @@ class Errand:
         trained = self.workshop.lora(self.lora, self.target, self.seed)
         without, own = self._losses({})
         with_it, own_with_it = self._losses(trained)
-        return {"none": without, "none, own": own, "trained": with_it, "trained, own": own_with_it, **self._scores(trained)}
+        return {
+            "none": without,
+            "none, own": own,
+            "trained": with_it,
+            "trained, own": own_with_it,
+            **self._scores(trained),
+        }
 
     def measured(self, candidate: Candidate) -> dict[str, Any]:
         factors = candidate.carry(self.journey)
@@ -106,7 +128,7 @@ class Errand:
             found, wanted = answer - bare, with_it - without
             scores[f"G {kind}"] = float(1 - (found - wanted).square().sum() / wanted.square().sum())
             scores[f"cos {kind}"] = float((found * wanted).sum() / (found.norm() * wanted.norm()).clamp(min=1e-12))
-            scores[f"H {kind}"] = float(1 - (answer - with_it).square().sum() / (bare - with_it).square().sum())
+            scores[f"closed {kind}"] = float(1 - (answer - with_it).square().sum() / (bare - with_it).square().sum())
         return scores
 
 
@@ -114,20 +136,13 @@ def points(errand: Errand, candidates: Sequence[Candidate], folder: Path) -> dic
     """Baseline and candidates of an errand: what is missing is measured."""
     path = folder / f"{errand.workshop.family.name} {errand.label}.json".replace(" ", "_")
     kept: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    wanted = ["baseline", *(one.name for one in candidates)]
+    wanted = ["verdict", "baseline", *(one.name for one in candidates)]
     if missing := [name for name in wanted if name not in kept]:
-        by_name: Mapping[str, Candidate] = {one.name: one for one in candidates}
+        ways: dict[str, Callable[[], dict[str, Any]]] = {one.name: partial(errand.measured, one) for one in candidates}
+        ways |= {"verdict": errand.verdict, "baseline": errand.baseline}
         for name in missing:
-            kept[name] = errand.baseline() if name == "baseline" else errand.measured(by_name[name])
+            kept[name] = ways[name]()
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(kept))
         print(f"{errand.workshop.family.name}: {errand.label}, {len(missing)} measured", flush=True)
     return kept
-
-
-def every(workshop: Workshop, loras: Iterable[str], targets: Iterable[str], seeds: Iterable[int]) -> list[Errand]:
-    return [Errand(workshop, lora, target, seed) for seed in seeds for target in targets for lora in loras]
-
-
-def as_tensor(values: Sequence[float]) -> Tensor:
-    return torch.tensor(values)

@@ -36,4 +36,4 @@ class Sampler:
                     answer = plain + self.guidance * (answer - plain)
                 denoised = family.denoised(now, answer, at).clamp(-3, 3)
                 now = family.noised(denoised, family.noise(denoised, answer), torch.full_like(at, following))
-        return denoised.clone(), path
+        return now.clone(), path

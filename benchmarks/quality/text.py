@@ -20,9 +20,7 @@ def encode(folder: Path, prompts: Sequence[str]) -> Tensor:
 
     place = _model(folder)
     tokenizer, model = AutoTokenizer.from_pretrained(place), BertModel.from_pretrained(place).eval()
-    tokens = tokenizer(
-        list(prompts), padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt"
-    )
+    tokens = tokenizer(list(prompts), padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt")
     with torch.inference_mode():
         states = model(**tokens).last_hidden_state
     asked = torch.tensor([bool(prompt) for prompt in prompts])

@@ -1,4 +1,4 @@
-"""Training of bases, of their children and of LoRAs: what is learned from, for how long; each can be stopped and goes on."""
+"""Training of bases, of their children and of LoRAs; each can be stopped and goes on where it was."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -38,7 +38,9 @@ def levels(size: int, generator: torch.Generator) -> Tensor:
 Loss = Callable[[nn.Module, State, int], Tensor]
 
 
-def denoising_loss(family: Family, latents: Latents, styles: tuple[str, ...], subjects: list[int], size: int, seed: int) -> Loss:
+def denoising_loss(
+    family: Family, latents: Latents, styles: tuple[str, ...], subjects: list[int], size: int, seed: int
+) -> Loss:
     """The mean squared error of a denoiser on drawings of these styles, a new batch each step."""
 
     def loss(model: nn.Module, weights: State, step: int) -> Tensor:
@@ -52,7 +54,13 @@ def denoising_loss(family: Family, latents: Latents, styles: tuple[str, ...], su
 
 
 def distilling_loss(
-    family: Family, latents: Latents, teacher: State, guidance: float, size: int, seed: int, styles: tuple[str, ...] = ("noto",)
+    family: Family,
+    latents: Latents,
+    teacher: State,
+    guidance: float,
+    size: int,
+    seed: int,
+    styles: tuple[str, ...] = ("noto",),
 ) -> Loss:
     """The mean squared difference to a teacher's answer, at a guidance that the student then has built in."""
     whole, subjects = family.build("whole"), list(range(len(latents.names)))
@@ -72,7 +80,9 @@ def distilling_loss(
     return loss
 
 
-def train(name: str, family: Family, model: nn.Module, loss: Loss, steps: int, rate: float, path: Path) -> dict[str, Tensor]:
+def train(
+    name: str, family: Family, model: nn.Module, loss: Loss, steps: int, rate: float, path: Path
+) -> dict[str, Tensor]:
     """All weights of a model, kept at `path` as their running average in float16; read from there if it is done."""
     if not path.is_file():
         model.requires_grad_(requires_grad=True)
@@ -88,13 +98,25 @@ def train(name: str, family: Family, model: nn.Module, loss: Loss, steps: int, r
 
 
 def train_lora(
-    name: str, family: Family, model: nn.Module, base: State, loss: Loss, rank: int, steps: int, rate: float, path: Path, seed: int
+    name: str,
+    family: Family,
+    model: nn.Module,
+    base: State,
+    loss: Loss,
+    rank: int,
+    steps: int,
+    rate: float,
+    path: Path,
+    seed: int,
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """A LoRA's up and down by layer, on every matrix and convolution of a base's blocks."""
     if not path.is_file():
         generator = torch.Generator().manual_seed(seed)
         factors = {
-            key: (torch.zeros(len(weight), rank), torch.randn(rank, weight[0].numel(), generator=generator) / rank**0.5 / 3)
+            key: (
+                torch.zeros(len(weight), rank),
+                torch.randn(rank, weight[0].numel(), generator=generator) / rank**0.5 / 3,
+            )
             for key, weight in base.items()
             if weight.ndim > 1 and "blocks." in key and not key.startswith("input_blocks.0.")
         }
@@ -104,7 +126,11 @@ def train_lora(
         parts = {"model": held, "optimizer": optimizer}
         for step in Checkpoints(path.with_suffix(".checkpoint"), parts).remaining(steps):
             _step(name, family, optimizer, partial(_lora_loss, loss, model, base, factors, step), step, steps, rate)
-        flat = {f"{key}.{part}": one.detach() for key, pair in factors.items() for part, one in zip(("up", "down"), pair, strict=True)}
+        flat = {
+            f"{key}.{part}": one.detach()
+            for key, pair in factors.items()
+            for part, one in zip(("up", "down"), pair, strict=True)
+        }
         save(flat, path)
     tensors = load_file(path)
     keys = [key.removesuffix(".up") for key in tensors if key.endswith(".up")]
@@ -127,11 +153,21 @@ def save(weights: Mapping[str, Tensor], path: Path) -> None:
     unfinished.replace(path)
 
 
-def _lora_loss(loss: Loss, model: nn.Module, base: State, factors: Mapping[str, tuple[Tensor, Tensor]], step: int) -> Tensor:
+def _lora_loss(
+    loss: Loss, model: nn.Module, base: State, factors: Mapping[str, tuple[Tensor, Tensor]], step: int
+) -> Tensor:
     return loss(model, with_lora(base, factors), step)
 
 
-def _step(name: str, family: Family, optimizer: torch.optim.Optimizer, loss: Callable[[], Tensor], step: int, steps: int, rate: float) -> None:
+def _step(
+    name: str,
+    family: Family,
+    optimizer: torch.optim.Optimizer,
+    loss: Callable[[], Tensor],
+    step: int,
+    steps: int,
+    rate: float,
+) -> None:
     for group in optimizer.param_groups:
         group["lr"] = rate * min(1, (step + 1) / 50) * (0.05 + 0.95 * math.cos(step / steps * math.pi / 2))
     optimizer.zero_grad()
@@ -152,7 +188,8 @@ class _Averaged:
 
     def follow(self, parameters: State, step: int) -> None:
         share = 1 - min(AVERAGED, (step + 1) / (step + 10))
-        torch._foreach_lerp_(list(self.weights.values()), [one.detach() for one in parameters.values()], share)
+        for key, value in parameters.items():
+            self.weights[key].lerp_(value.detach(), share)
 
     def state_dict(self) -> dict[str, Tensor]:
         return self.weights

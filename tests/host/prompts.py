@@ -21,7 +21,7 @@ def transfer_prompt(
     report and similarity_report. `settings` override those of Project LoRA."""
     rule, amount_name, amount = rank_rule
     project = {
-        "method": "restore",
+        "method": "restore_both",
         "threshold": 0.0,
         "below_threshold": "skip",
         "rescale": "off",

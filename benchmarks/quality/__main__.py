@@ -1,0 +1,110 @@
+"""`python3 run.py bench quality [--quick | --tables]`: how much of a LoRA arrives on another base, by every method.
+
+The whole run fetches the drawings, trains an autoencoder, two families of bases and their LoRAs (about four hours of
+one core; it can be stopped and goes on where it was; kept in .run/bench_quality), measures and prints the tables of
+RESULTS.md. --tables measures what is missing of what is trained. --quick takes the committed weights: two minutes.
+"""
+
+import argparse
+import json
+import sys
+import time
+import warnings
+
+import torch
+
+from dev.paths import RUN
+
+from . import committed, tables
+from .bases import BASES, Workshop
+from .candidates import CANDIDATES
+from .families import FAMILIES, FLUX
+from .latents import prepare
+from .points import Errand, points
+from .tables import RELATED, Results
+
+FOLDER = RUN / "bench_quality"
+SEEDS = (0, 1, 2)
+STYLES = ("line 16", "3d 16")
+RANKS = ("line 4", "line 64")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="run.py bench quality", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="from the committed weights; what CI runs")
+    parser.add_argument("--tables", action="store_true", help="train nothing: measure what is there, print the tables")
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)  # small matrices: a second thread costs more than it gives
+    warnings.filterwarnings("ignore", message="Mismatch dtype")  # bfloat16 with float32 norms: meant
+    started = time.monotonic()
+    results = quick() if chosen.quick else whole(train=not chosen.tables)
+    promised = tables.promises(results)
+    print(json.dumps({"quick": chosen.quick, "seconds": round(time.monotonic() - started), "promises": promised}))
+    if broken := [promise for promise, holds in promised.items() if not holds]:
+        sys.exit("Broken: " + "; ".join(broken))
+
+
+def quick() -> Results:
+    """The transformer's drifted and pruned children, one seed, the candidates of the main tables."""
+    workshop = committed.committed(FLUX)
+    names = {*tables.MAIN, *tables.STRENGTHS, "copy, same names", "restore_both everywhere", "random, equal norm"}
+    some = [one for one in CANDIDATES if one.name in names]
+    found = {
+        lora: {
+            target: [{"baseline": errand.baseline(), **{one.name: errand.measured(one) for one in some}}]
+            for target in ("drifted", "pruned")
+            for errand in (Errand(workshop, lora, target, 0),)
+        }
+        for lora in STYLES
+    }
+    results = Results({FLUX.name: found})
+    for lora in STYLES:
+        _show(f"Recovered fraction, {lora}", tables.methods(results, FLUX.name, lora))
+    _show("Strength picked by the score", tables.picks(results)[0])
+    return results
+
+
+def whole(*, train: bool) -> Results:
+    """Every family, LoRA, target and seed."""
+    latents = prepare(FOLDER, FOLDER / "autoencoder.safetensors")
+    workshops = [Workshop(family, latents, FOLDER / family.name) for family in FAMILIES.values()]
+    if train:
+        for workshop in workshops:
+            _train(workshop)
+    results = Results({workshop.family.name: _measured(workshop) for workshop in workshops})
+    for title, text in tables.sections(results):
+        _show(title, text)
+    return results
+
+
+def _train(workshop: Workshop) -> None:
+    """Everything that is missing, in an order that lets a first look be taken early."""
+    for seed in SEEDS:
+        for base in (*BASES,):
+            for lora in STYLES:
+                workshop.lora(lora, base, seed)
+    for lora in RANKS:
+        for base in ("A", "drifted", "far", "pruned"):
+            workshop.lora(lora, base, 0)
+
+
+def _measured(workshop: Workshop) -> dict[str, dict[str, list[dict[str, object]]]]:
+    """LoRA -> target -> points by seed, of what is trained."""
+    found: dict[str, dict[str, list[dict[str, object]]]] = {}
+    for lora in (*STYLES, *RANKS):
+        for target in (*RELATED, "other"):
+            for seed in SEEDS:
+                errand = Errand(workshop, lora, target, seed)
+                if errand.trained():
+                    found.setdefault(lora, {}).setdefault(target, []).append(
+                        points(errand, CANDIDATES, FOLDER / "results")
+                    )
+    return found
+
+
+def _show(title: str, text: str) -> None:
+    print(f"\n### {title}\n\n{text}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
