@@ -22,7 +22,6 @@ RELATED = UNRELATED["weight_cosine"]  # median weight cosine: strangers stayed b
 DRIFTED = 0.97  # median weight cosine: LoRAs kept .4 to .9 of their effect at .99; at .95 no method follows the source
 RISKY_LOSS = 0.45  # share left behind: a pruned child without 42 % of a LoRA's layers kept .88 of its effect
 LOST = 0.9  # and where next to nothing is left; by judgement, for nothing between was measured
-RESTORABLE = 0.3  # drift in units of the LoRA's change: restore beat the copy up to 0.18 and lost to it from 0.48 on
 
 # Layers that stand for all, and the side of the part of each whose subspaces are compared.
 _SAMPLE, _SIDE = 16, 512
@@ -123,11 +122,7 @@ def _against_lora(figures: PairFigures) -> list[tuple[Word, str]]:
     if ratio is None or figures.weight_cosine is None or figures.weight_cosine < RELATED:
         return []
     seen = f"on the inputs that the LoRA reads, the bases differ by {ratio:.2g} times the LoRA's own change"
-    if ratio < RESTORABLE:
-        return [("works", f"{seen}: little enough for restore, which takes it out and beats the plain copy")]
-    return [
-        ("works", f"{seen}: too much for restore, which would bring all of it along; the plain copy does less harm")
-    ]
+    return [("works", f"{seen}: restore_both, the default, undoes about {1 / (1 + ratio**2):.0%} of that")]
 
 
 def measure_pair(

@@ -91,9 +91,10 @@ def _relatives(quick: bool) -> dict[str, Any]:
         relatives.by_make(deep, "right", "by name", "score", "runner-up"),
     )
     copies = relatives.copied(some, folder)
+    arrivals = [f"{method} {score}" for score in ("G", "closed") for method in ("copy", "restore", "restore_both")]
     _show(
-        "What arrives of a LoRA: G of copy and of restore",
-        relatives.by_make(copies, "cosine", "similarity", "drift", "drift against LoRA", "copy", "restore"),
+        "What arrives of a LoRA: G, and the share of the way to the source with the LoRA that is closed",
+        relatives.by_make(copies, "cosine", "drift against LoRA", *arrivals),
     )
     narrower = narrow.run([family.base for family in some])
     _show("Width: share of layers whose channels were found, and found rightly", narrower)

@@ -185,8 +185,9 @@ def _score(weights: tuple[Tensor, Tensor], measure: Literal["plain cosine", "wei
 
 
 def copied(families: Sequence[Family], folder: Path) -> list[dict[str, Any]]:
-    """How far a LoRA gets on each child and on a stranger: G = 1 - ||D_t - D_s||^2 / ||D_s||^2, where D is the change
-    that the LoRA makes to the model's output on the same noised drawings (method.md 6b, point 5)."""
+    """How far a LoRA gets on each child and on a stranger, on the same noised drawings: G, the share of the change that
+    it makes to the model's output, and the share of the way from the bare target to the source with the LoRA that it
+    closes (both as core/arrival has them)."""
     lines: list[dict[str, Any]] = []
     for index, family in enumerate(families):
         lora = trained_lora(family.base, "rings", folder / f"lora{index}.pt")
@@ -197,7 +198,9 @@ def copied(families: Sequence[Family], folder: Path) -> list[dict[str, Any]]:
             deltas = {name: LowRankDelta(up, down) for name, (up, down) in lora.items()}
             matching = match_by_name(source.layers, target.layers, source.layers)
             figures = measure_pair(source, target, matching, deltas, device=CPU)
-            found = {name: _arrived(source, target, deltas, name) for name in ("copy", "restore")}
+            found: dict[str, float] = {}
+            for name in ("copy", "restore", "restore_both"):
+                found |= _arrived(source, target, deltas, name)
             lines.append(
                 {"make": make, "cosine": figures.weight_cosine, "similarity": figures.similarity,
                  "drift": figures.drift, "drift against LoRA": figures.drift_against_lora, **found}
@@ -205,22 +208,32 @@ def copied(families: Sequence[Family], folder: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def _arrived(source: TrainedBase, target: TrainedBase, deltas: Mapping[str, LowRankDelta], method: str) -> float:
+def _arrived(
+    source: TrainedBase, target: TrainedBase, deltas: Mapping[str, LowRankDelta], method: str
+) -> dict[str, float]:
     x, level, _ = noised("rings", 256, torch.Generator().manual_seed(77))
     moved: dict[str, LowRankDelta] = {}
     for name, delta in deltas.items():
         weights = source.read(source.layers[name]), target.read(target.layers[name])
         _, drift = compare_weights(*weights, delta)
         moved[name] = method_named(method).function(delta, LayerPairBases(weights, drift=drift)).delta
-    ours = _change(source, deltas, x, level)
-    theirs = _change(target, moved, x, level)
-    return 1 - float((theirs - ours).square().sum() / ours.square().sum())
+    source_bare, source_with = (_answer(source, some, x, level) for some in ({}, deltas))
+    bare, with_it = (_answer(target, some, x, level) for some in ({}, moved))
+    kept = _distance(with_it - bare, source_with - source_bare) / _distance(source_with, source_bare)
+    return {
+        f"{method} G": 1 - kept,
+        f"{method} closed": 1 - _distance(with_it, source_with) / _distance(bare, source_with),
+    }
 
 
-def _change(base: TrainedBase, deltas: Mapping[str, LowRankDelta], x: Tensor, level: Tensor) -> Tensor:
+def _distance(one: Tensor, other: Tensor) -> float:
+    return float((one - other).square().sum())
+
+
+def _answer(base: TrainedBase, deltas: Mapping[str, LowRankDelta], x: Tensor, level: Tensor) -> Tensor:
     factors = {name: (delta.up, delta.down) for name, delta in deltas.items()}
     with torch.no_grad():
-        return with_lora(base.weights, factors, x, level) - with_lora(base.weights, {}, x, level)
+        return with_lora(base.weights, factors, x, level)
 
 
 def by_make(lines: Sequence[Mapping[str, Any]], *columns: str) -> list[dict[str, Any]]:

@@ -64,8 +64,8 @@ def test_the_reasons_are_sentences_with_the_figures_behind_them() -> None:
     assert found.figures.drift == pytest.approx(0.14, abs=0.03)
     far = judge(dataclasses.replace(GOOD, drift_against_lora=4.0))
     near = judge(dataclasses.replace(GOOD, drift_against_lora=0.2))
-    assert "the plain copy does less harm" in far.reasons[-1]
-    assert "restore, which takes it out" in near.reasons[-1]
+    assert "undoes about 6% of that" in far.reasons[-1]
+    assert "undoes about 96% of that" in near.reasons[-1]
 
 
 @pytest.mark.parametrize(
