@@ -15,11 +15,12 @@ import torch
 
 from dev.paths import RUN
 
-from . import committed, tables
+from . import autoencoder, committed, sheets, tables
 from .bases import BASES, Workshop
 from .candidates import CANDIDATES
 from .families import FAMILIES, FLUX
-from .latents import prepare
+from .features import eye
+from .latents import Latents, prepare
 from .points import Errand, points
 from .tables import RELATED, Results
 
@@ -74,6 +75,7 @@ def whole(*, train: bool) -> Results:
     results = Results({workshop.family.name: _measured(workshop) for workshop in workshops})
     for title, text in tables.sections(results):
         _show(title, text)
+    _pictures(workshops, latents)
     return results
 
 
@@ -100,6 +102,29 @@ def _measured(workshop: Workshop) -> dict[str, dict[str, list[dict[str, object]]
                         points(errand, CANDIDATES, FOLDER / "results")
                     )
     return found
+
+
+def _pictures(workshops: Sequence[Workshop], latents: Latents) -> None:
+    """Contact sheets of the first seed, and what the style network says of the drawings of every seed."""
+    decoder, seer = autoencoder.load(FOLDER / "autoencoder.safetensors"), eye(latents, FOLDER / "features.safetensors")
+    for workshop in workshops:
+        for lora in STYLES:
+            errands = [Errand(workshop, lora, target, seed) for target in RELATED for seed in SEEDS]
+            errands = [errand for errand in errands if errand.trained()]
+            name = f"{workshop.family.name}, {lora}"
+            _show(
+                f"Style distance (lowest to highest seed); diversity: {name}",
+                sheets.looks(seer, errands, FOLDER / "drawn"),
+            )
+            first = {errand.target: errand for errand in errands if errand.seed == 0}
+            rows = {
+                method: {target: sheets.drawn(errand, FOLDER / "drawn")[method] for target, errand in first.items()}
+                for method in sheets.SHEET
+            }
+            rows["real drawings"] = {target: sheets.real(errand) for target, errand in first.items()}
+            path = FOLDER / f"sheet {name}.png".replace(", ", "_").replace(" ", "_")
+            sheets.sheet(decoder, rows, path)
+            print(f"Contact sheet: {path}", flush=True)
 
 
 def _show(title: str, text: str) -> None:

@@ -6,21 +6,39 @@ from typing import Any
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
+from safetensors.torch import load_file
 from torch import Tensor
 
 from . import autoencoder
+from .candidates import CANDIDATES
 from .engine import Factors
 from .features import Eye
 from .points import Errand
 from .sampling import Sampler
-from .training import with_lora
+from .tables import table
+from .training import save, with_lora
 
 SHOWN = 4  # held-out subjects side by side in a cell
 _MARGIN, _CAPTION, _SCALE = 12, 150, 1
 
 
-def drawn(errand: Errand, factors: Factors) -> Tensor:
-    """Latents (held-out subjects, 16, 8, 8): one drawing of each, the same noise for every method."""
+SHEET = ("none", "copy, same names", "copy", "lora_x 0.5", "prolora 0.5", "restore", "restore_both", "trained")
+
+
+def drawn(errand: Errand, folder: Path) -> dict[str, Tensor]:
+    """Method -> latents (held-out subjects, 16, 8, 8): one drawing of each, the same noise for every method. Kept."""
+    path = folder / f"{errand.workshop.family.name} {errand.label}.safetensors".replace(" ", "_")
+    if not path.is_file():
+        ways = {one.name: one.carry for one in CANDIDATES}
+        trained = errand.workshop.lora(errand.lora, errand.target, errand.seed)
+        known: dict[str, Factors] = {"none": {}, "trained": trained}
+        save(
+            {name: _drawn(errand, known[name] if name in known else ways[name](errand.journey)) for name in SHEET}, path
+        )
+    return {key: value.float() for key, value in load_file(path).items()}
+
+
+def _drawn(errand: Errand, factors: Factors) -> Tensor:
     workshop = errand.workshop
     weights = with_lora(workshop.base(errand.target, errand.seed), factors)
     guidance = 1.0 if errand.target == "turbo" else 2.0  # its guidance is built in
@@ -28,14 +46,27 @@ def drawn(errand: Errand, factors: Factors) -> Tensor:
     return Sampler(12, guidance).sample(workshop.family, errand.models[1], weights, context, seed=11)[0]
 
 
-def looks(errand: Errand, eye: Eye, latents: Tensor) -> dict[str, float]:
-    """style distance and share, and diversity, against the real held-out drawings of the LoRA's style."""
-    real = errand.workshop.latents.styles[errand.style][errand.workshop.latents.held_out, 0]
-    return {
-        "style distance": eye.distance(latents, real),
-        "taken for the style": eye.style_share(latents, errand.style),
-        "diversity": eye.diversity(latents, real),
-    }
+def real(errand: Errand) -> Tensor:
+    """The held-out subjects as the LoRA's style has them."""
+    latents = errand.workshop.latents
+    return latents.styles[errand.style][latents.held_out, 0]
+
+
+def looks(eye: Eye, errands: Sequence[Errand], folder: Path) -> str:
+    """Markdown: style distance and diversity by method, mean and range over the errands of each target."""
+    targets = list(dict.fromkeys(errand.target for errand in errands))
+    rows: list[list[str]] = []
+    for name in SHEET:
+        row = [name]
+        for target in targets:
+            some = [errand for errand in errands if errand.target == target]
+            pairs = [(drawn(errand, folder)[name], real(errand)) for errand in some]
+            distances = [eye.distance(*pair) for pair in pairs]
+            diversity = sum(eye.diversity(*pair) for pair in pairs) / len(pairs)
+            spread = f"{min(distances):.2f} to {max(distances):.2f}"
+            row.append(f"{sum(distances) / len(distances):.2f} ({spread}); {diversity:.2f}")
+        rows.append(row)
+    return table(["method", *targets], rows)
 
 
 def sheet(decoder: Any, rows: Mapping[str, Mapping[str, Tensor]], path: Path) -> None:
