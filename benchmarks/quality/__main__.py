@@ -10,6 +10,7 @@ import json
 import sys
 import time
 import warnings
+from collections.abc import Sequence
 
 import torch
 
@@ -20,6 +21,7 @@ from .bases import BASES, Workshop
 from .candidates import CANDIDATES
 from .families import FAMILIES, FLUX
 from .features import eye
+from .figures import recovered
 from .latents import Latents, prepare
 from .points import Errand, points
 from .tables import RELATED, Results
@@ -27,6 +29,7 @@ from .tables import RELATED, Results
 FOLDER = RUN / "bench_quality"
 SEEDS = (0, 1, 2)
 STYLES = ("line 16", "3d 16")
+CHAINS = (("near", "drifted"), ("drifted", "far"), ("near", "turbo"), ("drifted", "pruned"))
 RANKS = ("line 4", "line 64")
 
 
@@ -75,6 +78,7 @@ def whole(*, train: bool) -> Results:
     results = Results({workshop.family.name: _measured(workshop) for workshop in workshops})
     for title, text in tables.sections(results):
         _show(title, text)
+    _show("Chains: recovered on the last base, over another one on the way, and directly", _chains(workshops))
     _pictures(workshops, latents)
     return results
 
@@ -102,6 +106,25 @@ def _measured(workshop: Workshop) -> dict[str, dict[str, list[dict[str, object]]
                         points(errand, CANDIDATES, FOLDER / "results")
                     )
     return found
+
+
+def _chains(workshops: Sequence[Workshop]) -> str:
+    """A LoRA carried by the default to one child of A and from there to another."""
+    ends = [one for one in CANDIDATES if one.name in ("copy", tables.DEFAULT)]
+    rows: list[list[str]] = []
+    for workshop in workshops:
+        for lora in STYLES:
+            for via, target in CHAINS:
+                ways = [
+                    [points(errand, ends, FOLDER / "results") for errand in some if errand.trained()]
+                    for some in (
+                        [Errand(workshop, lora, target, seed, between) for seed in SEEDS] for between in (via, None)
+                    )
+                ]
+                figures = [str(recovered(found, one.name)) for one in ends for found in ways if found]
+                rows.append([f"{workshop.family.name}, {lora}: A, {via}, {target}", *figures])
+    heads = [f"{one.name}: {way}" for one in ends for way in ("by way", "directly")]
+    return tables.table(["family, LoRA: chain", *heads], rows)
 
 
 def _pictures(workshops: Sequence[Workshop], latents: Latents) -> None:
