@@ -136,7 +136,7 @@ class CheckTransfer(io.ComfyNode):
         return io.NodeOutput(
             checked.adapter,
             chosen.strength,
-            chosen.pooled.arrived,
+            chosen.pooled.score,
             plot,
             report.dumps(),
             ui=ui.PreviewImage(plot, cls=cls),

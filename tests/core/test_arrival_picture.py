@@ -17,7 +17,7 @@ def report_of(
     source = torch.randn(levels, 2, 4, generator=torch.Generator().manual_seed(1))
 
     def trial(role: str, factor: float) -> Trial:
-        arrivals = tuple(measure(strength, strength * factor * source, source) for strength in strengths)
+        arrivals = tuple(measure(strength, strength * factor * source, source, -source) for strength in strengths)
         return Trial(role, name, name, "sha", "", arrivals)  # pyright: ignore[reportArgumentType]
 
     trials = [trial("projected", projected), *([] if copy is None else [trial("copy", copy)])]

@@ -59,10 +59,11 @@ def test_on_its_own_model_all_of_a_lora_arrives_at_every_level(models: Models) -
     for trial in checked.report.trials:
         for level in (*trial.as_it_is().levels, trial.as_it_is().pooled):
             assert level is not None
+            assert level.closed == pytest.approx(1, abs=1e-6)
             assert level.arrived == pytest.approx(1, abs=1e-6)
             assert level.cosine == pytest.approx(1, abs=1e-6)
             assert level.norm_ratio == pytest.approx(1, abs=1e-6)
-    assert checked.report.sentence().startswith("100% of the LoRA's effect arrived")
+    assert checked.report.sentence().startswith("the carried LoRA covers 100% of the way from the bare target")
     assert checked.adapter is models.lora
     assert checked.report.noise_levels[0] == pytest.approx(14.6, abs=0.1)
 
@@ -70,11 +71,22 @@ def test_on_its_own_model_all_of_a_lora_arrives_at_every_level(models: Models) -
 def test_on_a_near_relative_part_arrives_and_of_random_factors_nothing(models: Models) -> None:
     own, other = models.check(models.lora), models.check(random_like(models.lora))
     assert 0.1 < pooled(own).arrived < 1
+    assert 0.01 < pooled(own).closed < pooled(own).arrived  # the drift between the two is left
     assert pooled(own) == pooled(own, "copy")
     assert pooled(other).arrived < min(0, pooled(other, "copy").arrived)
     assert abs(pooled(other).cosine) < 0.3
-    assert other.report.sentence().startswith("harms")
+    assert pooled(other).closed < min(0, pooled(other, "copy").closed)
+    assert other.report.sentence().startswith("leads away")
     assert pooled(other, "copy") == pooled(own, "copy")
+
+
+def test_where_the_lora_is_part_of_the_target_there_is_nothing_to_carry(models: Models) -> None:
+    merged = apply(models.lora, models.source, None, 1.0, 0.0).model
+    checked = models.check(models.lora, SEARCH, target=merged)
+    assert pooled(checked).closed is None
+    assert checked.report.sentence().startswith("nothing to carry")
+    assert checked.adapter is models.lora
+    assert json.loads(checked.report.dumps())["chosen"]["closed"] is None
 
 
 def test_the_check_is_the_same_every_time_and_another_with_another_seed(models: Models) -> None:
@@ -88,7 +100,7 @@ def test_a_search_finds_that_a_weak_lora_is_better_stronger_and_a_strong_one_wea
     assert [one.strength for one in weak.report.projected.arrivals] == list(STRENGTHS)
     assert weak.report.projected.best().strength == 1.25
     assert strong.report.projected.best().strength == 0.5
-    assert strong.report.projected.best().pooled.arrived == pytest.approx(1, abs=1e-3)
+    assert strong.report.projected.best().pooled.closed == pytest.approx(1, abs=1e-3)
 
 
 def test_a_search_on_its_own_model_finds_strength_1_and_gives_the_lora_itself(models: Models) -> None:
@@ -105,9 +117,9 @@ def test_the_best_of_several_is_found(models: Models) -> None:
     assert checked.adapter is models.lora
     best = [trial.best() for trial in checked.report.trials]
     assert best[2].strength == 1.25
-    assert best[2].pooled.arrived == pytest.approx(1, abs=1e-3)
+    assert best[2].pooled.closed == pytest.approx(1, abs=1e-3)
     assert best[0] == best[1]
-    assert best[0].pooled.arrived < 0.1
+    assert best[0].pooled.score < 0.1
 
 
 def test_where_the_plain_copy_is_best_it_is_given_out(models: Models) -> None:
@@ -115,7 +127,7 @@ def test_where_the_plain_copy_is_best_it_is_given_out(models: Models) -> None:
     trial, arrival = checked.report.chosen()
     assert trial.role == "copy"
     again = models.check(checked.adapter, replace(SEARCH, search="off"))
-    assert pooled(again).arrived == pytest.approx(arrival.pooled.arrived, abs=1e-2)
+    assert pooled(again).closed == pytest.approx(arrival.pooled.closed, abs=1e-2)
     assert f"best of the search: the plain copy at strength {arrival.strength:g}" in checked.report.sentence()
 
 
@@ -225,7 +237,7 @@ def test_a_whole_graph_shows_the_plot_the_sentence_and_gives_an_adapter_that_is_
     assert labels == ["projected (restore)", "more 1 (copy)", "the plain copy"]
     assert told["chosen"]["label"] == labels[0]
     assert result.outputs["check"]["images"]
-    assert float(result.outputs["score"]["text"][0]) == pytest.approx(told["chosen"]["arrived"])
+    assert float(result.outputs["score"]["text"][0]) == pytest.approx(told["chosen"]["closed"])
     assert float(result.outputs["strength"]["text"][0]) == told["chosen"]["strength"]
     saved = load_file(result.outputs["saved"]["text"][0])
     assert any(key.endswith("lora_up.weight") for key in saved)
