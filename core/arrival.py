@@ -1,5 +1,13 @@
-"""How much of an adapter's effect arrives: the change that it makes to its model's output, on the source and on the
-target, over the same noised latents. It needs neither data nor retraining (method.md, section 6b, point 5)."""
+"""How much of an adapter's effect arrives, from what source and target make of the same noised latents with and without
+an adapter: o_s', o_s, o_t', o_t. It needs neither data nor retraining. Two figures, for they answer two questions:
+
+closed = 1 - ||o_t' - o_s'||^2 / ||o_t - o_s'||^2, the score. Does the target now answer as the source with its adapter?
+What undoes the drift between the bases counts too. It ranks methods as the recovered share of the training's gain does.
+G = 1 - ||D_t - D_s||^2 / ||D_s||^2 with D = o' - o (method.md, section 6b, point 5). Is the change the same, each seen
+from its own base? It is blind to drift that a method undoes, and takes that part of its change for an error.
+
+benchmarks/quality/RESULTS.md has both beside the recovered share.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .errors import NotMeasurable
+from .linalg import SAME_OUTPUT
 
 STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.25)  # where a search looks; the copy between drifted bases was best at 0.5 to 0.75
 
@@ -34,15 +43,24 @@ class CheckSettings:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How the change on the target, D_t, follows that on the source, D_s.
+    """How the target with its adapter follows the source with its own.
 
-    arrived: G = 1 - ||D_t - D_s||^2 / ||D_s||^2: 1 is all of it, 0 no better than no adapter, below 0 worse than none.
-    cosine: <D_t, D_s> / (||D_t|| ||D_s||), 0 where D_t is zero. norm_ratio: ||D_t|| / ||D_s||.
+    closed: the share of the way that was covered from the bare target to the source with its adapter: 1 is all of it,
+    0 no nearer than without, below 0 farther; None where the bare target is there already.
+    arrived: G, how the change on the target, D_t, follows that on the source, D_s: 1 is the same, 0 no nearer than
+    none. cosine: <D_t, D_s> / (||D_t|| ||D_s||), 0 where D_t is zero. norm_ratio: ||D_t|| / ||D_s||.
     """
 
+    closed: float | None
     arrived: float
     cosine: float
     norm_ratio: float
+
+    @property
+    def score(self) -> float:
+        """What adapters and strengths are ranked by: closed. Where there is nothing to close no adapter is better than
+        none, which is 0."""
+        return 0.0 if self.closed is None else self.closed
 
 
 @dataclass(frozen=True)
@@ -75,8 +93,8 @@ class Trial:
         return next(one for one in self.arrivals if one.strength == 1)
 
     def best(self) -> Arrival:
-        """The strength at which most arrives; of equals the one nearest to 1."""
-        return max(self.arrivals, key=lambda one: (one.pooled.arrived, -abs(one.strength - 1)))
+        """The strength of the best score; of equals the one nearest to 1."""
+        return max(self.arrivals, key=lambda one: (one.pooled.score, -abs(one.strength - 1)))
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -88,17 +106,23 @@ class Trial:
         }
 
 
-def change(with_adapter: Tensor, without: Tensor, noise_levels: Tensor) -> Tensor:
-    """What an adapter changes, (levels, n, ...), out of two denoised predictions of that shape and sigma (levels).
-    Divided by sigma it is in the unit of the noise, whether the model predicts noise, velocity or a flow."""
-    return (with_adapter - without) / noise_levels.reshape(-1, *(1 for _ in without.shape[1:]))
+def difference(output: Tensor, other: Tensor, noise_levels: Tensor) -> Tensor:
+    """output - other, two denoised predictions (levels, n, ...) at sigma (levels). Divided by sigma it is in the unit
+    of the noise, whether the model predicts noise, velocity or a flow."""
+    return (output - other) / noise_levels.reshape(-1, *(1 for _ in other.shape[1:]))
 
 
-def measure(strength: float, on_target: Tensor, on_source: Tensor) -> Arrival:
-    """Lay the change on the target, (levels, n, ...), beside that on the source. NotMeasurable where the latter is
-    zero: there is no effect of which a part could arrive."""
-    pairs = list(zip(on_target, on_source, strict=True))
-    sums = torch.stack([_sums(*pair) for pair in pairs])  # (levels, 4)
+def measure(strength: float, on_target: Tensor, on_source: Tensor, apart: Tensor) -> Arrival:
+    """Three differences (levels, n, ...) in one unit. on_target: D_t, what the adapter changes on the target;
+    on_source: D_s; apart: the bare target less the source with its adapter, so that o_t' - o_s' = D_t + apart.
+    NotMeasurable where D_s is zero (no effect of which a part could arrive) or where a number is not finite."""
+    levels = list(zip(on_target, on_source, apart, strict=True))
+    sums = torch.stack([_sums(*level) for level in levels])  # (levels, 6)
+    if not bool(sums.isfinite().all()):
+        raise NotMeasurable(
+            f"The models' outputs at strength {strength:g}: expected finite differences, found NaN or infinity. Load "
+            "the models in another precision (bf16 or fp32), or look for a broken LoRA."
+        )
     pooled = _agreement(sums.sum(0))
     if pooled is None:
         raise NotMeasurable(
@@ -109,20 +133,22 @@ def measure(strength: float, on_target: Tensor, on_source: Tensor) -> Arrival:
 
 
 def best_of(trials: Sequence[Trial]) -> Trial:
-    """The adapter of which most arrives at its best strength; of equals the first."""
-    return max(trials, key=lambda trial: trial.best().pooled.arrived)
+    """The adapter with the best score at its best strength; of equals the first."""
+    return max(trials, key=lambda trial: trial.best().pooled.score)
 
 
-def _sums(on_target: Tensor, on_source: Tensor) -> Tensor:
-    """||D_s||^2, ||D_t||^2, ||D_t - D_s||^2 and <D_t, D_s> in float64: torch sums float32 to five digits only."""
-    target, source = on_target.double(), on_source.double()
-    products = (source * source, target * target, (target - source) ** 2, target * source)
+def _sums(on_target: Tensor, on_source: Tensor, apart: Tensor) -> Tensor:
+    """||D_s||^2, ||D_t||^2, ||D_t - D_s||^2, <D_t, D_s>, ||apart||^2 and ||D_t + apart||^2 in float64: torch sums
+    float32 to five digits only."""
+    target, source, way = on_target.double(), on_source.double(), apart.double()
+    products = (source**2, target**2, (target - source) ** 2, target * source, way**2, (target + way) ** 2)
     return torch.stack([one.sum() for one in products])
 
 
 def _agreement(sums: Tensor) -> Agreement | None:
-    source, target, between, inner = (float(one) for one in sums)
+    source, target, between, inner, way, left = (float(one) for one in sums)
     if source == 0:
         return None
+    closed = None if way <= SAME_OUTPUT**2 * source else 1 - left / way
     cosine = inner / (source * target) ** 0.5 if target else 0.0
-    return Agreement(1 - between / source, cosine, (target / source) ** 0.5)
+    return Agreement(closed, 1 - between / source, cosine, (target / source) ** 0.5)

@@ -1,6 +1,7 @@
 """How much of the LoRA arrived: at each noise level, and after a search at each strength."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy
 from PIL import Image, ImageDraw, ImageFont
@@ -10,12 +11,21 @@ from .arrival_report import ArrivalReport
 
 _BACKGROUND, _TEXT, _FAINT, _LINE, _ZERO = "#1e1e22", "#ececf0", "#9a9aa4", "#3a3a40", "#6c6c76"
 _COLOURS = {"projected": ("#5ec962",), "copy": ("#ff9f43",), "more": ("#4cc9f0", "#c77dff", "#ffd166", "#f28482")}
-_MARGIN, _HEADER, _HEIGHT, _AXIS = 28, 128, 270, 66  # pixels; _AXIS is left of each panel, for its figures
+_MARGIN, _HEADER, _HEIGHT, _AXIS = 28, 150, 270, 66  # pixels; _AXIS is left of each panel, for its figures
 _PANELS, _GAP = (560, 260), 24  # widths: noise levels, strengths
 _LEAST = -1.0  # what does more harm lies on the lower edge: the figure is in the report
-_LEGEND_LINE, _LETTERS, _SENTENCE_LINES = 22, 44, 2
+_LEGEND_LINE, _LETTERS, _SENTENCE_LINES = 22, 44, 3
+_DOT = 7.0  # pixels from one dot of a line to the next
+
+_LEGIBLE = 4  # adapters up to which their cosines are drawn too; the legend has them of all
+_THICK = (
+    "thick: closed, the share of the way from the bare target to the source with its LoRA: 1 all, 0 none, below 0 harm"
+)
+_THIN = "thin: G, the change alone, each seen from its own base: 1 is the same change"
+_DOTTED = ";  dotted: cosine of the changes"
 
 _Drawing = ImageDraw.ImageDraw
+_Stroke = Literal["thick", "thin", "dotted"]
 
 
 class _Panel:
@@ -36,12 +46,13 @@ class _Panel:
 
 
 def arrival_picture(report: ArrivalReport) -> numpy.ndarray:
-    """Draw a check as uint8 (height, width, 3): G and, thin, the cosine of every adapter at each noise level; after a
-    search a second panel with G over all levels at each strength, the chosen one ringed."""
+    """Draw a check as uint8 (height, width, 3): closed (thick), G (thin) and, of a few adapters, the cosine (dotted) at
+    each noise level; after a search a second panel with closed and G over all levels at each strength, the chosen one
+    ringed."""
     panels = _panels(report)
     width = panels[-1].left + panels[-1].width + _MARGIN
     legend = _HEADER + _HEIGHT + 62
-    picture = Image.new("RGB", (width, legend + _LEGEND_LINE * (len(report.trials) + 1) + 18), _BACKGROUND)
+    picture = Image.new("RGB", (width, legend + _LEGEND_LINE * (len(report.trials) + 1) + 36), _BACKGROUND)
     draw = ImageDraw.Draw(picture)
     _draw_header(draw, report, width)
     _draw_frame(
@@ -49,16 +60,18 @@ def arrival_picture(report: ArrivalReport) -> numpy.ndarray:
     )
     for trial, colour in reversed(_coloured(report)):  # the projected one on top
         levels = trial.as_it_is().levels
-        _draw_curve(draw, panels[0], [None if one is None else one.cosine for one in levels], colour, thin=True)
-        _draw_curve(draw, panels[0], [None if one is None else one.arrived for one in levels], colour)
+        if _has_cosines(report):
+            _draw_curve(draw, panels[0], [None if one is None else one.cosine for one in levels], colour, "dotted")
+        _draw_curves(draw, panels[0], levels, colour)
     if report.searched:
         strengths = [one.strength for one in report.projected.arrivals]
         _draw_frame(draw, panels[1], "strength; all noise levels", [f"{one:g}" for one in strengths])
         for trial, colour in reversed(_coloured(report)):
-            _draw_curve(draw, panels[1], [one.pooled.arrived for one in trial.arrivals], colour)
+            _draw_curves(draw, panels[1], [one.pooled for one in trial.arrivals], colour)
         _, chosen = report.chosen()
-        x, y = panels[1].x(strengths.index(chosen.strength)), panels[1].y(chosen.pooled.arrived)
-        draw.ellipse((x - 8, y - 8, x + 8, y + 8), outline=_TEXT, width=2)
+        if chosen.pooled.closed is not None:
+            x, y = panels[1].x(strengths.index(chosen.strength)), panels[1].y(chosen.pooled.closed)
+            draw.ellipse((x - 8, y - 8, x + 8, y + 8), outline=_TEXT, width=2)
     _draw_legend(draw, report, legend)
     return numpy.asarray(picture)
 
@@ -66,7 +79,7 @@ def arrival_picture(report: ArrivalReport) -> numpy.ndarray:
 def _panels(report: ArrivalReport) -> list[_Panel]:
     """The lower edge is 0, or -1 where a figure is below."""
     shown = [one for trial in report.trials for one in _shown(trial)]
-    least = _LEAST if min(min(one.arrived, one.cosine) for one in shown) < -0.02 else 0.0
+    least = _LEAST if min(min(one.score, one.arrived, one.cosine) for one in shown) < -0.02 else 0.0
     places = [len(report.noise_levels)]
     if report.searched:
         places.append(len(report.projected.arrivals))
@@ -77,6 +90,10 @@ def _panels(report: ArrivalReport) -> list[_Panel]:
         panels.append(_Panel(left, full, count, least))
         left += full + _GAP + _AXIS
     return panels
+
+
+def _has_cosines(report: ArrivalReport) -> bool:
+    return len(report.trials) <= _LEGIBLE
 
 
 def _shown(trial: Trial) -> list[Agreement]:
@@ -135,10 +152,13 @@ def _draw_frame(draw: _Drawing, panel: _Panel, named: str, marks: Sequence[str])
     draw.text((panel.left + panel.width / 2, bottom + 28), named, _FAINT, font, anchor="ma")
 
 
-def _draw_curve(
-    draw: _Drawing, panel: _Panel, figures: Sequence[float | None], colour: str, *, thin: bool = False
-) -> None:
-    """A line with dots, or a thin one without; it breaks where there is no figure."""
+def _draw_curves(draw: _Drawing, panel: _Panel, shown: Sequence[Agreement | None], colour: str) -> None:
+    _draw_curve(draw, panel, [None if one is None else one.arrived for one in shown], colour, "thin")
+    _draw_curve(draw, panel, [None if one is None else one.closed for one in shown], colour, "thick")
+
+
+def _draw_curve(draw: _Drawing, panel: _Panel, figures: Sequence[float | None], colour: str, stroke: _Stroke) -> None:
+    """A line, if thick with a mark at each figure; it breaks where there is none."""
     before: tuple[float, float] | None = None
     for place, figure in enumerate(figures):
         if figure is None:
@@ -146,11 +166,24 @@ def _draw_curve(
             continue
         point = panel.x(place), panel.y(figure)
         if before is not None:
-            draw.line((*before, *point), colour, 1 if thin else 3)
-        if not thin or before is None:
-            radius = 1 if thin else 4
+            _draw_line(draw, before, point, colour, stroke)
+        if stroke == "thick" or before is None:
+            radius = 4 if stroke == "thick" else 1
             draw.ellipse((point[0] - radius, point[1] - radius, point[0] + radius, point[1] + radius), colour)
         before = point
+
+
+def _draw_line(
+    draw: _Drawing, start: tuple[float, float], end: tuple[float, float], colour: str, stroke: _Stroke
+) -> None:
+    if stroke != "dotted":
+        draw.line((*start, *end), colour, 3 if stroke == "thick" else 1)
+        return
+    width, height = end[0] - start[0], end[1] - start[1]
+    count = max(1, round((width**2 + height**2) ** 0.5 / _DOT))
+    for dot in range(1, count + 1):
+        x, y = start[0] + width * dot / count, start[1] + height * dot / count
+        draw.ellipse((x - 1, y - 1, x + 1, y + 1), colour)
 
 
 def _draw_legend(draw: _Drawing, report: ArrivalReport, top: int) -> None:
@@ -159,12 +192,16 @@ def _draw_legend(draw: _Drawing, report: ArrivalReport, top: int) -> None:
         y = top + row * _LEGEND_LINE
         draw.line((_MARGIN, y + 9, _MARGIN + 26, y + 9), colour, 3)
         pooled = trial.as_it_is().pooled
-        figures = f"G {pooled.arrived:.2f}, cosine {pooled.cosine:.2f}, size {pooled.norm_ratio:.2f}"
-        best = f";  best at strength {trial.best().strength:g}: G {trial.best().pooled.arrived:.2f}"
+        figures = f"{_closed(pooled)}, G {pooled.arrived:.2f}, cosine {pooled.cosine:.2f}, size {pooled.norm_ratio:.2f}"
+        best = f";  best at strength {trial.best().strength:g}: {_closed(trial.best().pooled)}"
         said = f"{_end(trial.label)}:  {figures}{best if report.searched else ''}"
         draw.text((_MARGIN + 34, y), said, _TEXT if trial.role == "projected" else _FAINT, font)
-    note = "thick: G, 1 is all of the effect, 0 no better than no LoRA, below 0 harm;  thin: cosine"
-    draw.text((_MARGIN, top + len(report.trials) * _LEGEND_LINE + 4), note, _FAINT, font)
+    for row, note in enumerate((_THICK, _THIN + _DOTTED if _has_cosines(report) else _THIN)):
+        draw.text((_MARGIN, top + len(report.trials) * _LEGEND_LINE + 4 + 18 * row), note, _FAINT, font)
+
+
+def _closed(pooled: Agreement) -> str:
+    return "nothing to close" if pooled.closed is None else f"closed {pooled.closed:.2f}"
 
 
 def _end(name: str) -> str:

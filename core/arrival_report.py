@@ -9,6 +9,8 @@ from .arrival import Agreement, Arrival, Trial, best_of
 from .report import SCHEMA, Identity
 from .version import VERSION
 
+_FARTHER = -0.01  # closed below which the distance itself, written to two digits, has grown
+
 
 @dataclass(frozen=True)
 class ArrivalReport:
@@ -33,7 +35,7 @@ class ArrivalReport:
         return len(self.projected.arrivals) > 1
 
     def chosen(self) -> tuple[Trial, Arrival]:
-        """The adapter and strength of which most arrives; without a search the projected one as it is."""
+        """The adapter and strength of the best score; without a search the projected one as it is."""
         if not self.searched:
             return self.projected, self.projected.as_it_is()
         best = best_of(self.trials)
@@ -41,14 +43,17 @@ class ArrivalReport:
 
     def sentence(self) -> str:
         """The check in one line, for a person."""
-        said = _arrived(self.projected.as_it_is().pooled)
+        pooled = self.projected.as_it_is().pooled
+        if pooled.closed is None:  # it is so for every trial: no adapter is in the distance to close
+            return f"nothing to carry: the target already answers as the source with its LoRA does ({_figures(pooled)})"
+        said = _carried(pooled, pooled.closed)
         for trial in self.trials:
             if trial.role != "projected":
-                said += f"; {_brought(trial.label, trial.as_it_is().pooled)}"
+                said += f"; {trial.label} {_does(trial.as_it_is())}"
         if self.searched:
             trial, arrival = self.chosen()
-            said += f"; best of the search: {trial.label} at strength {arrival.strength:g}, "
-            said += f"of which {_percent(arrival.pooled)} arrives" if arrival.pooled.arrived > 0 else "which harms too"
+            said += f"; best of the search: {trial.label} at strength {arrival.strength:g}, which {_does(arrival)}"
+            said += _beyond(trial, arrival)
         return said
 
     def as_json(self) -> dict[str, Any]:
@@ -74,16 +79,37 @@ class ArrivalReport:
         return json.dumps(self.as_json(), indent=1, allow_nan=False)
 
 
-def _arrived(pooled: Agreement) -> str:
-    figures = f"cosine {pooled.cosine:.2f}, {pooled.norm_ratio:.2f} times as strong"
-    if pooled.arrived > 0:
-        return f"{_percent(pooled)} of the LoRA's effect arrived ({figures})"
-    return f"harms: it is farther from the LoRA's effect than doing nothing (G {pooled.arrived:.2f}, {figures})"
+def _carried(pooled: Agreement, closed: float) -> str:
+    if closed < _FARTHER:
+        return (
+            f"leads away: with the carried LoRA the target is {_times(closed)} times as far from the source with its "
+            f"LoRA as without ({_figures(pooled)})"
+        )
+    covered = f"the carried LoRA covers {_percent(closed)} of the way from the bare target to the source with its LoRA"
+    return f"{covered} ({_figures(pooled)})"
 
 
-def _brought(name: str, pooled: Agreement) -> str:
-    return f"{name} brings {_percent(pooled)}" if pooled.arrived > 0 else f"{name} harms (G {pooled.arrived:.2f})"
+def _does(arrival: Arrival) -> str:
+    closed = arrival.pooled.score
+    return f"leads away ({_times(closed)} times as far)" if closed < _FARTHER else f"covers {_percent(closed)}"
 
 
-def _percent(pooled: Agreement) -> str:
-    return f"{pooled.arrived:.0%}"
+def _beyond(trial: Trial, arrival: Arrival) -> str:
+    """What to say of a best strength at the edge of those that were tried."""
+    tried = [one.strength for one in trial.arrivals]
+    if arrival.strength == min(tried):
+        return "; none smaller was tried: one may be better"
+    return "; none larger was tried: one may be better" if arrival.strength == max(tried) else ""
+
+
+def _figures(pooled: Agreement) -> str:
+    return f"G {pooled.arrived:.2f}, cosine {pooled.cosine:.2f}"
+
+
+def _percent(closed: float) -> str:
+    return f"{max(0.0, closed):.0%}"
+
+
+def _times(closed: float) -> str:
+    """The distance that is left, as a multiple of that at the start."""
+    return f"{(1 - closed) ** 0.5:.2f}"

@@ -21,8 +21,8 @@ class CheckTransfer(io.ComfyNode):
             node_id="LoraTransferCheck",
             display_name="Check Transfer (LoRA)",
             category=CATEGORY,
-            description="How much of the LoRA arrived: what it changes in the source's output, and what the projected "
-            "one and the plain copy change in the target's, on the same noised latents. No data, no training.",
+            description="How much of the LoRA arrived: how far the projected one and the plain copy bring the target's "
+            "output to that of the source with its LoRA, on the same noised latents. No data, no training.",
             is_output_node=True,
             inputs=[
                 io.Model.Input("source_model", tooltip="The model that the LoRA was trained on, without the LoRA."),
@@ -101,9 +101,12 @@ class CheckTransfer(io.ComfyNode):
                 io.Float.Output(display_name="strength", tooltip="The strength that is in the adapter given out."),
                 io.Float.Output(
                     display_name="score",
-                    tooltip="G of the adapter given out: 1 all of the effect, 0 none, below 0 harm.",
+                    tooltip="Of the adapter given out, the share of the way that it covers from the bare target to the "
+                    "source with its LoRA: 1 all of it, 0 no nearer than without, below 0 farther. What undoes the "
+                    "drift between the models counts too; G in the report looks at the LoRA's change alone. 0 also "
+                    "where there is no way to go.",
                 ),
-                io.Image.Output(display_name="plot", tooltip="G and the cosine at every noise level, and by strength."),
+                io.Image.Output(display_name="plot", tooltip="The score (thick), G (thin) and the cosine (dotted)."),
                 io.String.Output(display_name="report", tooltip="The sentence and every figure as JSON (schema 1)."),
             ],
         )
@@ -136,7 +139,7 @@ class CheckTransfer(io.ComfyNode):
         return io.NodeOutput(
             checked.adapter,
             chosen.strength,
-            chosen.pooled.arrived,
+            chosen.pooled.score,
             plot,
             report.dumps(),
             ui=ui.PreviewImage(plot, cls=cls),

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...core.arrival import Arrival, CheckSettings, Role, Trial, change, measure
+from ...core.arrival import Arrival, CheckSettings, Role, Trial, difference, measure
 from ...core.arrival_report import ArrivalReport
 from ...core.errors import UnsupportedAdapter
 from ...core.progress import Progress
@@ -49,6 +49,16 @@ class _Candidate:
     applied: Applied
 
 
+@dataclass(frozen=True)
+class _Aim:
+    """The noised latents, what the source with the adapter makes of them, and what of that is the adapter's: all
+    (levels, n, ...)."""
+
+    states: Tensor
+    output: Tensor
+    change: Tensor
+
+
 def check(
     sides: Sides,
     adapter: Adapter,
@@ -58,8 +68,8 @@ def check(
     settings: CheckSettings,
     progress: Progress,
 ) -> Checked:
-    """Measure how much of the adapter's effect arrives on the target by `projected`, by each of `more`, and by the
-    adapter itself. All passes of the source come first: only one of the models is at work at a time."""
+    """Measure how far `projected`, each of `more` and the adapter itself bring the target to what the source is with
+    the adapter. All passes of the source come first: only one of the models is at work at a time."""
     started = time.monotonic()
     require_comparable(sides.source, sides.target)
     start = start_of(sides.source, sides.target, latent, settings)
@@ -94,16 +104,17 @@ def _trials(
     ticks: Iterator[Tick],
 ) -> tuple[Trial, ...]:
     """Every candidate at every strength, beside what the adapter does to the source."""
-    states, wanted = _on_source(sides, patched_source, start, ticks)
-    plain = _on_target(sides, sides.target, start, states, ticks, "the target without the LoRA")
+    aim = _on_source(sides, patched_source, start, ticks)
+    plain = _on_target(sides, sides.target, start, aim.states, ticks, "the target without the LoRA")
+    apart = difference(plain, aim.output, start.levels)
     trials: list[Trial] = []
     for one in candidates:
         arrivals: list[Arrival] = []
         for strength in strengths:
             patched = one.applied if strength == 1 else apply(one.adapter, sides.target, None, strength, 0.0)
             what = f"the target with {one.label} at strength {strength:g}"
-            changed = _on_target(sides, patched.model, start, states, ticks, what)
-            arrivals.append(measure(strength, change(changed, plain, start.levels), wanted))
+            found = _on_target(sides, patched.model, start, aim.states, ticks, what)
+            arrivals.append(measure(strength, difference(found, plain, start.levels), aim.change, apart))
         held, applied = one.adapter, one.applied.summary()
         trials.append(Trial(one.role, one.label, held.name, held.fingerprint, applied, tuple(arrivals)))
     return tuple(trials)
@@ -132,13 +143,12 @@ def _label(label: str, adapter: Adapter) -> str:
     return label if method is None else f"{label} ({method})"
 
 
-def _on_source(sides: Sides, patched: Any, start: Start, ticks: Iterator[Tick]) -> tuple[Tensor, Tensor]:
-    """The noised latents, (levels, n, ...), and what the adapter changes on the source there."""
+def _on_source(sides: Sides, patched: Any, start: Start, ticks: Iterator[Tick]) -> _Aim:
     within = outputs(patched, sides.conditioning, start, None, next(ticks), "the source with the LoRA")
     without = outputs(
         sides.source, sides.conditioning, start, within.states, next(ticks), "the source without the LoRA"
     )
-    return within.states, change(within.denoised, without.denoised, start.levels)
+    return _Aim(within.states, within.denoised, difference(within.denoised, without.denoised, start.levels))
 
 
 def _on_target(sides: Sides, model: Any, start: Start, states: Tensor, ticks: Iterator[Tick], what: str) -> Tensor:

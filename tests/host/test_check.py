@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,28 +10,22 @@ import comfy.sd
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
-from lora_transfer.core.arrival import STRENGTHS, CheckSettings
+from lora_transfer.core.arrival import STRENGTHS
 from lora_transfer.core.errors import NotMeasurable, UnsupportedAdapter
-from lora_transfer.core.progress import silent
-from lora_transfer.nodes.host import outputs as host_outputs
 from lora_transfer.nodes.host.adapter import Adapter, adapter_from_file, adapter_from_state_dict
 from lora_transfer.nodes.host.applying import apply
 from lora_transfer.nodes.host.base import layers_of_model
-from lora_transfer.nodes.host.checking import Checked, Sides, check
 from lora_transfer.nodes.host.metadata import method_of
 from lora_transfer.nodes.host.placing import place
 from lora_transfer.nodes.host.scaling import scaled
 from tests.host.conftest import Host, SmallPair
 from tests.host.prompts import node, transfer_prompt
-from tests.host.small_families import SMALL_FAMILIES, write_small
+from tests.host.small_check import SEARCH, SMALL, Models, loaded, pooled, random_like, strengthened, text
+from tests.host.small_families import write_small
 from tests.host.test_bad_modules import LOHA, LORA, module
 from tests.host.test_small_families import lora_for
 
-SMALL = CheckSettings(timesteps=3, size=64)
-SEARCH = replace(SMALL, search="strength", seeds=1)
-POOLED = {"SD3 medium": 2048, "Flux dev": 768}
 FIELDS = {
     "schema",
     "kind",
@@ -49,23 +43,6 @@ FIELDS = {
 }
 
 
-@dataclass(frozen=True)
-class Models:
-    """Two small loaded models, one drifted from the other, and the LoRA of the first."""
-
-    source: Any
-    target: Any
-    lora: Adapter
-
-    def check(self, projected: Adapter, settings: CheckSettings = SMALL, **other: Any) -> Checked:
-        """Between the two, or what `other` names in their place."""
-        source, target = other.pop("source", self.source), other.pop("target", self.target)
-        conditioning = other.pop("conditioning", text(768))
-        inputs = {"more": (), "latent": None, "progress": silent, "adapter": self.lora, **other}
-        sides = Sides(source, target, conditioning, conditioning)
-        return check(sides, projected=projected, settings=settings, **inputs)
-
-
 @pytest.fixture(scope="module", autouse=True)
 def as_nodes_run() -> Iterator[None]:
     with torch.inference_mode():
@@ -74,44 +51,7 @@ def as_nodes_run() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def models(pair: SmallPair) -> Models:
-    with torch.inference_mode():
-        source, target = (
-            comfy.sd.load_checkpoint_guess_config(str(path), output_vae=False, output_clip=False)[0]
-            for path in (pair.source, pair.target)
-        )
-    return Models(source, target, adapter_from_file(pair.lora, "lora.safetensors"))
-
-
-def text(width: int, pooled_width: int = 0) -> list[Any]:
-    """CONDITIONING as a text encoder of that width would give it."""
-    generator = torch.Generator().manual_seed(7)
-    pooled_output = {"pooled_output": torch.randn(1, pooled_width, generator=generator)} if pooled_width else {}
-    return [[torch.randn(1, 77, width, generator=generator), pooled_output]]
-
-
-def strengthened(adapter: Adapter, factor: float) -> Adapter:
-    tensors = adapter.state_dict()
-    return adapter_from_state_dict(
-        {key: value.float() * factor if key.endswith("lora_up.weight") else value for key, value in tensors.items()},
-        "scaled",
-    )
-
-
-def random_like(adapter: Adapter) -> Adapter:
-    """Factors of the same size, of another seed."""
-    generator = torch.Generator().manual_seed(99)
-
-    def shuffled(value: Tensor) -> Tensor:
-        return torch.randn(value.shape, generator=generator).mul(value.float().std()).to(value.dtype)
-
-    held = adapter.state_dict()
-    return adapter_from_state_dict(
-        {key: shuffled(value) if value.ndim > 1 else value for key, value in held.items()}, "random"
-    )
-
-
-def pooled(checked: Checked, role: str = "projected") -> Any:
-    return next(trial for trial in checked.report.trials if trial.role == role).as_it_is().pooled
+    return loaded(pair)
 
 
 def test_on_its_own_model_all_of_a_lora_arrives_at_every_level(models: Models) -> None:
@@ -119,10 +59,11 @@ def test_on_its_own_model_all_of_a_lora_arrives_at_every_level(models: Models) -
     for trial in checked.report.trials:
         for level in (*trial.as_it_is().levels, trial.as_it_is().pooled):
             assert level is not None
+            assert level.closed == pytest.approx(1, abs=1e-6)
             assert level.arrived == pytest.approx(1, abs=1e-6)
             assert level.cosine == pytest.approx(1, abs=1e-6)
             assert level.norm_ratio == pytest.approx(1, abs=1e-6)
-    assert checked.report.sentence().startswith("100% of the LoRA's effect arrived")
+    assert checked.report.sentence().startswith("the carried LoRA covers 100% of the way from the bare target")
     assert checked.adapter is models.lora
     assert checked.report.noise_levels[0] == pytest.approx(14.6, abs=0.1)
 
@@ -130,11 +71,24 @@ def test_on_its_own_model_all_of_a_lora_arrives_at_every_level(models: Models) -
 def test_on_a_near_relative_part_arrives_and_of_random_factors_nothing(models: Models) -> None:
     own, other = models.check(models.lora), models.check(random_like(models.lora))
     assert 0.1 < pooled(own).arrived < 1
+    assert 0.01 < pooled(own).closed < pooled(own).arrived  # the drift between the two is left
     assert pooled(own) == pooled(own, "copy")
     assert pooled(other).arrived < min(0, pooled(other, "copy").arrived)
     assert abs(pooled(other).cosine) < 0.3
-    assert other.report.sentence().startswith("harms")
+    assert pooled(other).closed < min(0, pooled(other, "copy").closed)
+    assert other.report.sentence().startswith("leads away")
     assert pooled(other, "copy") == pooled(own, "copy")
+
+
+def test_where_the_lora_is_part_of_the_target_there_is_nothing_to_carry(models: Models) -> None:
+    merged = models.source
+    for strength in (0.3, 0.7):  # two steps round otherwise than one
+        merged = apply(models.lora, merged, None, strength, 0.0).model
+    checked = models.check(models.lora, SEARCH, target=merged)
+    assert pooled(checked).closed is None
+    assert checked.report.sentence().startswith("nothing to carry")
+    assert checked.adapter is models.lora
+    assert json.loads(checked.report.dumps())["chosen"]["closed"] is None
 
 
 def test_the_check_is_the_same_every_time_and_another_with_another_seed(models: Models) -> None:
@@ -148,7 +102,7 @@ def test_a_search_finds_that_a_weak_lora_is_better_stronger_and_a_strong_one_wea
     assert [one.strength for one in weak.report.projected.arrivals] == list(STRENGTHS)
     assert weak.report.projected.best().strength == 1.25
     assert strong.report.projected.best().strength == 0.5
-    assert strong.report.projected.best().pooled.arrived == pytest.approx(1, abs=1e-3)
+    assert strong.report.projected.best().pooled.closed == pytest.approx(1, abs=1e-3)
 
 
 def test_a_search_on_its_own_model_finds_strength_1_and_gives_the_lora_itself(models: Models) -> None:
@@ -165,9 +119,9 @@ def test_the_best_of_several_is_found(models: Models) -> None:
     assert checked.adapter is models.lora
     best = [trial.best() for trial in checked.report.trials]
     assert best[2].strength == 1.25
-    assert best[2].pooled.arrived == pytest.approx(1, abs=1e-3)
+    assert best[2].pooled.closed == pytest.approx(1, abs=1e-3)
     assert best[0] == best[1]
-    assert best[0].pooled.arrived < 0.1
+    assert best[0].pooled.score < 0.1
 
 
 def test_where_the_plain_copy_is_best_it_is_given_out(models: Models) -> None:
@@ -175,7 +129,7 @@ def test_where_the_plain_copy_is_best_it_is_given_out(models: Models) -> None:
     trial, arrival = checked.report.chosen()
     assert trial.role == "copy"
     again = models.check(checked.adapter, replace(SEARCH, search="off"))
-    assert pooled(again).arrived == pytest.approx(arrival.pooled.arrived, abs=1e-2)
+    assert pooled(again).closed == pytest.approx(arrival.pooled.closed, abs=1e-2)
     assert f"best of the search: the plain copy at strength {arrival.strength:g}" in checked.report.sentence()
 
 
@@ -218,67 +172,6 @@ def test_scaling_tells_what_it_cuts_and_what_it_leaves_out(models: Models) -> No
     assert apply(made.adapter, models.target, None, 1.0, 0.0).keys == 3
 
 
-def test_a_cancelled_check_leaves_the_models_as_they_were(models: Models) -> None:
-    class Cancelled(BaseException):
-        pass
-
-    def stop(done: int, total: int, layer: str) -> None:
-        if done > 20:
-            raise Cancelled
-
-    before = models.check(models.lora)
-    with pytest.raises(Cancelled):
-        models.check(models.lora, progress=stop)
-    assert pooled(models.check(models.lora)) == pooled(before)
-
-
-def test_a_given_latent_takes_the_place_of_sampling_and_an_empty_one_gives_the_size(models: Models) -> None:
-    picture = torch.randn(3, 4, 8, 16, generator=torch.Generator().manual_seed(1))
-    given = models.check(models.lora, latent={"samples": picture})
-    empty = models.check(models.lora, latent={"samples": torch.zeros(3, 4, 8, 8)})
-    by_size = models.check(models.lora)
-    assert given.report.settings["states"] == "given"
-    assert given.report.settings["latents"] == 3
-    assert (empty.report.settings["states"], empty.report.settings["latents"]) == ("sampled", 2)
-    assert pooled(empty) == pooled(by_size) != pooled(given)
-    on_itself = models.check(models.lora, latent={"samples": picture}, target=models.source)
-    assert pooled(on_itself).arrived == pytest.approx(1, abs=1e-6)
-
-
-def test_a_given_latent_is_noised_by_the_models_own_rule(models: Models) -> None:
-    picture = torch.ones(1, 4, 8, 8)
-    settings = replace(SMALL, seeds=1)
-    start = host_outputs.start_of(models.source, models.source, {"samples": picture}, settings)
-    found = host_outputs.outputs(models.source, text(768), start, None, lambda _: None, "the source")
-    space = models.source.model.latent_format
-    for level, state in zip(start.levels, found.states, strict=True):
-        assert torch.allclose(state, space.process_in(picture) + level * start.noise, atol=1e-4)
-
-
-def test_what_does_not_fit_the_card_at_once_goes_one_at_a_time(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = models.check(models.lora)
-    one_pass, batches = host_outputs._pass, []
-
-    def small_card(model: Any, conditioning: Any, start: Any, states: Any, tick: Any) -> Any:
-        batches.append(len(start.noise))
-        if len(start.noise) > 1:
-            raise torch.cuda.OutOfMemoryError("out of memory")
-        return one_pass(model, conditioning, start, states, tick)
-
-    monkeypatch.setattr(host_outputs, "_pass", small_card)
-    told: list[tuple[int, int]] = []
-    apart = models.check(models.lora, progress=lambda done, total, _: told.append((done, total)))
-    assert batches == [2, 1, 1] * 5
-    assert pooled(apart).arrived == pytest.approx(pooled(whole).arrived, abs=1e-4)
-    assert told == [(done, 30) for done in range(1, 31)]
-
-
-def test_progress_counts_every_call_of_a_model(models: Models) -> None:
-    told: list[tuple[int, int]] = []
-    models.check(models.lora, SEARCH, progress=lambda done, total, _: told.append((done, total)))
-    assert told == [(done, 39) for done in range(1, 40)]  # 3 levels, (3 + 2 adapters * 5 strengths) passes
-
-
 def test_a_lora_that_the_target_cannot_take_is_checked_without_a_plain_copy(models: Models, tmp_path: Path) -> None:
     source = comfy.sd.load_diffusion_model(
         str(write_small(tmp_path / "wan.safetensors", "Wan 2.1 1.3B", 1, torch.float32))
@@ -299,74 +192,9 @@ def test_a_lora_that_the_target_cannot_take_is_checked_without_a_plain_copy(mode
         models.check(lora, adapter=lora, source=source, target=other, conditioning=text(4096))
 
 
-@pytest.mark.parametrize("family", SMALL_FAMILIES)
-def test_every_family_is_checked_without_a_latent(models: Models, tmp_path: Path, family: str) -> None:
-    paths = [tmp_path / f"{name}.safetensors" for name in ("source", "target", "lora")]
-    write_small(paths[0], family, 1, torch.float32)
-    write_small(paths[1], family, 2, torch.float32, drifted_from=1)
-    lora = adapter_from_file(lora_for(paths[2], paths[0]), "lora")
-    source, target = (comfy.sd.load_diffusion_model(str(path)) for path in paths[:2])
-    settings = replace(SMALL, seeds=1, timesteps=2)
-    shared: dict[str, Any] = {"adapter": lora, "source": source, "conditioning": text(4096, POOLED.get(family, 0))}
-    itself, other = (models.check(lora, settings, target=one, **shared) for one in (source, target))
-    assert pooled(itself).arrived == pytest.approx(1, abs=1e-4)
-    assert pooled(other).arrived < 0.99
-    print(family, other.report.sentence())
-
-
-def test_noise_levels_stay_within_what_the_target_knows(models: Models) -> None:
-    class Edm(comfy.model_sampling.ModelSamplingContinuousEDM, comfy.model_sampling.EDM):
-        pass
-
-    louder = models.source.clone()
-    louder.add_object_patch("model_sampling", Edm())
-    levels = host_outputs.start_of(louder, models.target, None, replace(SMALL, timesteps=6)).levels
-    assert float(levels.max()) == pytest.approx(14.6146, abs=1e-3)
-    assert len(levels) == 6
-
-
-def test_models_of_another_latent_space_are_refused_in_words(models: Models, tmp_path: Path) -> None:
-    wan = comfy.sd.load_diffusion_model(
-        str(write_small(tmp_path / "wan.safetensors", "Wan 2.1 1.3B", 1, torch.float32))
-    )
-    with pytest.raises(NotMeasurable, match=r"found SD15 \(4 channels\) and Wan21 \(16 channels\)"):
-        models.check(models.lora, target=wan)
-
-
-def test_another_kind_of_noise_is_refused_in_words(models: Models) -> None:
-    class Flow(comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.CONST):
-        pass
-
-    flow = models.source.clone()
-    flow.add_object_patch("model_sampling", Flow())
-    with pytest.raises(NotMeasurable, match=r"found latent \+ 0\.5 noise \(diffusion: eps, v\) and 0\.5 latent \+"):
-        models.check(models.lora, target=flow)
-
-
-def test_eps_and_v_are_compared(models: Models) -> None:
-    class Velocity(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION):
-        pass
-
-    other = models.source.clone()
-    other.add_object_patch("model_sampling", Velocity())
-    checked = models.check(models.lora, target=other)
-    assert 0 < pooled(checked).cosine < 1
-
-
-def test_a_latent_of_other_channels_is_refused_in_words(models: Models) -> None:
-    with pytest.raises(NotMeasurable, match="expected 4 channels, as the source model has, found 16"):
-        models.check(models.lora, latent={"samples": torch.ones(1, 16, 8, 8)})
-
-
 def test_a_lora_without_effect_is_told_in_a_sentence(models: Models) -> None:
     with pytest.raises(NotMeasurable, match="found no change at any noise level"):
         models.check(models.lora, adapter=strengthened(models.lora, 0.0))
-
-
-def test_output_that_is_not_finite_is_told_with_what_made_it(models: Models) -> None:
-    broken = strengthened(models.lora, 1e30)
-    with pytest.raises(NotMeasurable, match="Output of the target with projected at strength 1: expected finite"):
-        models.check(broken)
 
 
 def test_the_report_has_every_field_and_says_what_stands_beside_the_figures(models: Models) -> None:
@@ -411,7 +239,7 @@ def test_a_whole_graph_shows_the_plot_the_sentence_and_gives_an_adapter_that_is_
     assert labels == ["projected (restore)", "more 1 (copy)", "the plain copy"]
     assert told["chosen"]["label"] == labels[0]
     assert result.outputs["check"]["images"]
-    assert float(result.outputs["score"]["text"][0]) == pytest.approx(told["chosen"]["arrived"])
+    assert float(result.outputs["score"]["text"][0]) == pytest.approx(told["chosen"]["closed"])
     assert float(result.outputs["strength"]["text"][0]) == told["chosen"]["strength"]
     saved = load_file(result.outputs["saved"]["text"][0])
     assert any(key.endswith("lora_up.weight") for key in saved)
