@@ -29,7 +29,7 @@ _RANK_RULES = [
                 max=1.0,
                 step=0.01,
                 tooltip="Share of the layer's smaller side. At 1 nothing is cut: on square layers every method but "
-                "restore then gives the plain copy.",
+                "restore and restore_both then gives the plain copy.",
             )
         ],
     ),
@@ -84,8 +84,8 @@ class ComputeSimilarity(io.ComfyNode):
                     "measure",
                     options=list(get_args(Measure)),
                     tooltip="subspace: overlap of the leading singular directions, as in the papers. weight_cosine: "
-                    "the weights themselves, without any decomposition: takes seconds, and copy and restore need no "
-                    "more.",
+                    "the weights themselves, without any decomposition: takes seconds, and copy, restore and "
+                    "restore_both need no more.",
                 ),
                 io.Combo.Input(
                     "match_by",

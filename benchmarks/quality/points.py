@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from core.arrival import measure
+
 from .bases import BASES, LORAS, Workshop
 from .candidates import Candidate, by
 from .engine import Factors, Journey, KeptBase
@@ -125,10 +127,8 @@ class Errand:
         scores: dict[str, float] = {}
         for kind, (states, without, with_it, bare) in self.states.items():
             answer = self.judge.answers_on(self.models[1], with_lora(base, factors), states)
-            found, wanted = answer - bare, with_it - without
-            scores[f"G {kind}"] = float(1 - (found - wanted).square().sum() / wanted.square().sum())
-            scores[f"cos {kind}"] = float((found * wanted).sum() / (found.norm() * wanted.norm()).clamp(min=1e-12))
-            scores[f"closed {kind}"] = float(1 - (answer - with_it).square().sum() / (bare - with_it).square().sum())
+            pooled = measure(1.0, answer - bare, with_it - without, bare - with_it).pooled
+            scores |= {f"closed {kind}": pooled.score, f"G {kind}": pooled.arrived, f"cos {kind}": pooled.cosine}
         return scores
 
 

@@ -92,8 +92,14 @@ def groups(results: Results, group: str, targets: Sequence[str] = RELATED) -> st
         names = list(STRENGTHS)
     return table(
         [group, *(name for name, _ in columns)],
-        [[one, *(f"{recovered(points, one).mean:.2f}" for _, points in columns)] for one in names],
+        [[one, *(_mean(points, one) for _, points in columns)] for one in names],
     )
+
+
+def _mean(points: Sequence[Point], name: str) -> str:
+    """Over the seeds that were measured; some ablations are made on the first one only."""
+    some = [point for point in points if name in point]
+    return f"{recovered(some, name).mean:.2f}" if some else ""
 
 
 def scores(results: Results, kind: str = "sampled") -> str:
