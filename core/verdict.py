@@ -122,7 +122,8 @@ def _against_lora(figures: PairFigures) -> list[tuple[Word, str]]:
     if ratio is None or figures.weight_cosine is None or figures.weight_cosine < RELATED:
         return []
     seen = f"on the inputs that the LoRA reads, the bases differ by {ratio:.2g} times the LoRA's own change"
-    return [("works", f"{seen}: restore_both, the default, undoes about {1 / (1 + ratio**2):.0%} of that")]
+    undone = f"restore_both, the default, undoes about {1 / (1 + ratio**2):.0%} of that"
+    return [("works", f"{seen}: where no blocks or channels are missing {undone}")]
 
 
 def measure_pair(
