@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .families import Family, Shape
-from .latents import RECOLOURED, Latents
+from .latents import RECOLOURED, VARIANTS_SEEN, Latents
 from .training import denoising_loss, distilling_loss, train, train_lora
 
 BATCH, FIRST_BATCH = 32, 48  # drawings a step: for children and LoRAs; for bases from scratch
@@ -42,10 +42,12 @@ BASES = {
 
 @dataclass(frozen=True)
 class LoraCourse:
-    """What a LoRA is trained on: the drawings of all seen subjects in one style."""
+    """What a LoRA is trained on: the drawings of all seen subjects in one style, or of one subject alone, of whose
+    variants some are kept from it."""
 
     style: str
     rank: int
+    subject: str | None = None
     steps: int = 200
     rate: float = 2e-3
 
@@ -55,6 +57,7 @@ LORAS = {
     "line 4": LoraCourse("line", 4),
     "line 64": LoraCourse("line", 64),
     "3d 16": LoraCourse("3d", 16),
+    "robot 4": LoraCourse("3d" + RECOLOURED, 4, "robot"),  # a robot of other colours: no base knows this drawing
 }
 
 
@@ -102,7 +105,9 @@ class Workshop:
         weights = self.base(base, seed)
         number = 10_000 + 1000 * list(LORAS).index(name) + 100 * list(BASES).index(base) + seed
         path = self.path(f"{name.replace(' ', '_')}.{base}.{seed}")
-        loss = denoising_loss(self.family, self.latents, (course.style,), self.latents.seen, BATCH, number)
+        subjects = [self.latents.names.index(course.subject)] if course.subject else self.latents.seen
+        variants = VARIANTS_SEEN if course.subject else None
+        loss = denoising_loss(self.family, self.latents, (course.style,), subjects, BATCH, number, variants)
         label = f"{self.family.name} {name} on {base} {seed}"
         model = self.family.build(self.shape(base))
         return train_lora(label, self.family, model, weights, loss, course.rank, course.steps, course.rate, path, seed)

@@ -34,13 +34,16 @@ class Judge:
     family: Family
     latents: Latents
 
-    def losses(self, model: nn.Module, weights: State, style: str, subjects: Sequence[int]) -> Tensor:
-        """(subjects): the mean squared error of the model's answer on these subjects drawn in a style."""
+    def losses(
+        self, model: nn.Module, weights: State, style: str, subjects: Sequence[int], variants: Sequence[int] = (0,)
+    ) -> Tensor:
+        """(subjects x variants): the mean squared error of the model's answer on these drawings of a style."""
         generator = torch.Generator().manual_seed(7)
-        count = len(subjects)
+        some = [subject for subject in subjects for _ in variants]
+        count, drawings = len(some), [variant for _ in subjects for variant in variants]
         level = (torch.arange(DRAWS) + torch.rand(count, DRAWS, generator=generator)) / DRAWS
-        clean = self.latents.styles[style][list(subjects), 0].repeat_interleave(DRAWS, 0)
-        context = self.latents.context[list(subjects)].repeat_interleave(DRAWS, 0)
+        clean = self.latents.styles[style][some, drawings].repeat_interleave(DRAWS, 0)
+        context = self.latents.context[some].repeat_interleave(DRAWS, 0)
         noise = torch.randn(clean.shape, generator=generator)
         level = (0.02 + 0.96 * level).flatten()
         answer = self.answers(model, weights, self.family.noised(clean, noise, level), level, context)

@@ -12,6 +12,7 @@ from . import autoencoder, drawings, text
 
 # Mirrored or not, and a shift in pixels: variants of each drawing to train on; the first is the drawing itself.
 VARIANTS = ((False, 0, 0), (True, 0, 0), (False, 2, 1), (True, -2, 2), (False, -1, -3), (True, 3, -1))
+VARIANTS_SEEN = 4  # by a LoRA of one subject; it is judged by the others
 RECOLOURED = " recoloured"  # red, green and blue exchanged in turn: yellow faces become blue ones
 HELD_OUT = 4  # every fourth subject is kept from the LoRAs and is what they are judged by
 

@@ -15,6 +15,7 @@ from .bases import BASES, LORAS, Workshop
 from .candidates import Candidate, by
 from .engine import Factors, Journey, KeptBase
 from .judging import Judge, States
+from .latents import VARIANTS, VARIANTS_SEEN
 from .training import with_lora
 
 PROMPTS = 8  # seen subjects that the score is taken on
@@ -53,6 +54,12 @@ class Errand:
     def style(self) -> str:
         return LORAS[self.lora].style
 
+    @property
+    def subject(self) -> list[int]:
+        """The one that the LoRA is of, if it is of one."""
+        name = LORAS[self.lora].subject
+        return [self.workshop.latents.names.index(name)] if name else []
+
     @cached_property
     def judge(self) -> Judge:
         return Judge(self.workshop.family, self.workshop.latents)
@@ -76,10 +83,8 @@ class Errand:
     def states(self) -> dict[str, tuple[States, Tensor, Tensor, Tensor]]:
         """What the scores are taken on, its own drawings on the way, and real ones; and there the answers of the source
         without and with its LoRA, and of the target without."""
-        base, subjects = (
-            self.workshop.base("A", 0),
-            self.workshop.latents.seen[:: len(self.workshop.latents.seen) // PROMPTS][:PROMPTS],
-        )
+        base, seen = self.workshop.base("A", 0), self.workshop.latents.seen
+        subjects = self.subject * PROMPTS or seen[:: len(seen) // PROMPTS][:PROMPTS]
         changed = with_lora(base, self.workshop.lora(self.lora, "A", self.seed))
         kinds = {
             "sampled": self.judge.sampled_states(self.models[0], changed, subjects),
@@ -116,11 +121,14 @@ class Errand:
         return {"loss": loss, "own": own, **self._scores(factors)}
 
     def _losses(self, factors: Factors) -> tuple[list[float], list[float]]:
-        """By held-out subject: in the LoRA's style, and in the target's own."""
+        """By held-out subject, or by held-out drawing of the one subject, several times: in the LoRA's style; and by
+        held-out subject in the target's own."""
         weights, latents = with_lora(self.workshop.base(self.target, self.seed), factors), self.workshop.latents
-        own = BASES[self.target].styles[0]
-        found = [self.judge.losses(self.models[1], weights, style, latents.held_out) for style in (self.style, own)]
-        return found[0].tolist(), found[1].tolist()
+        own = self.judge.losses(self.models[1], weights, BASES[self.target].styles[0], latents.held_out)
+        if not self.subject:
+            return self.judge.losses(self.models[1], weights, self.style, latents.held_out).tolist(), own.tolist()
+        kept = range(VARIANTS_SEEN, len(VARIANTS))
+        return self.judge.losses(self.models[1], weights, self.style, self.subject * 8, kept).tolist(), own.tolist()
 
     def _scores(self, factors: Factors) -> dict[str, float]:
         base = self.workshop.base(self.target, self.seed)

@@ -19,11 +19,16 @@ AVERAGED = 0.995  # of the weights' running average, which is what is kept
 
 
 def batch(
-    latents: Latents, styles: tuple[str, ...], subjects: list[int], size: int, generator: torch.Generator
+    latents: Latents,
+    styles: tuple[str, ...],
+    subjects: list[int],
+    size: int,
+    generator: torch.Generator,
+    variants: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Clean latents (size, 16, 8, 8) and their prompts' embeddings, some of them empty."""
     pick = torch.tensor(subjects)[torch.randint(len(subjects), (size,), generator=generator)]
-    variant = torch.randint(latents.styles[styles[0]].shape[1], (size,), generator=generator)
+    variant = torch.randint(variants or latents.styles[styles[0]].shape[1], (size,), generator=generator)
     style = torch.randint(len(styles), (size,), generator=generator)
     clean = torch.stack([latents.styles[styles[s]][p, v] for s, p, v in zip(style, pick, variant, strict=True)])
     spoken = torch.rand(size, generator=generator) >= EMPTY_PROMPTS
@@ -39,13 +44,20 @@ Loss = Callable[[nn.Module, State, int], Tensor]
 
 
 def denoising_loss(
-    family: Family, latents: Latents, styles: tuple[str, ...], subjects: list[int], size: int, seed: int
+    family: Family,
+    latents: Latents,
+    styles: tuple[str, ...],
+    subjects: list[int],
+    size: int,
+    seed: int,
+    variants: int | None = None,
 ) -> Loss:
-    """The mean squared error of a denoiser on drawings of these styles, a new batch each step."""
+    """The mean squared error of a denoiser on drawings of these styles, a new batch each step. variants: the first so
+    many of each drawing; None for all."""
 
     def loss(model: nn.Module, weights: State, step: int) -> Tensor:
         generator = torch.Generator().manual_seed(1_000_003 * (seed + 1) + step)
-        clean, context = batch(latents, styles, subjects, size, generator)
+        clean, context = batch(latents, styles, subjects, size, generator, variants)
         level, noise = levels(size, generator), torch.randn(clean.shape, generator=generator)
         answer = family.predict(model, weights, family.noised(clean, noise, level), level, context)
         return F.mse_loss(answer, family.aim(clean, noise))
