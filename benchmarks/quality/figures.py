@@ -33,6 +33,11 @@ def recovered(points: Sequence[Point], name: str) -> Figure:
     )
 
 
+def mean_share(points: Sequence[Point], name: str) -> float:
+    """The mean of `recovered` alone: no draws."""
+    return _share(*(_losses(points, one) for one in ("none", name, "trained")))
+
+
 def difference(points: Sequence[Point], name: str, other: str) -> Figure:
     """How much more a candidate recovers than another, on the same draws."""
     without, trained, one, two = (_losses(points, key) for key in ("none", "trained", name, other))
@@ -53,7 +58,7 @@ def damage(points: Sequence[Point], name: str) -> float:
 def rank_correlation(points: Sequence[Point], names: Sequence[str], score: str) -> Figure:
     """Spearman's between a score and the recovered fraction over candidates, within one target: mean over seeds. The
     interval draws the candidates anew."""
-    shares = np.stack([[recovered([point], name).mean for name in names] for point in points])
+    shares = np.stack([[mean_share([point], name) for name in names] for point in points])
     scores = np.stack([[point[name][score] for name in names] for point in points])
     generator = np.random.default_rng(1)
     all_of_them = np.arange(len(names))
@@ -72,7 +77,7 @@ def rank_correlation(points: Sequence[Point], names: Sequence[str], score: str) 
 def picked(points: Sequence[Point], names: Sequence[str], score: str) -> tuple[float, float]:
     """The recovered fraction at the candidate of the best score, chosen for each seed, and that of the best candidate
     if one is fixed for all seeds."""
-    shares = {name: [recovered([point], name).mean for point in points] for name in names}
+    shares = {name: [mean_share([point], name) for point in points] for name in names}
     chosen = [max(names, key=lambda name: point[name][score]) for point in points]
     by_score = float(np.mean([shares[name][index] for index, name in enumerate(chosen)]))
     return by_score, max(float(np.mean(values)) for values in shares.values())

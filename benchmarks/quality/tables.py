@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .candidates import CANDIDATES
-from .figures import Point, damage, difference, picked, rank_correlation, recovered
+from .figures import Point, damage, difference, mean_share, picked, rank_correlation, recovered
 
 RELATED = ("near", "drifted", "far", "turbo", "pruned")
 DRIFTED = ("near", "drifted", "far")
@@ -99,7 +99,7 @@ def groups(results: Results, group: str, targets: Sequence[str] = RELATED) -> st
 def _mean(points: Sequence[Point], name: str) -> str:
     """Over the seeds that were measured; some ablations are made on the first one only."""
     some = [point for point in points if name in point]
-    return f"{recovered(some, name).mean:.2f}" if some else ""
+    return f"{mean_share(some, name):.2f}" if some else ""
 
 
 def scores(results: Results, kind: str = "sampled") -> str:
@@ -131,7 +131,7 @@ def picks(results: Results) -> tuple[str, float]:
             choices = [one for one in STRENGTHS if one.startswith(method)]
             by_score, best = picked(points, choices, "closed sampled")
             worst = max(worst, best - by_score)
-            line += [f"{recovered(points, method).mean:.3f}", f"{by_score:.3f}", f"{best:.3f}"]
+            line += [f"{mean_share(points, method):.3f}", f"{by_score:.3f}", f"{best:.3f}"]
         rows.append(line)
     heads = [f"{method}: {what}" for method in ("copy", DEFAULT) for what in ("at 1", "picked", "best fixed")]
     return table(["family, LoRA: target", *heads], rows), worst

@@ -236,7 +236,7 @@ def test_a_whole_graph_shows_the_plot_the_sentence_and_gives_an_adapter_that_is_
     told = json.loads(result.outputs["check_report"]["text"][0])
     assert set(told) == FIELDS
     labels = [trial["label"] for trial in told["trials"]]
-    assert labels == ["projected (restore)", "more 1 (copy)", "the plain copy"]
+    assert labels == ["projected (restore_both)", "more 1 (copy)", "the plain copy"]
     assert told["chosen"]["label"] == labels[0]
     assert result.outputs["check"]["images"]
     assert float(result.outputs["score"]["text"][0]) == pytest.approx(told["chosen"]["closed"])
