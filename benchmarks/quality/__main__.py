@@ -80,6 +80,7 @@ def whole(*, train: bool) -> Results:
     results = Results({workshop.family.name: _measured(workshop) for workshop in workshops})
     for title, text in tables.sections(results):
         _show(title, text)
+    _show("A LoRA of one subject: loss on its held-out drawings, by seed", _subject(workshops[1]))
     _show("Chains: recovered on the last base, over another one on the way, and directly", _chains(workshops[1:]))
     _pictures(workshops, latents)
     return results
@@ -103,7 +104,7 @@ def _train(workshop: Workshop) -> None:
 def _measured(workshop: Workshop) -> dict[str, dict[str, list[dict[str, object]]]]:
     """LoRA -> target -> points by seed, of what is trained."""
     found: dict[str, dict[str, list[dict[str, object]]]] = {}
-    for lora in (*STYLES, *RANKS, SUBJECT):
+    for lora in (*STYLES, *RANKS):
         for target in (*RELATED, "other"):
             for seed in SEEDS:
                 errand = Errand(workshop, lora, target, seed)
@@ -112,6 +113,19 @@ def _measured(workshop: Workshop) -> dict[str, dict[str, list[dict[str, object]]
                     point = points(errand, some, FOLDER / "results")
                     found.setdefault(lora, {}).setdefault(target, []).append(point)
     return found
+
+
+def _subject(workshop: Workshop) -> str:
+    """Losses in place of shares: one trained on the target gains little or nothing on drawings that it never saw."""
+    some = [one for one in CANDIDATES if one.name in ("copy", tables.DEFAULT)]
+    rows: list[list[str]] = []
+    for target in ("drifted", "far", "pruned"):
+        errands = [Errand(workshop, SUBJECT, target, seed) for seed in SEEDS]
+        found = [points(errand, some, FOLDER / "results") for errand in errands if errand.trained()]
+        losses = [[point["baseline"][name] for point in found] for name in ("none", "trained")]
+        losses += [[point[one.name]["loss"] for point in found] for one in some]
+        rows.append([target, *(" ".join(f"{sum(one) / len(one):.3f}" for one in seeds) for seeds in losses)])
+    return tables.table(["target", "none", "trained", *(one.name for one in some)], rows)
 
 
 def _chains(workshops: Sequence[Workshop]) -> str:

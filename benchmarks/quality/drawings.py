@@ -122,7 +122,7 @@ def _opened(archive: tarfile.TarFile, name: str) -> IO[bytes]:
 def _rendered(content: bytes) -> Tensor:
     """(3, 64, 64) in [0, 1]"""
     if content[:5].lstrip().startswith((b"<svg", b"<?xml")):
-        import resvg_py  # a small Rust renderer with wheels for every platform; only this benchmark needs it
+        import resvg_py  # here: only the drawings need it
 
         content = bytes(resvg_py.svg_to_bytes(svg_string=content.decode(), width=SIDE * 2, height=SIDE * 2))
     drawing = Image.open(io.BytesIO(content)).convert("RGBA")
