@@ -77,23 +77,18 @@ def mean_gain(results: Results, targets: Sequence[str] = DRIFTED) -> float:
 def harm(results: Results) -> str:
     """The loss on the target's own style, with the LoRA over without."""
     names = [*MAIN, "random, equal norm", "trained"]
-    columns = results.columns(RELATED)
-    return table(
-        ["method", *(name for name, _ in columns)],
-        [[one, *(f"{damage(points, one):.2f}" for _, points in columns)] for one in names],
-    )
+    rows = [[name, *(f"{damage(points, one):.2f}" for one in names)] for name, points in results.columns(RELATED)]
+    return table(["family, LoRA: target", *names], rows)
 
 
-def groups(results: Results, group: str, targets: Sequence[str] = RELATED) -> str:
-    """Recovered fraction of the candidates of one group (rank rule, strength, threshold): mean over seeds."""
-    columns = results.columns(targets)
-    names = [one.name for one in CANDIDATES if one.group == group]
-    if group == "strength":
-        names = list(STRENGTHS)
-    return table(
-        [group, *(name for name, _ in columns)],
-        [[one, *(_mean(points, one) for _, points in columns)] for one in names],
-    )
+def groups(results: Results, names: Sequence[str]) -> str:
+    """Recovered fraction of some candidates: mean over seeds."""
+    rows = [[name, *(_mean(points, one) for one in names)] for name, points in results.columns(RELATED)]
+    return table(["family, LoRA: target", *names], rows)
+
+
+def _named(group: str, start: str | tuple[str, ...] = "") -> list[str]:
+    return [one.name for one in CANDIDATES if one.group == group and one.name.startswith(start)]
 
 
 def _mean(points: Sequence[Point], name: str) -> str:
@@ -168,9 +163,16 @@ def sections(results: Results) -> list[tuple[str, str]]:
         ),
         ("What the default recovers more than the copy", gains(results)),
         ("Loss on the target's own style, with the LoRA over without", harm(results)),
-        ("Strength", groups(results, "strength")),
-        ("Rank rule", groups(results, "rank rule")),
-        ("Threshold", groups(results, "threshold")),
+        ("Strength", groups(results, STRENGTHS)),
+        (
+            "Rank rule: the methods as published",
+            groups(results, [*_named("rank rule", "lora_x"), *_named("rank rule", "prolora ")]),
+        ),
+        (
+            "Rank rule: the others",
+            groups(results, [*_named("rank rule", "prolora_full"), *_named("rank rule", "rotate")]),
+        ),
+        ("Threshold", groups(results, _named("threshold"))),
         ("Does a score rank the candidates? Spearman, from the source's own sampling", scores(results)),
         ("The same from real drawings, noised", scores(results, "drawn")),
         ("Strength picked by the score", picks(results)[0]),
