@@ -52,7 +52,8 @@ class ProjectLora(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     tooltip="Layers whose similarity is lower are not projected. Unrelated bases score at the chance "
-                    "level that the report gives, not at zero.",
+                    "level that the report gives, not at zero. In benchmarks/quality 0.7 and 0.8 left out nothing that "
+                    "was worth carrying, 0.9 cost up to a third of the LoRA on the farthest relative.",
                 ),
                 io.Combo.Input(
                     "below_threshold",
@@ -101,7 +102,9 @@ class ProjectLora(io.ComfyNode):
                     max=4.0,
                     step=0.05,
                     tooltip="Every change is multiplied by it. Where the target lacks blocks, their part of the LoRA "
-                    "is lost (the report says how much); 1.3 has been used in print for SSD-1B.",
+                    "is lost (the report says how much); 1.3 has been used in print for SSD-1B. In "
+                    "benchmarks/quality 1 was best or near it, 0.75 for subtle styles on drifted targets: Check "
+                    "Transfer searches it.",
                 ),
                 io.Boolean.Input(
                     "force",
