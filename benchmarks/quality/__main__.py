@@ -17,7 +17,7 @@ import torch
 from dev.paths import RUN
 
 from . import autoencoder, committed, sheets, tables
-from .bases import BASES, Workshop
+from .bases import Workshop
 from .candidates import CANDIDATES
 from .families import FAMILIES, FLUX
 from .features import eye
@@ -89,7 +89,7 @@ def whole(*, train: bool) -> Results:
 def _train(workshop: Workshop) -> None:
     """Everything that is missing, in an order that lets a first look be taken early."""
     for seed in SEEDS:
-        for base in (*BASES,):
+        for base in ("A", *RELATED, "other"):
             for lora in STYLES:
                 workshop.lora(lora, base, seed)
     for lora in RANKS:
