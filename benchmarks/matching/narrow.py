@@ -9,8 +9,8 @@ from torch import Tensor
 
 from core.matching import Matching, match_by_channels, match_by_name
 
+from ..kept_base import KeptBase
 from .denoiser import BLOCKS, TIME, WIDTH
-from .relatives import TrainedBase
 from .seeded import perturbed
 
 CPU = torch.device("cpu")
@@ -33,7 +33,7 @@ def streams() -> dict[str, tuple[str, str]]:
     return found
 
 
-def pruned(weights: Mapping[str, Tensor], width: int, cosine: float) -> tuple[TrainedBase, dict[str, Tensor]]:
+def pruned(weights: Mapping[str, Tensor], width: int, cosine: float) -> tuple[KeptBase, dict[str, Tensor]]:
     """The base with `width` of its 32 channels in every stream but the shared ones, and the channels kept."""
     generator = torch.Generator().manual_seed(31)
     kept = {"image": torch.arange(3), "time": torch.arange(TIME)}
@@ -45,7 +45,7 @@ def pruned(weights: Mapping[str, Tensor], width: int, cosine: float) -> tuple[Tr
         f"{name}.weight": perturbed(weights[f"{name}.weight"][kept[rows]][:, kept[inputs]], cosine, "narrow", name)
         for name, (rows, inputs) in streams().items()
     }
-    return TrainedBase("narrow", child), kept
+    return KeptBase("narrow", child), kept
 
 
 def _shares_right(matching: Matching, kept: Mapping[str, Tensor]) -> tuple[float, float]:
@@ -66,7 +66,7 @@ def run(
 ) -> list[dict[str, Any]]:
     """For each width and cosine: layers solved, and solved rightly; and a stranger's, where any layer is wrong."""
     lines: list[dict[str, Any]] = []
-    parent = TrainedBase("parent", bases[0])
+    parent = KeptBase("parent", bases[0])
     for width in (24, 16):
         for cosine in cosines:
             child, kept = pruned(bases[0], width, cosine)
@@ -76,7 +76,7 @@ def run(
     return lines
 
 
-def _found(parent: TrainedBase, child: TrainedBase, kept: Mapping[str, Tensor]) -> dict[str, Any]:
+def _found(parent: KeptBase, child: KeptBase, kept: Mapping[str, Tensor]) -> dict[str, Any]:
     started = time.monotonic()
     by_name = match_by_name(parent.layers, child.layers, parent.layers)
     matching = match_by_channels(parent, child, by_name, device=CPU)

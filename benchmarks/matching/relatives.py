@@ -11,40 +11,19 @@ from torch import Tensor
 
 from core.delta import LowRankDelta
 from core.drift import compare_weights
-from core.layers import Base, Layer, WeightRef
+from core.layers import Base
 from core.matching import map_blocks, match_by_blocks, match_by_name
 from core.matching.by_block import floor_of
 from core.matching.scores import unit_vector
 from core.methods import LayerPairBases, method_named
 from core.verdict import judge, measure_pair
 
+from ..kept_base import KeptBase
 from . import realcugan
 from .denoiser import noised, trained_lora, with_lora
 from .trained import DEPTHS, Family
 
 CPU = torch.device("cpu")
-
-
-class TrainedBase:
-    """A trained denoiser as the engine sees it."""
-
-    notes = ()
-
-    def __init__(self, name: str, weights: Mapping[str, Tensor]) -> None:
-        self.name = self.fingerprint = name
-        self.weights = weights
-        self.layers: Mapping[str, Layer] = {
-            key: _layer(key, tuple(value.shape)) for key, value in weights.items() if value.ndim > 1
-        }
-
-    def read(self, layer: Layer) -> Tensor:
-        return self.weights[layer.name].flatten(1).clone()
-
-
-def _layer(key: str, shape: tuple[int, ...]) -> Layer:
-    words = key.removesuffix(".weight").split(".")
-    block, role = (".".join(words[:2]), words[2]) if words[0] == "blocks" else ("", words[0])
-    return Layer(key, role, block, WeightRef(key, shape, "F32"))
 
 
 @dataclass(frozen=True)
@@ -59,9 +38,9 @@ class Pair:
 
 def trained_pairs(families: Sequence[Family]) -> list[Pair]:
     """Base to each of its children; and strangers: base to base, base to another's child."""
-    bases = [TrainedBase(f"base {index}", family.base) for index, family in enumerate(families)]
+    bases = [KeptBase(f"base {index}", family.base) for index, family in enumerate(families)]
     children = [
-        {course: TrainedBase(f"{course} child of {index}", weights) for course, weights in family.children.items()}
+        {course: KeptBase(f"{course} child of {index}", weights) for course, weights in family.children.items()}
         for index, family in enumerate(families)
     ]
     related = [
@@ -125,7 +104,7 @@ def depths(
     """Share of the blocks of trained children of another depth that got their true parent, by block and by name."""
     lines: list[dict[str, Any]] = []
     for (index, name), weights in children.items():
-        source, target = TrainedBase(f"base {index}", families[index].base), TrainedBase(name, weights)
+        source, target = KeptBase(f"base {index}", families[index].base), KeptBase(name, weights)
         blocks = [f"blocks.{place}" for place in range(len(DEPTHS[name]))]
         origins = dict(zip(blocks, (f"blocks.{origin}" for origin in DEPTHS[name]), strict=True))
         found = {
@@ -191,10 +170,10 @@ def copied(families: Sequence[Family], folder: Path) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
     for index, family in enumerate(families):
         lora = trained_lora(family.base, "rings", folder / f"lora{index}.pt")
-        source = TrainedBase(f"base {index}", family.base)
+        source = KeptBase(f"base {index}", family.base)
         stranger = families[(index + 1) % len(families)].base
         for make, weights in {**family.children, "other seed": stranger}.items():
-            target = TrainedBase(make, weights)
+            target = KeptBase(make, weights)
             deltas = {name: LowRankDelta(up, down) for name, (up, down) in lora.items()}
             matching = match_by_name(source.layers, target.layers, source.layers)
             figures = measure_pair(source, target, matching, deltas, device=CPU)
@@ -208,9 +187,7 @@ def copied(families: Sequence[Family], folder: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def _arrived(
-    source: TrainedBase, target: TrainedBase, deltas: Mapping[str, LowRankDelta], method: str
-) -> dict[str, float]:
+def _arrived(source: KeptBase, target: KeptBase, deltas: Mapping[str, LowRankDelta], method: str) -> dict[str, float]:
     x, level, _ = noised("rings", 256, torch.Generator().manual_seed(77))
     moved: dict[str, LowRankDelta] = {}
     for name, delta in deltas.items():
@@ -230,7 +207,7 @@ def _distance(one: Tensor, other: Tensor) -> float:
     return float((one - other).square().sum())
 
 
-def _answer(base: TrainedBase, deltas: Mapping[str, LowRankDelta], x: Tensor, level: Tensor) -> Tensor:
+def _answer(base: KeptBase, deltas: Mapping[str, LowRankDelta], x: Tensor, level: Tensor) -> Tensor:
     factors = {name: (delta.up, delta.down) for name, delta in deltas.items()}
     with torch.no_grad():
         return with_lora(base.weights, factors, x, level)

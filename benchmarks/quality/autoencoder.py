@@ -13,7 +13,6 @@ from dev.small_models import import_comfy
 
 from .courses import Checkpoints, initialised
 
-SIDE = 64  # pixels of a drawing; 8 latents
 CHANNELS = 16  # as Flux and SD3 have
 STEPS, BATCH, RATE = 1300, 24, 1e-3
 LATENT_NOISE = 0.05  # added to latents in training, so that a small error of a denoiser stays a small error in pixels

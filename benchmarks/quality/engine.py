@@ -1,6 +1,5 @@
-"""The bases and LoRAs of this benchmark as the engine sees them, and a transfer from end to end."""
+"""A transfer from end to end, as the nodes make it."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor
 
 from core.delta import LowRankDelta
-from core.layers import Base, Layer, WeightRef
+from core.layers import Base
 from core.plan import Module, TransferSettings, plan_transfer
 from core.resources import Resources
 from core.similarity import Comparison, compare
@@ -17,34 +16,7 @@ from core.subspace import RankRule
 from core.survey import MatchBy, Survey, survey
 from core.transfer import transfer
 
-from .families import State
-
 Factors = Mapping[str, tuple[Tensor, Tensor]]
-
-# One step of a model's depth, as nodes/host/names.py takes it from ComfyUI's names.
-_BLOCK = re.compile(r"^(?:.*\.)?(?:\w*blocks?)\.\d+(?:\.\d+)*(?=\.)")
-
-
-class KeptBase:
-    """A base in memory."""
-
-    notes = ()
-
-    def __init__(self, name: str, weights: State) -> None:
-        self.name = self.fingerprint = name
-        self.weights = weights
-        self.layers: Mapping[str, Layer] = {
-            key: _layer(key, tuple(value.shape)) for key, value in weights.items() if value.ndim > 1
-        }
-
-    def read(self, layer: Layer) -> Tensor:
-        return self.weights[layer.name].flatten(1).clone()
-
-
-def _layer(key: str, shape: tuple[int, ...]) -> Layer:
-    found = _BLOCK.match(key)
-    block, role = (found[0], key[len(found[0]) + 1 :]) if found else ("", key)
-    return Layer(key, role, block, WeightRef(key, shape, "F32"))
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from core.arrival import measure
 
+from ..kept_base import KeptBase
 from .bases import BASES, LORAS, Workshop
 from .candidates import Candidate, by
-from .engine import Factors, Journey, KeptBase
+from .engine import Factors, Journey
 from .judging import Judge, States
 from .latents import VARIANTS, VARIANTS_SEEN
 from .training import with_lora

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from . import autoencoder
 from .candidates import CANDIDATES
+from .drawings import SIDE
 from .engine import Factors
 from .features import Eye
 from .points import Errand
@@ -19,7 +20,7 @@ from .tables import table
 from .training import save, with_lora
 
 SHOWN = 4  # held-out subjects side by side in a cell
-_MARGIN, _CAPTION, _SCALE = 12, 150, 1
+_MARGIN, _CAPTION = 12, 150
 
 
 SHEET = ("none", "copy, same names", "copy", "lora_x 0.5", "prolora 0.5", "restore", "restore_both", "trained")
@@ -72,14 +73,14 @@ def looks(eye: Eye, errands: Sequence[Errand], folder: Path) -> str:
 def sheet(decoder: Any, rows: Mapping[str, Mapping[str, Tensor]], path: Path) -> None:
     """rows: method -> target -> latents. A cell shows the first few subjects, which are the same everywhere."""
     columns = list(next(iter(rows.values())))
-    cell = SHOWN * autoencoder.SIDE * _SCALE
-    wide, high = _CAPTION + len(columns) * (cell + _MARGIN), 40 + len(rows) * (autoencoder.SIDE * _SCALE + _MARGIN)
+    cell = SHOWN * SIDE
+    wide, high = _CAPTION + len(columns) * (cell + _MARGIN), 40 + len(rows) * (SIDE + _MARGIN)
     picture = Image.new("RGB", (wide + _MARGIN, high), "white")
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(16)
     for place, name in enumerate(columns):
         draw.text((_CAPTION + place * (cell + _MARGIN), 12), name, "black", font)
     for row, (method, cells) in enumerate(rows.items()):
-        top = 40 + row * (autoencoder.SIDE * _SCALE + _MARGIN)
+        top = 40 + row * (SIDE + _MARGIN)
         draw.text((_MARGIN, top + 22), method, "black", font)
         for place, name in enumerate(columns):
             if name in cells:
@@ -93,7 +94,7 @@ def _strip(decoder: Any, latents: Tensor) -> Image.Image:
     images = autoencoder.decode(decoder, latents[chosen])
     row = torch.cat(list(images), 2)  # (3, 64, n * 64)
     pixels = (row.permute(1, 2, 0) * 255).round().byte().numpy()
-    return Image.fromarray(pixels).resize((row.shape[2] * _SCALE, row.shape[1] * _SCALE), Image.Resampling.LANCZOS)
+    return Image.fromarray(pixels)
 
 
 def _spread(latents: Sequence[Any] | Tensor, count: int) -> list[int]:
