@@ -41,9 +41,14 @@ STYLES = ("line", "3d", "noto", "noto recoloured")  # of the LoRAs, and the targ
 
 def committed(family: Family) -> Workshop:
     """A workshop with nothing to train: what is committed."""
-    bases = {f"{name}.0": WEIGHTS / f"diffusion_models/{title}.safetensors" for name, (title, _) in BASES.items()}
     place = WEIGHTS / "evaluation"
-    return Workshop(family, load(place / "latents.safetensors"), place, bases)
+    return Workshop(family, load(place / "latents.safetensors"), place, already())
+
+
+def already() -> dict[str, Path]:
+    """What the whole run need not train for the transformer: the files that are committed, by their names there."""
+    bases = {f"{name}.0": WEIGHTS / f"diffusion_models/{title}.safetensors" for name, (title, _) in BASES.items()}
+    return bases | {name: WEIGHTS / f"evaluation/{name}.safetensors" for name in EVALUATED}
 
 
 def write(folder: Path, weights: Path = WEIGHTS) -> None:
@@ -60,10 +65,8 @@ def write(folder: Path, weights: Path = WEIGHTS) -> None:
         "emoji_line_art", "Black-and-white line art: trained on emoji_source with Fluent's high-contrast drawings."
     )
     _write(lora, weights / "loras/emoji_line_art.safetensors", about)
-    autoencoder = load_file(folder / "autoencoder.safetensors")
-    decoder = {key: value for key, value in autoencoder.items() if not key.startswith("taesd_encoder.")}
-    about = _about("emoji_decoder", "The decoder alone of a TAESD with 16 channels: it decodes, it cannot encode.")
-    _write(decoder, weights / "vae/emoji_decoder.safetensors", about)
+    about = _about("emoji_vae", "A TAESD with 16 channels, trained on the drawings of every style.")
+    _write(load_file(folder / "autoencoder.safetensors"), weights / "vae/emoji_vae.safetensors", about)
     _write_evaluation(folder, weights / "evaluation")
     _write_prompts(folder / "latents.safetensors", weights / "emoji_prompts/emoji_prompts.safetensors")
 

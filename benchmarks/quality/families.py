@@ -28,8 +28,8 @@ class Family:
     """How one kind of denoiser is built, called and trained. level: how much noise, (n) in [0, 1].
 
     noised: (clean, noise, level) -> what the denoiser is given. aim: (clean, noise) -> what it should answer. denoised:
-    (noised, answer, level) -> the clean latents that an answer means; noise: (denoised, answer) -> the noise. pruned:
-    the start of a layer's name in the pruned child -> in the whole one. adds_in_place: to tensors that the backward
+    (noised, answer, level) -> the clean latents that an answer means; noise: (denoised, answer) -> the noise. sigma:
+    level -> noise beside a clean latent of the same share; pruned: the start of a layer's name in the pruned child -> in the whole one. adds_in_place: to tensors that the backward
     pass still needs.
     """
 
@@ -40,6 +40,7 @@ class Family:
     aim: Callable[[Tensor, Tensor], Tensor]
     denoised: Callable[[Tensor, Tensor, Tensor], Tensor]
     noise: Callable[[Tensor, Tensor], Tensor]
+    sigma: Callable[[Tensor], Tensor]
     pruned: Mapping[str, str]
     adds_in_place: bool = False
 
@@ -48,9 +49,21 @@ class Family:
         with torch.autocast("cpu", torch.bfloat16):
             return self.call(model, weights, noised, level, context).float()
 
+    def beside(self, level: Tensor) -> Tensor:
+        """How much noise lies beside a clean latent of size 1 (n): the same in every family where it is the same."""
+        ends = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)
+        return (self.noised(ends[1], ends[0], level) / self.noised(ends[0], ends[1], level)).flatten()
+
     def gradients(self) -> AbstractContextManager[Any]:
-        """Within this, the backward pass works too."""
-        return torch.autograd.graph.allow_mutation_on_saved_tensors() if self.adds_in_place else nullcontext()
+        """Within this, the backward pass works too: what it needs is copied before it can be changed.
+
+        Not allow_mutation_on_saved_tensors: it knows tensors by their id, mistook one for another after a few hundred
+        steps, and takes a third longer."""
+        if not self.adds_in_place:
+            return nullcontext()
+        return torch.autograd.graph.saved_tensors_hooks(
+            lambda one: one if one.is_leaf else one.clone(), lambda one: one
+        )
 
     def pruned_weights(self, weights: State) -> dict[str, Tensor]:
         """The weights of the whole one that its pruned child starts from."""
@@ -118,6 +131,7 @@ UNET = Family(
     aim=lambda clean, noise: noise,
     denoised=_unet_denoised,
     noise=lambda denoised, answer: answer,
+    sigma=lambda level: ((1 - _at(_SIGNAL, level)) / _at(_SIGNAL, level)).sqrt().flatten(),
     # One residual block with attention fewer on each level, down and up: as KOALA leaves them out.
     pruned={
         "input_blocks.2.": "input_blocks.3.",
@@ -169,6 +183,7 @@ FLUX = Family(
     aim=lambda clean, noise: noise - clean,
     denoised=lambda noised, answer, level: noised - level[:, None, None, None] * answer,
     noise=lambda denoised, answer: denoised + answer,
+    sigma=lambda level: level,
     adds_in_place=True,
     # A double block and two single blocks fewer.
     pruned={

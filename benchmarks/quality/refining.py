@@ -1,0 +1,162 @@
+"""Refine as the node does it, on the models of this benchmark: the same loop of core.refine, another teacher's desk."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from core.delta import LowRankDelta
+from core.refine import Lessons, RefineSettings, Step, aims, from_zeros, refine, trainable, way_down
+
+from .engine import Factors
+from .families import Family, State
+from .training import EMPTY_PROMPTS, with_lora
+
+HELD_OUT = 1 / 8  # of the samplings: what the score is taken on
+GROUP = 8  # samplings that go down the schedule side by side
+
+
+@dataclass(frozen=True)
+class TeacherSet:
+    """What the source with its LoRA saw and said on the way of its samplings, one row for each call: noised latents
+    and level in its own terms, the prompt's context, and its denoised predictions, with the LoRA and without."""
+
+    family: Family
+    noised: Tensor
+    level: Tensor
+    context: Tensor
+    teacher: Tensor
+    plain: Tensor
+    samplings: int
+    seconds: float
+
+    def held_out(self) -> int:
+        """Rows at the end that are not trained on: those of whole samplings."""
+        return len(self.level) // self.samplings * max(1, round(self.samplings * HELD_OUT))
+
+
+def teach(
+    family: Family,
+    model: nn.Module,
+    base: State,
+    lora: Factors,
+    contexts: Tensor,
+    samplings: int,
+    steps: int,
+    seed: int,
+) -> TeacherSet:
+    """Sample with source + LoRA for prompts drawn from contexts (prompts, 10, 384), some of them empty."""
+    started = time.monotonic()
+    generator = torch.Generator().manual_seed(seed)
+    drawn = [torch.randperm(len(contexts), generator=generator) for _ in range(-(-samplings // len(contexts)))]
+    picks = torch.cat(drawn)[:samplings]
+    spoken = torch.rand(samplings, generator=generator) >= EMPTY_PROMPTS
+    prompts = contexts[picks] * spoken[:, None, None]
+    changed = with_lora(base, lora)
+    rows: list[tuple[Tensor, ...]] = []
+    with torch.inference_mode():
+        for context in prompts.split(GROUP):
+            now = torch.randn(len(context), 16, 8, 8, generator=generator)
+            shares = way_down(steps, float(torch.rand(1, generator=generator)))
+            levels = [max(0.004, 0.998 * share) for share in shares]
+            group: list[tuple[Tensor, ...]] = []
+            for here, following in zip(levels, [*levels[1:], 0.0], strict=True):
+                at = torch.full((len(now),), here)
+                answer = family.predict(model, changed, now, at, context)
+                denoised = family.denoised(now, answer, at)
+                group.append((now, at, context, denoised))
+                now = family.noised(denoised, family.noise(denoised, answer), torch.full_like(at, following))
+            rows += zip(*(torch.stack(one, 1).unbind() for one in zip(*group, strict=True)), strict=True)
+    noised, level, context, teacher = (torch.cat(one).clone() for one in zip(*rows, strict=True))
+    seconds = time.monotonic() - started  # without the LoRA only to match differences: not counted
+    plain = _denoised(family, model, base, noised, level, context)
+    return TeacherSet(family, noised, level, context, teacher, plain, samplings, seconds)
+
+
+@dataclass(frozen=True)
+class Pupil:
+    """core.refine's Student: a target of this benchmark. noised and level are in its own terms."""
+
+    family: Family
+    model: nn.Module
+    base: State
+    factors: Factors
+    noised: Tensor
+    level: Tensor
+    context: Tensor
+    at_once: int = 10_000
+
+    def answers(self, picks: Tensor) -> Tensor:
+        weights = with_lora(self.base, self.factors)
+        with self.family.gradients():
+            noised, level, context = self.noised[picks], self.level[picks], self.context[picks]
+            return self.family.denoised(noised, self.family.predict(self.model, weights, noised, level, context), level)
+
+    def lightened(self, error: RuntimeError) -> bool:
+        return False
+
+
+@dataclass(frozen=True)
+class Refined:
+    """A run: its last step, the score at the start and how long the student took."""
+
+    last: Step
+    start: float
+    seconds: float
+
+    @cached_property
+    def factors(self) -> Factors:
+        return {name: (delta.up, delta.down) for name, delta in self.last.best.deltas.items()}
+
+
+def refined(
+    family: Family, model: nn.Module, base: State, taught: TeacherSet, start: Factors | None, settings: RefineSettings
+) -> Refined:
+    """A LoRA refined on a target from carried factors, or from zeros at settings.rank."""
+    generator = torch.Generator().manual_seed(settings.seed)
+    if start is None:
+        shapes = {key: weight.flatten(1).shape for key, weight in base.items() if weight.ndim > 1 and "blocks." in key}
+        given = {
+            key: from_zeros((shape[0], shape[1]), settings.rank, generator)
+            for key, shape in shapes.items()
+            if not key.startswith("input_blocks.0.")
+        }
+    else:
+        given = {key: trainable(LowRankDelta(*pair), generator) for key, pair in start.items()}
+    factors = {key: (up.requires_grad_(), down.requires_grad_()) for key, (up, down) in given.items()}
+    pupil = _at_the_desk(Pupil(family, model, base, factors, taught.noised, taught.level, taught.context), taught)
+    bare = _denoised(family, model, base, pupil.noised, pupil.level, pupil.context)
+    lessons = Lessons(
+        aims(settings.match, taught.teacher, taught.plain, bare),
+        family.sigma(pupil.level),
+        taught.held_out(),
+        bare[-taught.held_out() :],
+    )
+    started = time.monotonic()
+    steps = list(refine(pupil, lessons, settings))
+    return Refined(steps[-1], steps[0].best.score, time.monotonic() - started)
+
+
+def _at_the_desk(pupil: Pupil, taught: TeacherSet) -> Pupil:
+    """The same noised latents in the target's own terms: at the noise level with the same share of noise."""
+    if pupil.family.name == taught.family.name:
+        return pupil
+    ours = torch.linspace(0.002, 0.998, 1999)
+    sigma, wanted = pupil.family.beside(ours), taught.family.beside(taught.level)
+    level = ours[torch.searchsorted(sigma, wanted).clamp(max=len(ours) - 1)]
+    clean_share = (pupil.family.noised(torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1), level)).flatten()
+    theirs = (taught.family.noised(torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1), taught.level)).flatten()
+    return replace(pupil, noised=taught.noised * (clean_share / theirs)[:, None, None, None], level=level)
+
+
+def _denoised(
+    family: Family, model: nn.Module, weights: State, noised: Tensor, level: Tensor, context: Tensor
+) -> Tensor:
+    with torch.inference_mode():
+        parts = zip(noised.split(96), level.split(96), context.split(96), strict=True)
+        found = [family.denoised(x, family.predict(model, weights, x, at, c), at) for x, at, c in parts]
+    return torch.cat(found).clone()
