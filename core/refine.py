@@ -5,10 +5,13 @@ The student is the target with the carried adapter. Only the two latent spaces m
 the layers do not matter. Not training-free, and named for what it is.
 """
 
+# torch's optimisers and its split have no types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,23 +19,14 @@ from torch import Tensor
 from .arrival import difference
 from .delta import LowRankDelta
 from .errors import NotMeasurable
-from .linalg import NUMERICAL_RANK
-
-Match = Literal["outputs", "differences"]
-MATCHES: Mapping[Match, str] = {
-    "outputs": "answer as the source with its LoRA answers; undoes the drift between the models too",
-    "differences": "change your answer as the LoRA changes the source's; keeps the target's own manner (turbo)",
-}
+from .lessons import Lessons, Match
+from .trainable import Factors, sizes
 
 # Adam's, of every training of a diffusion model here and elsewhere but for the second: few steps must be followed fast.
 _BETAS = (0.9, 0.99)
 _WARM_STEPS = 5
 _LAST_RATE = 0.05  # share of the rate that is left at the end of the cosine
 _CLIP = 1.0  # norm of the gradient
-# A factor that is zero has no size to take a share of. Its step is of this size: what up, which starts from zeros, had
-# come to in the trained LoRAs of benchmarks/quality; it does not depend on width (LoRA+, arXiv 2402.12354).
-_FRESH_SIZE = 0.05
-_LEAST_SIZE = 0.3  # a layer's factors count as no smaller than this share of the median layer's
 _RISES = 0.002  # of the score, below which it counts as not risen
 _RESTARTS = 3  # from the best, each at half the rate, when the loss is no number
 
@@ -51,24 +45,6 @@ class RefineSettings:
     seed: int = 0
     checks: int = 6
     patience: int = 2
-
-
-Factors = Mapping[str, tuple[Tensor, Tensor]]  # up (m, r) and down (r, n) by layer
-
-
-@dataclass(frozen=True)
-class Lessons:
-    """What the student is to answer: aims, denoised predictions (n, ...) at sigma levels (n). The last `held_out` are
-    never trained on: the score is taken there, against `bare`, the target's answers without any adapter (held_out, ...).
-    """
-
-    aims: Tensor
-    levels: Tensor
-    held_out: int
-    bare: Tensor
-
-    def seen(self) -> int:
-        return len(self.levels) - self.held_out
 
 
 class Student(Protocol):
@@ -124,48 +100,6 @@ def refine(student: Student, lessons: Lessons, settings: RefineSettings) -> Iter
         yield run.stepped()
 
 
-def aims(match: Match, teacher: Tensor, plain: Tensor | None, bare: Tensor | None) -> Tensor:
-    """What the student is to answer (n, ...): the source's answer with its adapter, or the bare target's plus what the
-    adapter changes in the source's. plain: the source's answer without."""
-    if match == "outputs":
-        return teacher
-    if plain is None or bare is None:
-        raise ValueError("To match differences takes the answers of both models without the adapter.")
-    return bare + teacher - plain
-
-
-def way_down(steps: int, offset: float) -> list[float]:
-    """Noise levels of a sampling as shares of the schedule, from 1 (all noise) down to the last before 0: steps + 1 of
-    them. Another offset in [0, 1) for each sampling, and together they are everywhere on the schedule."""
-    return [1.0, *(1 - (step + offset) / steps for step in range(steps))]
-
-
-def trainable(delta: LowRankDelta, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Balanced factors of a delta at its own rank. Directions without weight get a random down, for where both factors
-    are zero there is no gradient."""
-    left, values, right = delta.svd()
-    short = delta.rank - len(values)
-    if short > 0:
-        left, right = (torch.nn.functional.pad(one, (0, short)) for one in (left, right))
-        values = torch.nn.functional.pad(values, (0, short))
-    root = values.sqrt()
-    empty = values <= NUMERICAL_RANK * values.max().clamp(min=torch.finfo(values.dtype).tiny)
-    down = (right * root).mT
-    fresh = _fresh_down(delta.shape[1], delta.rank, generator).to(down)
-    return (left * root).contiguous(), torch.where(empty[:, None], fresh, down).contiguous()
-
-
-def from_zeros(shape: tuple[int, int], rank: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """up (m, r) zeros and down (r, n) random: no change yet, as LoRAs start."""
-    rank = min(rank, *shape)
-    return torch.zeros(shape[0], rank), _fresh_down(shape[1], rank, generator)
-
-
-def _fresh_down(width: int, rank: int, generator: torch.Generator) -> Tensor:
-    """Kaiming's start with a = sqrt(5), as peft and sd-scripts give it: variance 1 / (3 n)."""
-    return (2 * torch.rand(rank, width, generator=generator) - 1) / math.sqrt(width)
-
-
 @dataclass
 class _Run:
     student: Student
@@ -179,7 +113,7 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.generator = torch.Generator().manual_seed(self.settings.seed)
-        self.sizes = _sizes(self.student.factors)
+        self.sizes = sizes(self.student.factors)
         self._optimizer = self._fresh_optimizer()
 
     def started(self) -> Step:
@@ -285,14 +219,6 @@ class _Run:
         rate = self.settings.rate * share * 0.5**self.restarts
         for group, size in zip(self._optimizer.param_groups, self.sizes, strict=True):
             group["lr"] = rate * size
-
-
-def _sizes(factors: Factors) -> list[float]:
-    """What a rate is a share of, factor by factor: its root mean square, and no less than a share of the median one."""
-    sizes = [float(one.detach().square().mean().sqrt()) for pair in factors.values() for one in pair]
-    weighing = sorted(size for size in sizes if size > 0)
-    least = _LEAST_SIZE * weighing[len(weighing) // 2] if weighing else 0.0
-    return [max(size, least) if size > 0 else _FRESH_SIZE for size in sizes]
 
 
 def _kept(factors: Factors) -> dict[str, LowRankDelta]:

@@ -29,8 +29,9 @@ class Family:
 
     noised: (clean, noise, level) -> what the denoiser is given. aim: (clean, noise) -> what it should answer. denoised:
     (noised, answer, level) -> the clean latents that an answer means; noise: (denoised, answer) -> the noise. sigma:
-    level -> noise beside a clean latent of the same share; pruned: the start of a layer's name in the pruned child -> in the whole one. adds_in_place: to tensors that the backward
-    pass still needs.
+    the level as ComfyUI counts it: an error of the denoised latents divided by it is one of the answer. pruned: the
+    start of a layer's name in the pruned child -> in the whole one. adds_in_place: to tensors that the backward pass
+    still needs.
     """
 
     name: str
@@ -75,6 +76,11 @@ class Family:
             if key.startswith(ours):
                 return theirs + key.removeprefix(ours)
         return key
+
+
+def _kept(saved: Tensor) -> Tensor:
+    """What the backward pass will see: weights as they are, all else in memory of its own."""
+    return saved if saved.is_leaf else saved.clone()
 
 
 def _at(values: Tensor, level: Tensor) -> Tensor:

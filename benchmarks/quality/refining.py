@@ -1,16 +1,16 @@
 """Refine as the node does it, on the models of this benchmark: the same loop of core.refine, another teacher's desk."""
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from core.delta import LowRankDelta
-from core.refine import Lessons, RefineSettings, Step, aims, from_zeros, refine, trainable, way_down
+from core.lessons import Lessons, aims, way_down
+from core.refine import RefineSettings, Step, refine
+from core.trainable import from_zeros, trainable
 
 from .engine import Factors
 from .families import Family, State

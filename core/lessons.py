@@ -1,0 +1,46 @@
+"""What a student is to learn from its teacher: lessons for core.refine (method.md, section 6c)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+Match = Literal["outputs", "differences"]
+MATCHES: Mapping[Match, str] = {
+    "outputs": "answer as the source with its LoRA answers; undoes the drift between the models too",
+    "differences": "change your answer as the LoRA changes the source's; keeps the target's own manner (turbo)",
+}
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What the student is to answer: aims, denoised predictions (n, ...) at sigma levels (n).
+
+    The last `held_out` are never trained on: the score is taken there, against `bare` (held_out, ...), the target's
+    answers without any adapter.
+    """
+
+    aims: Tensor
+    levels: Tensor
+    held_out: int
+    bare: Tensor
+
+    def seen(self) -> int:
+        return len(self.levels) - self.held_out
+
+
+def aims(match: Match, teacher: Tensor, plain: Tensor | None, bare: Tensor | None) -> Tensor:
+    """What the student is to answer (n, ...): the source's answer with its adapter, or the bare target's plus what the
+    adapter changes in the source's. plain: the source's answer without."""
+    if match == "outputs":
+        return teacher
+    if plain is None or bare is None:
+        raise ValueError("To match differences takes the answers of both models without the adapter.")
+    return bare + teacher - plain
+
+
+def way_down(steps: int, offset: float) -> list[float]:
+    """Noise levels of a sampling as shares of the schedule, from 1 (all noise) down to the last before 0: steps + 1 of
+    them. Another offset in [0, 1) for each sampling, and together they are everywhere on the schedule."""
+    return [1.0, *(1 - (step + offset) / steps for step in range(steps))]
