@@ -37,13 +37,13 @@ class RefineSettings:
     rate: the share of its size by which a step changes a factor; checks: how often the score is taken; patience: checks
     without a rise after which to stop; 0 never stops early."""
 
-    steps: int = 60
-    batch: int = 24
+    steps: int = 80
+    batch: int = 16
     rank: int = 16
     match: Match = "outputs"
     rate: float = 0.05
     seed: int = 0
-    checks: int = 6
+    checks: int = 4
     patience: int = 2
 
 
