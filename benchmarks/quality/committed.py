@@ -17,11 +17,12 @@ from torch import Tensor
 from dev.paths import RUN
 
 from .bases import Workshop
-from .families import Family
-from .latents import load
+from .families import FAMILIES, FLUX, Family
+from .latents import Latents, load
 from .text import pooled
 
 WEIGHTS = Path(__file__).parent / "weights"
+VAE = WEIGHTS / "vae/emoji_vae.safetensors"
 LICENSE = "Apache-2.0; drawings: Noto Emoji (Apache-2.0), Fluent Emoji (MIT)"
 BASES = {
     "A": ("emoji_source", "Trained on the drawings of Noto Emoji."),
@@ -51,6 +52,12 @@ def already() -> dict[str, Path]:
     return bases | {name: WEIGHTS / f"evaluation/{name}.safetensors" for name in EVALUATED}
 
 
+def workshops(latents: Latents, folder: Path) -> list[Workshop]:
+    """Both families' workshops, which train what is missing and not committed."""
+    known = {FLUX.name: already()}
+    return [Workshop(one, latents, folder / one.name, known.get(one.name, {})) for one in FAMILIES.values()]
+
+
 def write(folder: Path, weights: Path = WEIGHTS) -> None:
     """From the benchmark's folder to files that ComfyUI's own loaders read, about 20 MB of float16."""
     for name, (title, description) in BASES.items():
@@ -65,8 +72,9 @@ def write(folder: Path, weights: Path = WEIGHTS) -> None:
         "emoji_line_art", "Black-and-white line art: trained on emoji_source with Fluent's high-contrast drawings."
     )
     _write(lora, weights / "loras/emoji_line_art.safetensors", about)
-    about = _about("emoji_vae", "A TAESD with 16 channels, trained on the drawings of every style.")
-    _write(load_file(folder / "autoencoder.safetensors"), weights / "vae/emoji_vae.safetensors", about)
+    if (trained := folder / "autoencoder.safetensors").is_file():
+        about = _about("emoji_vae", "A TAESD with 16 channels, trained on the drawings of every style.")
+        _write(load_file(trained), weights / "vae/emoji_vae.safetensors", about)
     _write_evaluation(folder, weights / "evaluation")
     _write_prompts(folder / "latents.safetensors", weights / "emoji_prompts/emoji_prompts.safetensors")
 

@@ -14,9 +14,8 @@ import torch
 
 from dev.paths import RUN
 
-from ..quality.bases import Workshop
-from ..quality.committed import already, committed
-from ..quality.families import FAMILIES, FLUX
+from ..quality.committed import committed, workshops
+from ..quality.families import FLUX
 from ..quality.features import eye
 from ..quality.latents import load
 from . import tables
@@ -52,14 +51,11 @@ def _in_short() -> tuple[tables.Results, tables.Results]:
 def _whole() -> tuple[tables.Results, tables.Results]:
     latents = load(MODELS / "latents.safetensors")
     desk = Desk(eye(latents, MODELS / "features.safetensors"), FOLDER)
-    workshops = [
-        Workshop(family, latents, MODELS / family.name, already() if family is FLUX else {})
-        for family in FAMILIES.values()
-    ]
+    trained = workshops(latents, MODELS)
     results: dict[str, list[object]] = {}
-    for pair, runs in pairs(workshops):
+    for pair, runs in pairs(trained):
         results.setdefault(pair.label, []).append(desk.points(pair, runs))
-    ablations = {pair.label: [desk.points(pair, runs)] for pair, runs in ablated(workshops[1])}
+    ablations = {pair.label: [desk.points(pair, runs)] for pair, runs in ablated(trained[1])}
     return results, ablations  # pyright: ignore[reportReturnType]
 
 

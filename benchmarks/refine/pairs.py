@@ -15,7 +15,7 @@ from ..kept_base import KeptBase
 from ..quality.autoencoder import load
 from ..quality.bases import BASES, BATCH, LORAS, Workshop
 from ..quality.candidates import CANDIDATES, by
-from ..quality.committed import WEIGHTS
+from ..quality.committed import VAE
 from ..quality.engine import Factors, Journey
 from ..quality.features import Eye
 from ..quality.judging import Judge
@@ -24,7 +24,6 @@ from ..quality.training import with_lora
 from .desk import Refined, TeacherSet, refined, teach, through_pictures
 
 TEACHER_STEPS = 7
-VAE = WEIGHTS / "vae/emoji_vae.safetensors"
 CARRIED = ("copy", "restore_both")  # what a refined one is held against
 
 
