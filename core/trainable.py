@@ -9,8 +9,8 @@ from torch import Tensor
 from .delta import LowRankDelta
 from .linalg import NUMERICAL_RANK
 
-# A factor that is zero has no size to take a share of: its step is that of a factor of this size. Of 0.05, 0.1 and 0.2 it
-# was best by a little (benchmarks/refine). The same at every width, as LoRA+ derives it (arXiv 2402.12354).
+# A factor that is zero has no size to take a share of: its step is that of a factor of this size. Of 0.05, 0.1 and 0.2
+# it was best by a little (benchmarks/refine). The same at every width, as LoRA+ derives it (arXiv 2402.12354).
 _FRESH_SIZE = 0.1
 _LEAST_SIZE = 0.3  # a layer's factors count as no smaller than this share of the median layer's
 
