@@ -42,9 +42,9 @@ def main() -> None:
 
 
 def _in_short() -> tuple[tables.Results, tables.Results]:
-    """The transformer's drifted and pruned children, one seed, the default run."""
+    """The transformer's drifted and pruned children and a stranger, one seed, the default run."""
     workshop, desk = committed(FLUX), Desk(None, None)
-    some = [Pair(workshop, workshop, lora, base, 0) for lora in STYLES for base in ("drifted", "pruned")]
+    some = [Pair(workshop, workshop, lora, base, 0) for lora in STYLES for base in ("drifted", "pruned", "other")]
     return {pair.label: [desk.points(pair, (REFINED,))] for pair in some}, {}
 
 
