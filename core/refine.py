@@ -9,7 +9,7 @@ the layers do not matter. Not training-free, and named for what it is.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -63,7 +63,7 @@ class Student(Protocol):
         ...
 
     def lightened(self, error: RuntimeError) -> bool:
-        """After an error within a step: whether the step can be tried anew because it now takes less."""
+        """After an error within a step or a score: whether to try it anew, because it now takes less."""
         ...
 
 
@@ -117,7 +117,7 @@ class _Run:
         self._optimizer = self._fresh_optimizer()
 
     def started(self) -> Step:
-        score = self._score()
+        score = self._lightening(self._score)
         if not math.isfinite(score):
             raise NotMeasurable(
                 "The target's answers with the LoRA to start from: expected finite numbers, found NaN or infinity. "
@@ -131,7 +131,7 @@ class _Run:
         self.number += 1
         self._set_rates()
         loss = self._train(self._picks())
-        score = self._score() if self._due() and math.isfinite(loss) else None
+        score = self._lightening(self._score) if self._due() and math.isfinite(loss) else None
         if not math.isfinite(loss) or (score is not None and not math.isfinite(score)):
             return self._back_to_best()
         if score is not None:
@@ -162,25 +162,31 @@ class _Run:
         return Step(self.number, None, None, self.best, self.ended)
 
     def _train(self, picks: Tensor) -> float:
-        while True:
-            self._optimizer.zero_grad()
-            try:
-                loss = sum(self._gradients(part, len(picks)) for part in picks.split(self.student.at_once))
-                break
-            except RuntimeError as error:
-                if not self.student.lightened(error):
-                    raise
+        loss = self._lightening(lambda: self._all_gradients(picks))
         if math.isfinite(loss):
             torch.nn.utils.clip_grad_norm_(
                 [one for pair in self.student.factors.values() for one in pair], _CLIP, error_if_nonfinite=False
             )
             self._optimizer.step()
-        return float(loss)
+        return loss
+
+    def _lightening(self, work: Callable[[], float]) -> float:
+        """Work that is tried anew for as long as the student can make it take less."""
+        while True:
+            try:
+                return work()
+            except RuntimeError as error:
+                if not self.student.lightened(error):
+                    raise
+
+    def _all_gradients(self, picks: Tensor) -> float:
+        self._optimizer.zero_grad()  # those of a try that did not fit, too
+        return sum((self._gradients(part, len(picks)) for part in picks.split(self.student.at_once)), 0.0)
 
     def _gradients(self, picks: Tensor, of: int) -> float:
         """Adds the gradients of a part of a batch; its part of the loss."""
         aims, levels = self.lessons.aims[picks], self.lessons.levels[picks]
-        answers = self.student.answers(picks)
+        answers = self.student.answers(picks).float()  # half precision would round what is left to learn away
         error = difference(answers, aims.to(answers), levels.to(answers))
         loss = error.square().flatten(1).mean(1).sum() / of
         loss.backward()
