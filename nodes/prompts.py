@@ -5,8 +5,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from .host.adapter import Adapter
-from .host.prompts import choose, conditioning_of
 from .host.session import host_progress, show
+from .host.wording import choose, conditioning_of
 from .sockets import CATEGORY, AdapterSocket
 
 

@@ -11,7 +11,7 @@ from dev.paths import SMALL_MODELS
 from dev.small_models import write_all
 from lora_transfer.core.errors import InvalidSetting
 from lora_transfer.nodes.host.adapter import adapter_from_file
-from lora_transfer.nodes.host.prompts import choose, conditioning_of, plain_prompts, words_of
+from lora_transfer.nodes.host.wording import choose, conditioning_of, plain_prompts, words_of
 from nodes import CLIPTextEncode  # ComfyUI's own
 from tests.host.conftest import Host
 from tests.host.prompts import node
