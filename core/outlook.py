@@ -43,8 +43,8 @@ class ModelSize:
 
 @dataclass(frozen=True)
 class Device:
-    """name: as a sentence has it, "this card"; speed: operations a second of a matrix product, a multiplication and an
-    addition counted as two; memory: bytes in all."""
+    """name: as a sentence has it, "this card"; speed: operations a second that a model comes to there, a multiplication
+    and an addition counted as two; memory: bytes in all."""
 
     name: str
     speed: float
@@ -125,7 +125,7 @@ def cost_of(
     tokens = (_TOKENS_UNET if size.unet else _TOKENS_TRANSFORMER) * (pixels / _PIXELS) ** 2
     scored = _HELD_OUT * lessons * (2 + wanted.checks)  # the bare target's, the start's, and each check's
     passes = lessons + wanted.steps * wanted.batch * _BOTH_WAYS + scored
-    seconds = passes * 2 * size.parameters * tokens / (_REACHED * device.speed)
+    seconds = passes * 2 * size.parameters * tokens / device.speed
     memory = _MARGIN * (size.bytes + _ADAM * wanted.rank * size.sides + _KEPT * tokens)
     return Cost(seconds, memory, pixels, wanted.steps, device)
 
