@@ -21,9 +21,6 @@ _BOTH_WAYS = 3.2  # passes that a trained row costs: forward, again for the back
 _KEPT = 0.76e6  # bytes a token that a row keeps for it, with checkpoints: 1.0 GB on SDXL and 2.2 GB on Flux
 _ADAM = 16  # bytes of a factor's entry: itself, its gradient and two moments in float32
 _MARGIN = 1.1  # gradients in flight and the allocator's gaps
-_REACHED = (
-    0.5  # share of a matrix product's speed that a model comes to; by judgement, for it differs from card to card
-)
 
 _LESSONS = 576  # of the node's defaults: 64 samplings of nine calls
 _HELD_OUT = 1 / 8  # of them: those that the score is taken on
@@ -96,10 +93,14 @@ class Outlook:
 def advice(verdict: Verdict) -> str:
     """What refining won on pairs of this kind, in shares of what a LoRA trained on the target itself gains."""
     if verdict.word == "refuse":
-        return "from zeros is the only way, where both models share a latent space: about half of a LoRA came back"
+        came_back = "about half of a trained LoRA's gain came back"
+        return f"from zeros is the only way, where both models share a latent space: {came_back}"
     if verdict.word == "risky" or (verdict.figures.lost or 0) > _LEFT_BEHIND:
-        return "is worth it: on a pruned target what arrives rose from 78% to 94%"
-    return "adds little where the LoRA is strong (from 85% to 94%), most where it is subtle (from 37% to 80%)"
+        return "is worth it: on a pruned target 78% of a trained LoRA's gain became 94%"
+    return (
+        "adds little where the LoRA is strong (85% of a trained one's gain became 94%), most where it is subtle "
+        "(37% became 80%)"
+    )
 
 
 def size_of(base: Base) -> ModelSize:
@@ -110,9 +111,7 @@ def size_of(base: Base) -> ModelSize:
     return ModelSize(
         parameters,
         sum(sum(layer.weight.matrix_shape) for layer in layers),
-        sum(
-            _entries(layer) * (1 if "8" in layer.weight.dtype else 2) for layer in layers
-        ),  # float32 is halved on loading
+        sum(_bytes(layer) for layer in layers),
         unet=kernels > _CONVOLVED * parameters,
     )
 
@@ -133,6 +132,11 @@ def cost_of(
 def _entries(layer: Layer) -> int:
     rows, columns = layer.weight.matrix_shape
     return rows * columns
+
+
+def _bytes(layer: Layer) -> int:
+    """As ComfyUI holds it: fp8 and int8 as they are, everything else in 16 bits."""
+    return _entries(layer) * (1 if "8" in layer.weight.dtype else 2)
 
 
 def _spoken(seconds: float) -> str:
