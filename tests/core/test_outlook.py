@@ -57,7 +57,8 @@ def test_the_sentence_says_what_it_is_an_estimate_of() -> None:
     found = Outlook(of(), cost_of(SDXL, CARD, 1024))
     assert found.sentence() == (
         "Refine LoRA adds little where the LoRA is strong (85% of a trained one's gain became 94%), most where it is "
-        "subtle (37% became 80%); about 9 minutes and at least 7.6 GB on this card (an estimate for 60 steps at 1024 px)"
+        "subtle (37% became 80%); about 9 minutes and at least 7.6 GB on this card "
+        "(an estimate for 60 steps at 1024 px)"
     )
     told = json.loads(json.dumps(found.as_json()))
     assert told["sentence"] == found.sentence()
