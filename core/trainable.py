@@ -18,8 +18,8 @@ Factors = Mapping[str, tuple[Tensor, Tensor]]  # up (m, r) and down (r, n) by la
 
 
 def trainable(delta: LowRankDelta, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Balanced factors of a delta at its own rank. Directions without weight get a random down, for where both factors
-    are zero there is no gradient."""
+    """Balanced factors of a delta at its own rank. Directions without weight get up zero and a random down, for where
+    both factors are zero there is no gradient."""
     left, values, right = delta.svd()
     short = delta.rank - len(values)
     if short > 0:
@@ -29,7 +29,8 @@ def trainable(delta: LowRankDelta, generator: torch.Generator) -> tuple[Tensor, 
     empty = values <= NUMERICAL_RANK * values.max().clamp(min=torch.finfo(values.dtype).tiny)
     down = (right * root).mT
     fresh = _fresh_down(delta.shape[1], delta.rank, generator).to(down)
-    return (left * root).contiguous(), torch.where(empty[:, None], fresh, down).contiguous()
+    # up zero, not its rounding: the root of 1e-7 times a random down would be 1e-4 of the delta
+    return (left * root * ~empty).contiguous(), torch.where(empty[:, None], fresh, down).contiguous()
 
 
 def from_zeros(shape: tuple[int, int], rank: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
