@@ -9,9 +9,9 @@ the layers do not matter. Not training-free, and named for what it is.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ from .delta import LowRankDelta
 from .errors import NotMeasurable
 from .lessons import Lessons, Match
 from .trainable import Factors, sizes
+
+_T = TypeVar("_T")
 
 # Adam's, of every training of a diffusion model here and elsewhere but for the second: few steps must be followed fast.
 _BETAS = (0.9, 0.99)
@@ -162,20 +164,27 @@ class _Run:
         return Step(self.number, None, None, self.best, self.ended)
 
     def _train(self, picks: Tensor) -> float:
-        while True:
-            self._optimizer.zero_grad()
-            try:
-                loss = sum(self._gradients(part, len(picks)) for part in picks.split(self.student.at_once))
-                break
-            except RuntimeError as error:
-                if not self.student.lightened(error):
-                    raise
+        loss = self._within_memory(lambda: self._batch(picks))
         if math.isfinite(loss):
             torch.nn.utils.clip_grad_norm_(
                 [one for pair in self.student.factors.values() for one in pair], _CLIP, error_if_nonfinite=False
             )
             self._optimizer.step()
         return float(loss)
+
+    def _within_memory(self, work: Callable[[], _T]) -> _T:
+        """The work, from its beginning each time that the student has found a way to take less."""
+        while True:
+            try:
+                return work()
+            except RuntimeError as error:
+                if not self.student.lightened(error):
+                    raise
+
+    def _batch(self, picks: Tensor) -> float:
+        """Gradients of a whole batch; its loss."""
+        self._optimizer.zero_grad()
+        return sum(self._gradients(part, len(picks)) for part in picks.split(self.student.at_once))
 
     def _gradients(self, picks: Tensor, of: int) -> float:
         """Adds the gradients of a part of a batch; its part of the loss."""
@@ -190,11 +199,14 @@ class _Run:
         """1 - ||student - aim||^2 / ||bare - aim||^2 on what was held out: closed, or G, of core.arrival."""
         kept = torch.arange(self.lessons.seen(), len(self.lessons.levels))
         levels = self.lessons.levels[kept]
-        with torch.no_grad():
-            parts = [self.student.answers(part).float().cpu() for part in kept.split(self.student.at_once)]
-        left = difference(torch.cat(parts), self.lessons.aims[kept], levels).double().square().sum()
+        answers = self._within_memory(lambda: self._answers(kept))
+        left = difference(answers, self.lessons.aims[kept], levels).double().square().sum()
         way = difference(self.lessons.bare, self.lessons.aims[kept], levels).double().square().sum()
         return float(1 - left / way.clamp(min=1e-30))
+
+    def _answers(self, picks: Tensor) -> Tensor:
+        with torch.no_grad():
+            return torch.cat([self.student.answers(part).float().cpu() for part in picks.split(self.student.at_once)])
 
     def _due(self) -> bool:
         """The score is taken evenly spread over the steps, and at the last."""

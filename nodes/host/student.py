@@ -1,0 +1,235 @@
+"""The student: a target MODEL with trainable factors, inside ComfyUI's own sampling (core.refine's Student)."""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+import comfy.model_management
+import comfy.samplers
+import torch
+from comfy_extras.nodes_train import TrainGuider, find_modules_at_depth
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
+
+from ...core.layers import Layer
+from .bypass import Factors, bypassed, forwards_replaced, usable_for_gradients
+from .prompts import Prompt, together
+
+_BLOCKS = 2  # how deep they lie in a model: itself, its blocks, their parts
+_IN_PLACE = "modified by an inplace operation"
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What is laid before a model, a row each: noised latents (rows, channels, ...) in its own terms, float32 or less,
+    sigma (rows), and which prompt (rows)."""
+
+    states: Tensor
+    levels: Tensor
+    prompts: Tensor
+
+
+@dataclass
+class HostStudent:
+    """call: the loaded model within ComfyUI's sampling, (state, sigma) -> denoised. factors are on its device. at_once
+    and `lighter` change as memory runs out; notes says so."""
+
+    call: Any
+    extra: Mapping[str, Any]
+    processed: Sequence[Mapping[str, Any]]
+    desk: Desk
+    factors: Factors
+    at_once: int
+    blocks: Sequence[Any] = ()
+    notes: list[str] = field(default_factory=list[str])
+    checkpointing: bool = False
+    cloning: bool = False
+
+    def answers(self, picks: Tensor) -> Tensor:
+        """Denoised predictions (picks, ...) for rows of the desk, on the device, float32."""
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        device = self.call.inner_model.device
+        states, levels = (one[picks].float().to(device) for one in (self.desk.states, self.desk.levels))
+        return self.denoised(states, levels, self.desk.prompts[picks].tolist())
+
+    def denoised(self, states: Tensor, levels: Tensor, prompts: Sequence[int]) -> Tensor:
+        """One call of the model for all rows whose prompts can be put together, as ComfyUI's sampling does it."""
+        answers: list[Tensor | None] = [None] * len(states)
+        left = list(range(len(states)))
+        while left:
+            first = self.processed[prompts[left[0]]]["model_conds"]
+            rows = [row for row in left if _alike(first, self.processed[prompts[row]]["model_conds"])]
+            self.call.conds["positive"] = [_merged([self.processed[prompts[row]]["model_conds"] for row in rows])]
+            with self._forwards():
+                found = self.call(states[rows], levels[rows], **self.extra)
+            for row, one in zip(rows, found.float(), strict=True):
+                answers[row] = one
+            left = [row for row in left if row not in rows]
+        return torch.stack([one for one in answers if one is not None])
+
+    def lightened(self, error: RuntimeError) -> bool:
+        """After an error in a step: whether it can be tried anew, because it now takes less."""
+        if _IN_PLACE in str(error) and not self.cloning and not self.checkpointing:
+            self.cloning = True
+            return True
+        if not comfy.model_management.is_oom(error):
+            return False
+        comfy.model_management.soft_empty_cache()
+        # What is cloned for the backward pass is not seen when a block is computed again: its gradients would be wrong.
+        if self.blocks and not self.checkpointing and not self.cloning:
+            self.checkpointing = True
+            self.notes.append("memory ran out: activations are computed again in the backward pass (slower)")
+            return True
+        if self.at_once == 1:
+            return False
+        self.at_once = max(1, self.at_once // 2)
+        self.notes.append(f"memory ran out: {self.at_once} latents at once, their gradients are added")
+        return True
+
+    @contextmanager
+    def _forwards(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            if torch.is_grad_enabled():
+                stack.enter_context(_OutOfPlace())
+                if self.cloning:
+                    stack.enter_context(torch.autograd.graph.saved_tensors_hooks(_own_copy, _itself))
+                if self.checkpointing:
+                    stack.enter_context(_checkpointed(self.blocks))
+            yield
+
+
+def in_host(
+    model: Any,
+    layers: Mapping[str, Layer],
+    desk: Desk,
+    prompts: Sequence[Prompt],
+    factors: Factors,
+    at_once: int,
+    lesson: Callable[[HostStudent], None],
+) -> None:
+    """Load the model as ComfyUI's Train LoRA does, and give the lesson with the factors on its layers. Gradients can be
+    taken within, whatever mode of torch it is called in."""
+    with torch.inference_mode(False), _training():
+        usable_for_gradients(model.model)
+        patcher = _in_a_fit_precision(model)
+        guider = TrainGuider(patcher)
+        guider.set_conds([entry for prompt in prompts for entry in together([_normal(prompt)])])
+        row = desk.states[:1].float().clone()
+        sampler = _Lesson(model.model, layers, desk, factors, at_once, lesson)
+        guider.sample(row, torch.zeros_like(row), sampler, torch.tensor([1.0, 0.0]), disable_pbar=True, seed=0)
+
+
+def with_gradients(factors: Factors, device: torch.device) -> Factors:
+    """The factors as leaves that gradients are taken of."""
+    with torch.inference_mode(False):
+        return {
+            name: (up.clone().to(device).requires_grad_(), down.clone().to(device).requires_grad_())
+            for name, (up, down) in factors.items()
+        }
+
+
+@dataclass
+class _Lesson(comfy.samplers.Sampler):
+    """To ComfyUI a lesson is a sampler like any other: it gets the loaded model and the prepared prompts."""
+
+    model: Any
+    layers: Mapping[str, Layer]
+    desk: Desk
+    factors: Factors
+    at_once: int
+    lesson: Callable[[HostStudent], None]
+
+    def sample(self, model_wrap: Any, sigmas: Tensor, extra_args: dict[str, Any], *_: Any, **__: Any) -> Tensor:
+        usable_for_gradients(self.model)
+        student = HostStudent(
+            model_wrap,
+            extra_args,
+            list(model_wrap.conds["positive"]),
+            self.desk,
+            self.factors,
+            self.at_once,
+            find_modules_at_depth(self.model.diffusion_model, _BLOCKS),
+        )
+        with bypassed(self.model, self.layers, self.factors):
+            self.lesson(student)
+        return torch.zeros_like(self.desk.states[:1].float()).to(sigmas)
+
+
+@contextmanager
+def _training() -> Iterator[None]:
+    """ComfyUI's models take paths that gradients go through."""
+    before = comfy.model_management.in_training
+    comfy.model_management.in_training = True
+    try:
+        yield
+    finally:
+        comfy.model_management.in_training = before
+
+
+def _in_a_fit_precision(model: Any) -> Any:
+    """A clone that computes in bfloat16 where it would in float16, in which gradients vanish; weights stay."""
+    patcher = model.get_non_dynamic_delegate() if model.is_dynamic() else model.clone()
+    if patcher.model.get_dtype_inference() == torch.float16:
+        fits = comfy.model_management.should_use_bf16(patcher.load_device)
+        patcher.set_model_compute_dtype(torch.bfloat16 if fits else torch.float32)
+    return patcher
+
+
+def _normal(prompt: Prompt) -> Prompt:
+    """The prompt in tensors that a backward pass can save."""
+    options = {key: value.clone() if isinstance(value, Tensor) else value for key, value in prompt.options.items()}
+    return Prompt(None if prompt.text is None else prompt.text.clone(), options)
+
+
+def _alike(first: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return comfy.samplers.cond_equal_size(first, other)
+
+
+def _merged(conds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Prepared prompts as one, a row each."""
+    rows = [{key: one.process_cond(batch_size=1, area=None) for key, one in cond.items()} for cond in conds]
+    joined = {key: first._copy_with(first.concat([row[key] for row in rows[1:]])) for key, first in rows[0].items()}
+    return {"model_conds": joined, "uuid": uuid4()}
+
+
+class _OutOfPlace(TorchFunctionMode):
+    """`img += ...`, as the blocks of Flux have it, as `img = img + ...`: the sum would write over what the backward
+    pass needs, which torch refuses, and where a block is computed again does not even notice."""
+
+    _PLAIN = {
+        Tensor.__iadd__: Tensor.add,
+        Tensor.__isub__: Tensor.sub,
+        Tensor.__imul__: Tensor.mul,
+        Tensor.__itruediv__: Tensor.div,
+    }
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return self._PLAIN.get(function, function)(*args, **(kwargs or {}))
+
+
+@contextmanager
+def _checkpointed(blocks: Sequence[Any]) -> Iterator[None]:
+    """Each block keeps its inputs alone, and is computed again in the backward pass: in a thread of its own, so the
+    mode is entered there too."""
+    again = {block: functools.partial(_again, block.forward) for block in blocks}
+    with forwards_replaced(
+        {block: functools.partial(checkpoint, forward, use_reentrant=False) for block, forward in again.items()}
+    ):
+        yield
+
+
+def _again(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    with _OutOfPlace() if torch.is_grad_enabled() else nullcontext():
+        return forward(*args, **kwargs)
+
+
+def _own_copy(tensor: Tensor) -> Tensor:
+    return tensor if tensor.is_leaf else tensor.clone()
+
+
+def _itself(tensor: Tensor) -> Tensor:
+    return tensor

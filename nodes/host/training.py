@@ -1,0 +1,112 @@
+"""The training itself: core's loop on a student in ComfyUI's sampling, told, shown, and never in vain."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+
+from ...core.errors import NotEnoughMemory
+from ...core.files import write_new
+from ...core.lessons import Lessons
+from ...core.refine import Best, RefineSettings, Step, refine
+from .adapter import Adapter
+from .desks import Desk
+from .paths import metadata_allowed, output_place
+from .previewing import Previews
+from .prompts import Prompt
+from .refinable import Refinable
+from .saving import for_file
+from .student import HostStudent, in_host, with_gradients
+
+_INTERRUPTED = "loras/refine_interrupted"
+_SHOWN = 512  # pixels, of a preview on ComfyUI's page
+
+
+@dataclass
+class Training:
+    """made: deltas, step, score and the score at the start to an adapter, for the best of a run that is cut short."""
+
+    lessons: Lessons
+    settings: RefineSettings
+    previews: Previews
+    made: Callable[[Any, int, float, float], Adapter]
+    say: Callable[[str], None]
+    losses: list[float | None] = field(default_factory=list[float | None])
+    scores: dict[int, float] = field(default_factory=dict[int, float])
+    notes: tuple[str, ...] = ()
+    ended: str = ""
+    seconds: float = 0.0
+    best: Best | None = None
+
+    def run(self, model: Any, start: Refinable, desk: Desk, prompts: Sequence[Prompt]) -> None:
+        """To the end. A run that is cancelled, or for which there is no memory, leaves its best in a file."""
+        self._started = time.monotonic()
+        self._bar = comfy.utils.ProgressBar(max(1, self.settings.steps))
+        factors = with_gradients(start.factors(), model.load_device)
+        try:
+            in_host(model, start.layers(), desk, prompts, factors, self.settings.batch, self._lesson)
+        except comfy.model_management.InterruptProcessingException:
+            self.say(f"cancelled {self._where()}; {self._saved()}")
+            raise
+        except RuntimeError as error:
+            if not comfy.model_management.is_oom(error):
+                raise
+            raise NotEnoughMemory(
+                f"Refining {self._where()}: expected room for one latent at a time, found none left ({error}). "
+                f"{self._saved()} Take a smaller size or rank, or a model in a smaller precision (fp8, GGUF)."
+            ) from error
+        finally:
+            self.seconds = time.monotonic() - self._started
+
+    def _lesson(self, student: HostStudent) -> None:
+        try:
+            for step in refine(student, self.lessons, self.settings):
+                self._note(step, student)
+        finally:
+            self.notes = (*self.notes, *student.notes)
+
+    def _note(self, step: Step, student: HostStudent) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        self.best = step.best
+        if step.number:
+            self.losses.append(step.loss)
+            if step.loss is None:
+                self.notes = (
+                    *self.notes,
+                    f"step {step.number}: the loss was no number; back to the best, half the rate",
+                )
+        score = step.best.score if step.number == 0 else step.score
+        if score is not None:
+            self.scores[step.number] = score
+        self.ended = step.ended or self.ended
+        picture = self.previews.taken(student) if score is not None else None
+        shown = None if picture is None else ("JPEG", picture, _SHOWN)
+        self._bar.update_absolute(step.number, max(1, self.settings.steps), shown)
+        self.say(self._told(step))
+
+    def _told(self, step: Step) -> str:
+        latest = self.scores[max(self.scores)]
+        loss = "" if step.loss is None else f", loss {step.loss:.3g}"
+        left = ""
+        if step.number:
+            seconds = (time.monotonic() - self._started) / step.number * (self.settings.steps - step.number)
+            left = f", {seconds:.0f} s left"
+        return f"step {step.number} of {self.settings.steps}{loss}, score {latest:.2f}{left}"
+
+    def _where(self) -> str:
+        return f"at step {len(self.losses) + 1} of {self.settings.steps}" if self.best else "before the first step"
+
+    def _saved(self) -> str:
+        """The best so far as a file, and the sentence that says so."""
+        if self.best is None or self.best.step == 0:
+            return "no step had been better than the start, so nothing was saved."
+        adapter = self.made(self.best.deltas, self.best.step, self.best.score, self.scores[0])
+        tensors = for_file(adapter.state_dict(), adapter, "float16")
+        path = write_new(*output_place(_INTERRUPTED), tensors, adapter.metadata if metadata_allowed() else None)
+        return (
+            f"the best so far (step {self.best.step}, score {self.best.score:.2f}) was saved as {path.name} in the "
+            "LoRA folder: load it with Load LoRA (Transfer) and connect it as `transferred` to go on."
+        )
