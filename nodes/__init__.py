@@ -7,6 +7,7 @@ from .check import CheckTransfer
 from .load_base import LoadSourceBase, LoadTargetBase
 from .load_lora import LoadLora
 from .project import ProjectLora
+from .refine import RefineLora
 from .save import SaveLora
 from .similarity import ComputeSimilarity
 
@@ -18,6 +19,7 @@ NODES: list[type[io.ComfyNode]] = [
     ProjectLora,
     ApplyLora,
     CheckTransfer,
+    RefineLora,
     SaveLora,
 ]
 

@@ -91,8 +91,9 @@ def _carried(latents: Tensor, source: Any, target: Any, source_vae: Any, target_
     carried: list[Tensor] = []
     for latent in latents.split(1):
         comfy.model_management.throw_exception_if_processing_interrupted()
-        picture = source_vae.decode(spaces[0].process_out(latent))
-        carried.append(spaces[1].process_in(target_vae.encode(picture[..., :3])).float().cpu())
+        with torch.inference_mode():  # their weights were made in it
+            picture = source_vae.decode(spaces[0].process_out(latent))
+            carried.append(spaces[1].process_in(target_vae.encode(picture[..., :3])).float().cpu())
     return torch.cat(carried).clone()
 
 

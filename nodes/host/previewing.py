@@ -68,7 +68,8 @@ class Previews:
 
     def _decoded(self, latent: Tensor) -> Tensor:
         space = self.model.get_model_object("latent_format")
-        decoded = self.vae.decode(space.process_out(latent))
+        with torch.inference_mode():  # its weights were made in it
+            decoded = self.vae.decode(space.process_out(latent))
         return decoded.reshape(-1, *decoded.shape[-3:])[:1].float().cpu()  # of a film its first frame
 
     def _rough(self, latent: Tensor) -> Image.Image | None:
