@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy
 from PIL import Image, ImageDraw, ImageFont
@@ -95,7 +96,7 @@ def _draw_frame(draw: _Drawing, frame: _Frame) -> None:
 
 def _draw_line(draw: _Drawing, points: Sequence[_Point | None], colour: str, width: int) -> None:
     """A line through the points, broken where there is none."""
-    for before, after in zip(points, points[1:], strict=False):
+    for before, after in pairwise(points):
         if before is not None and after is not None:
             draw.line((*before, *after), colour, width)
 

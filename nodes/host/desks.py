@@ -37,7 +37,7 @@ class Taught:
 
 
 def require_teachable(source: Any, target: Any, match: Match, with_vaes: bool) -> None:
-    """NotMeasurable where the target cannot be shown what the source sees; InvalidSetting where it cannot be done so."""
+    """NotMeasurable where the target cannot be shown what the source sees; InvalidSetting where not in this way."""
     spaces = latent_space(source), latent_space(target)
     if spaces[0] == spaces[1]:
         noising(source, target)
@@ -69,8 +69,8 @@ def states_taught(found: TeacherSet, source: Any, target: Any) -> Taught:
 
 
 def pictures_taught(found: TeacherSet, source: Any, target: Any, source_vae: Any, target_vae: Any, seed: int) -> Taught:
-    """The teacher's finished pictures, noised afresh at levels spread over the target's schedule; the answer to learn is
-    the picture."""
+    """The teacher's finished pictures, noised afresh at levels spread over the target's schedule; the answer to learn
+    is the picture."""
     started = time.monotonic()
     clean = _carried(found.denoised(found.noise)[:, -1], source, target, source_vae, target_vae)
     sampling = target.get_model_object("model_sampling")

@@ -1,6 +1,7 @@
 """Pictures of a student on its way: one prompt, one noise, a few steps of Euler's."""
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import comfy.model_management
@@ -38,7 +39,7 @@ class Previews:
         noise = comfy.sample.prepare_noise(torch.zeros(shape.shape), self.seed).to(device)
         with torch.no_grad():
             state = sampling.noise_scaling(levels[0], noise, torch.zeros_like(noise), True)
-            for level, following in zip(levels[:-1], levels[1:], strict=True):
+            for level, following in pairwise(levels):
                 denoised = student.denoised(state, level.expand(1), [self.prompt])
                 state = state + (state - denoised) / level * (following - level)
         self.latents.append(state.float().cpu())

@@ -46,7 +46,7 @@ def prompts_of(conditioning: Any) -> list[Prompt]:
 def together(prompts: Sequence[Prompt]) -> Any:
     """Prompts of one form as a CONDITIONING of one entry, a row each."""
     first = prompts[0]
-    text = None if first.text is None else torch.cat([_tensor(one.text) for one in prompts])
+    text = None if first.text is None else torch.cat([one.text for one in prompts if one.text is not None])
     options = {key: _cat(value, [one.options[key] for one in prompts]) for key, value in first.options.items()}
     return [[text, options]]
 
@@ -87,11 +87,6 @@ def _form(value: Any) -> Any:
 
 def _cat(first: Any, values: list[Any]) -> Any:
     return torch.cat(values) if isinstance(first, Tensor) and _is_batch(first, 1) else first
-
-
-def _tensor(text: Tensor | None) -> Tensor:
-    assert text is not None  # of one form with the first, which has one
-    return text
 
 
 def add_to_digest(found: Any, value: Any) -> None:

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from ...core.errors import NotMeasurable
 from ...core.lessons import Lessons, aims
-from ...core.refine import RefineSettings
+from ...core.refine import Best, RefineSettings
 from ...core.refine_report import RefineReport
 from ...core.report import Identity
 from .adapter import Adapter, fingerprint_of
 from .applying import Applied, apply
 from .base import HostBase, base_from_model
-from .desks import Desk, Taught, pictures_taught, require_teachable, states_taught
+from .desks import Taught, pictures_taught, require_teachable, states_taught
 from .grouping import OF_TEXT_ENCODER
 from .metadata import refined_metadata
 from .noising import latent_space
@@ -76,8 +76,8 @@ def refine_adapter(wanted: Wanted, settings: RefineSettings, teaching: TeacherSe
     vae = wanted.vae or wanted.target_vae
     previews = Previews(wanted.target, vae, found.first_held_out(), settings.seed, teaching.target_steps)
 
-    def made(deltas: Any, step: int, score: float, before: float) -> Adapter:
-        return _refined(wanted, start, bases[1], deltas, settings, (step, score, before))
+    def made(best: Best, before: float) -> Adapter:
+        return _refined(wanted, start, bases[1], settings, best, before)
 
     run = Training(lessons, settings, previews, made, say)
     with torch.inference_mode(False):
@@ -97,11 +97,8 @@ def refine_adapter(wanted: Wanted, settings: RefineSettings, teaching: TeacherSe
         notes=(*_notes(wanted, on_source), *start.notes, *run.notes),
         seconds=run.seconds,
     )
-    best = run.best
-    unchanged = best.step == 0 and start.start is not None
-    adapter = start.start if unchanged else made(best.deltas, best.step, best.score, run.scores[0])
-    assert adapter is not None
-    return Refined(adapter, report, previews.pictures())
+    unchanged = start.start if run.best.step == 0 else None
+    return Refined(unchanged or run.adapter(), report, previews.pictures())
 
 
 def _prompts(wanted: Wanted) -> tuple[list[Prompt], list[Prompt]]:
@@ -188,18 +185,12 @@ def _lessons(target: Any, found: Taught, prompts: list[Prompt], settings: Refine
 
 
 def _refined(
-    wanted: Wanted,
-    start: Refinable,
-    target: HostBase,
-    deltas: Any,
-    settings: RefineSettings,
-    reached: tuple[int, float, float],
+    wanted: Wanted, start: Refinable, target: HostBase, settings: RefineSettings, best: Best, before: float
 ) -> Adapter:
     """The adapter with refined factors; its metadata tell where it came from."""
-    tensors = start.tensors(deltas)
+    tensors = start.tensors(best.deltas)
     origin = wanted.adapter if start.start is None else start.start
-    step, score, before = reached
-    entry = {"steps": step, "match": settings.match, "score": round(score, 4), "before": round(before, 4)}
+    entry = {"steps": best.step, "match": settings.match, "score": round(best.score, 4), "before": round(before, 4)}
     metadata = refined_metadata(origin.metadata, tensors, entry, target)
     name = f"{origin.name} refined on {target.name}"
     return Adapter(name, fingerprint_of(tensors), metadata, tensors=tensors, fits=start.fits)

@@ -196,19 +196,20 @@ def _merged(conds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"model_conds": joined, "uuid": uuid4()}
 
 
+_PLAIN = {
+    Tensor.__iadd__: Tensor.add,
+    Tensor.__isub__: Tensor.sub,
+    Tensor.__imul__: Tensor.mul,
+    Tensor.__itruediv__: Tensor.div,
+}
+
+
 class _OutOfPlace(TorchFunctionMode):
     """`img += ...`, as the blocks of Flux have it, as `img = img + ...`: the sum would write over what the backward
     pass needs, which torch refuses, and where a block is computed again does not even notice."""
 
-    _PLAIN = {
-        Tensor.__iadd__: Tensor.add,
-        Tensor.__isub__: Tensor.sub,
-        Tensor.__imul__: Tensor.mul,
-        Tensor.__itruediv__: Tensor.div,
-    }
-
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return self._PLAIN.get(function, function)(*args, **(kwargs or {}))
+        return _PLAIN.get(function, function)(*args, **(kwargs or {}))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Teacher sets on disk, in ComfyUI's user folder: what the source was asked once, another target or run need not ask."""
+"""Teacher sets on disk, in ComfyUI's user folder: what was asked once, no other target or run need ask."""
 
 import hashlib
 import json

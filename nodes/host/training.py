@@ -1,5 +1,6 @@
 """The training itself: core's loop on a student in ComfyUI's sampling, told, shown, and never in vain."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -25,21 +26,28 @@ _INTERRUPTED = "loras/refine_interrupted"
 _SHOWN = 512  # pixels, of a preview on ComfyUI's page
 
 
+_NONE = Best(0, -math.inf, {})  # before the first score
+
+
 @dataclass
 class Training:
-    """made: deltas, step, score and the score at the start to an adapter, for the best of a run that is cut short."""
+    """made: the adapter of a run's best, given the score at the start."""
 
     lessons: Lessons
     settings: RefineSettings
     previews: Previews
-    made: Callable[[Any, int, float, float], Adapter]
+    made: Callable[[Best, float], Adapter]
     say: Callable[[str], None]
     losses: list[float | None] = field(default_factory=list[float | None])
     scores: dict[int, float] = field(default_factory=dict[int, float])
     notes: tuple[str, ...] = ()
     ended: str = ""
     seconds: float = 0.0
-    best: Best | None = None
+    best: Best = _NONE
+
+    def adapter(self) -> Adapter:
+        """The best of the run."""
+        return self.made(self.best, self.scores[0])
 
     def run(self, model: Any, start: Refinable, desk: Desk, prompts: Sequence[Prompt]) -> None:
         """To the end. A run that is cancelled, or for which there is no memory, leaves its best in a file."""
@@ -97,13 +105,13 @@ class Training:
         return f"step {step.number} of {self.settings.steps}{loss}, score {latest:.2f}{left}"
 
     def _where(self) -> str:
-        return f"at step {len(self.losses) + 1} of {self.settings.steps}" if self.best else "before the first step"
+        return f"at step {len(self.losses) + 1} of {self.settings.steps}" if self.scores else "before the first step"
 
     def _saved(self) -> str:
         """The best so far as a file, and the sentence that says so."""
-        if self.best is None or self.best.step == 0:
+        if self.best.step == 0:
             return "no step had been better than the start, so nothing was saved."
-        adapter = self.made(self.best.deltas, self.best.step, self.best.score, self.scores[0])
+        adapter = self.adapter()
         tensors = for_file(adapter.state_dict(), adapter, "float16")
         path = write_new(*output_place(_INTERRUPTED), tensors, adapter.metadata if metadata_allowed() else None)
         return (

@@ -47,7 +47,11 @@ class Emoji:
     lora: Adapter
 
     def refined(
-        self, settings: RefineSettings = SHORT, teaching: TeacherSettings = FEW, told: list[str] | None = None, **other: Any
+        self,
+        settings: RefineSettings = SHORT,
+        teaching: TeacherSettings = FEW,
+        told: list[str] | None = None,
+        **other: Any,
     ) -> Refined:
         """From the plain copy on the target, or what `other` names in their place."""
         inputs = {"source": self.source, "target": self.target, "adapter": self.lora, "transferred": self.lora, **other}
