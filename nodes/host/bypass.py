@@ -82,18 +82,19 @@ class _Side:
         up, down = self.up.to(x.dtype), self.down.to(x.dtype)
         if self.rows is not None:
             up = nn.functional.pad(up, (0, 0, self.rows[0], outputs - self.rows[1]))
-        convolve = next((function for kind, function in _CONVS.items() if isinstance(module, kind)), None)
+        convolve = next((function for kind, function in _CONVS.items() if issubclass(type(module), kind)), None)
         if convolve is None:
             return nn.functional.linear(nn.functional.linear(x, down), up)
-        kernel = down.reshape(len(down), -1, *module.kernel_size)
+        size = tuple(module.kernel_size)
+        kernel = down.reshape(len(down), -1, *size)
         low = convolve(x, kernel, stride=module.stride, padding=module.padding, dilation=module.dilation)
-        return convolve(low, up.reshape(*up.shape, *(1 for _ in module.kernel_size)))
+        return convolve(low, up.reshape(*up.shape, *(1 for _ in size)))
 
 
 def _with_sides(module: Any, forward: Callable[..., Tensor], sides: list[_Side]) -> Callable[..., Tensor]:
     def with_sides(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         given = forward(x, *args, **kwargs)
-        channels = 1 if isinstance(module, tuple(_CONVS)) else -1
+        channels = 1 if issubclass(type(module), tuple(_CONVS)) else -1
         for side in sides:
             given = given + side.change(module, x, given.shape[channels]).to(given.dtype)
         return given
@@ -106,9 +107,10 @@ def usable_for_gradients(model: nn.Module) -> None:
     given new heads on the same memory; ComfyUI's own training loads the model a second time instead."""
     for module in model.modules():
         for held in (module._parameters, module._buffers):
-            for name, tensor in held.items():
+            both: dict[str, Any] = held
+            for name, tensor in both.items():
                 if tensor is not None and type(tensor.data) is Tensor and tensor.is_inference():
                     alias = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
                     alias.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
                     is_parameter = held is module._parameters
-                    held[name] = nn.Parameter(alias, requires_grad=False) if is_parameter else alias
+                    both[name] = nn.Parameter(alias, requires_grad=False) if is_parameter else alias

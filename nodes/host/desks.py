@@ -76,7 +76,7 @@ def pictures_taught(found: TeacherSet, source: Any, target: Any, source_vae: Any
     sampling = target.get_model_object("model_sampling")
     levels = torch.stack([_spread(index, len(clean), target) for index in range(len(clean))])  # (pictures, _LEVELS)
     latents = clean.repeat_interleave(_LEVELS, 0)
-    noises = comfy.sample.prepare_noise(latents, seed)
+    noises: Any = comfy.sample.prepare_noise(latents, seed)
     rows = zip(levels.flatten(), noises, latents, strict=True)
     states = torch.stack([sampling.noise_scaling(level, noise[None], one[None])[0] for level, noise, one in rows])
     held_out = found.held_out * _LEVELS

@@ -36,7 +36,7 @@ class Previews:
         shape = student.desk.states[:1]
         device = student.call.inner_model.device
         levels = comfy.samplers.calculate_sigmas(sampling, "simple", self.steps or _STEPS).float().to(device)
-        noise = comfy.sample.prepare_noise(torch.zeros(shape.shape), self.seed).to(device)
+        noise: Any = comfy.sample.prepare_noise(torch.zeros(shape.shape), self.seed).to(device)
         with torch.no_grad():
             state = sampling.noise_scaling(levels[0], noise, torch.zeros_like(noise), True)
             for level, following in pairwise(levels):

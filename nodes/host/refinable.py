@@ -1,5 +1,6 @@
 """What of an adapter can be refined, what goes along unchanged, and the refined adapter as tensors."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from .applying import apply
 from .base import HostBase
 from .bypass import why_untrainable
 from .grouping import OF_TEXT_ENCODER
+from .names import slice_of
 from .placing import PlacedAdapter, place
 from .writing import to_state_dict
 
@@ -100,7 +102,7 @@ def from_nothing(adapter: Adapter, source: HostBase, target: HostBase, model: An
     """Zeros at a rank on the target's blocks, on layers of the kinds (linear, convolution) that the adapter trains."""
     generator = torch.Generator().manual_seed(seed)
     kinds = {_kind(source.layers[name]) for name in place(adapter, source).layers()}
-    layers = [target.layers[name] for name in target.own_layers()]
+    layers = [layer for name, layer in target.layers.items() if slice_of(name)[0] not in target.layers]
     deltas = {
         layer.name: LowRankDelta(*from_zeros(layer.weight.matrix_shape, rank, generator))
         for layer in layers
@@ -115,8 +117,7 @@ def from_nothing(adapter: Adapter, source: HostBase, target: HostBase, model: An
 
 
 def _kind(layer: Layer) -> str:
-    kernel = layer.weight.shape[2:]
-    return "convolution" if kernel.__len__() and torch.Size(kernel).numel() > 1 else "linear"
+    return "convolution" if math.prod(layer.weight.shape[2:]) > 1 else "linear"
 
 
 def _factored(name: str, delta: LowRankDelta, placed: PlacedAdapter, notes: list[str]) -> LowRankDelta:

@@ -1,8 +1,7 @@
 """The student: a target MODEL with trainable factors, inside ComfyUI's own sampling (core.refine's Student)."""
 
-import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -12,12 +11,11 @@ import comfy.samplers
 import torch
 from comfy_extras.nodes_train import TrainGuider, find_modules_at_depth
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
-from torch.utils.checkpoint import checkpoint
 
 from ...core.layers import Layer
-from .bypass import Factors, bypassed, forwards_replaced, usable_for_gradients
+from .bypass import Factors, bypassed, usable_for_gradients
 from .prompts import Prompt, together
+from .recomputing import copies_kept, recomputed
 
 _BLOCKS = 2  # how deep they lie in a model: itself, its blocks, their parts
 _IN_PLACE = "modified by an inplace operation"
@@ -73,14 +71,13 @@ class HostStudent:
 
     def lightened(self, error: RuntimeError) -> bool:
         """After an error in a step: whether it can be tried anew, because it now takes less."""
-        if _IN_PLACE in str(error) and not self.cloning and not self.checkpointing:
+        if _IN_PLACE in str(error) and not self.cloning:
             self.cloning = True
             return True
         if not comfy.model_management.is_oom(error):
             return False
         comfy.model_management.soft_empty_cache()
-        # What is cloned for the backward pass is not seen when a block is computed again: its gradients would be wrong.
-        if self.blocks and not self.checkpointing and not self.cloning:
+        if self.blocks and not self.checkpointing:
             self.checkpointing = True
             self.notes.append("memory ran out: activations are computed again in the backward pass (slower)")
             return True
@@ -94,11 +91,10 @@ class HostStudent:
     def _forwards(self) -> Iterator[None]:
         with ExitStack() as stack:
             if torch.is_grad_enabled():
-                stack.enter_context(_OutOfPlace())
                 if self.cloning:
-                    stack.enter_context(torch.autograd.graph.saved_tensors_hooks(_own_copy, _itself))
+                    stack.enter_context(copies_kept())
                 if self.checkpointing:
-                    stack.enter_context(_checkpointed(self.blocks))
+                    stack.enter_context(recomputed(self.blocks))
             yield
 
 
@@ -194,43 +190,3 @@ def _merged(conds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     rows = [{key: one.process_cond(batch_size=1, area=None) for key, one in cond.items()} for cond in conds]
     joined = {key: first._copy_with(first.concat([row[key] for row in rows[1:]])) for key, first in rows[0].items()}
     return {"model_conds": joined, "uuid": uuid4()}
-
-
-_PLAIN = {
-    Tensor.__iadd__: Tensor.add,
-    Tensor.__isub__: Tensor.sub,
-    Tensor.__imul__: Tensor.mul,
-    Tensor.__itruediv__: Tensor.div,
-}
-
-
-class _OutOfPlace(TorchFunctionMode):
-    """`img += ...`, as the blocks of Flux have it, as `img = img + ...`: the sum would write over what the backward
-    pass needs, which torch refuses, and where a block is computed again does not even notice."""
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return _PLAIN.get(function, function)(*args, **(kwargs or {}))
-
-
-@contextmanager
-def _checkpointed(blocks: Sequence[Any]) -> Iterator[None]:
-    """Each block keeps its inputs alone, and is computed again in the backward pass: in a thread of its own, so the
-    mode is entered there too."""
-    again = {block: functools.partial(_again, block.forward) for block in blocks}
-    with forwards_replaced(
-        {block: functools.partial(checkpoint, forward, use_reentrant=False) for block, forward in again.items()}
-    ):
-        yield
-
-
-def _again(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    with _OutOfPlace() if torch.is_grad_enabled() else nullcontext():
-        return forward(*args, **kwargs)
-
-
-def _own_copy(tensor: Tensor) -> Tensor:
-    return tensor if tensor.is_leaf else tensor.clone()
-
-
-def _itself(tensor: Tensor) -> Tensor:
-    return tensor

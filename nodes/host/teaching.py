@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import comfy.sample
 import comfy.samplers
 import torch
 from torch import Tensor
