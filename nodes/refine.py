@@ -3,14 +3,13 @@
 from typing import Any, get_args
 
 from comfy_api.latest import io, ui
-from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..core.lessons import MATCHES, Match
 from ..core.refine import RefineSettings
 from ..core.refine_picture import refine_picture
 from .host.adapter import Adapter
 from .host.refining import Wanted, refine_adapter
-from .host.session import image_of, show
+from .host.session import image_of, or_nothing, show
 from .host.teaching import TeacherSettings
 from .sockets import CATEGORY, AdapterSocket, LoraModelSocket
 
@@ -196,7 +195,7 @@ class RefineLora(io.ComfyNode):
             refined.adapter,
             refined.adapter.state_dict(),
             graph,
-            ExecutionBlocker(None) if refined.pictures is None else refined.pictures,
+            or_nothing(refined.pictures),
             refined.report.dumps(),
             ui=ui.PreviewImage(graph, cls=cls),
         )

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import comfy.model_management
+import comfy.sd
 import folder_paths
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
+from dev.paths import DEMO_MODELS
 from lora_transfer.core.errors import InvalidSetting, NotEnoughMemory, NotMeasurable
 from lora_transfer.core.files import write_new
 from lora_transfer.nodes.host.adapter import Adapter, adapter_from_file
@@ -252,6 +255,25 @@ def test_models_of_other_latents_say_which_vaes_they_want_and_refuse_differences
         models.refined(target=small.target)
     with pytest.raises(InvalidSetting, match="Choose match outputs"):
         models.refined(replace(SHORT, match="differences"), target=small.target)
+
+
+def test_between_other_latents_the_pictures_are_carried_by_the_vaes(models: Emoji, pair: SmallPair) -> None:
+    small = loaded(pair)
+    with_vae = comfy.sd.load_checkpoint_guess_config(str(pair.source), output_clip=False)[2]
+    demo_vae = comfy.sd.VAE(sd=load_file(DEMO_MODELS / "vae" / "emoji_vae.safetensors"))
+    refined = models.refined(
+        replace(SHORT, steps=4),
+        replace(FEW, samples=2),
+        source=small.source,
+        adapter=small.lora,
+        conditioning=text(768),
+        target_conditioning=demo_prompts(["ghost"]),
+        source_vae=with_vae,
+        target_vae=demo_vae,
+    )
+    assert refined.report.teaching.pictures == 2
+    assert refined.report.best >= refined.report.before
+    assert len(refined.report.losses) == 4
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
