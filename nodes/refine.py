@@ -32,7 +32,7 @@ class RefineLora(io.ComfyNode):
                 io.Conditioning.Input(
                     "conditioning",
                     tooltip="What the source paints to make lessons: prompts on which the LoRA shows, with its trigger "
-                    "words, as many and as different as you have (join them with Conditioning (Concat) lists or a "
+                    "words, as many and as different as you have (join them with Conditioning (Combine), or a "
                     "batch). From a CLIP without the LoRA.",
                 ),
                 io.Int.Input(

@@ -25,7 +25,7 @@ from .outputs import latents_of
 from .previewing import Previews
 from .prompts import Prompt, digest, prompts_of
 from .refinable import Refinable, from_nothing, refinable
-from .student import HostStudent, in_host
+from .student import HostStudent, in_host, with_room
 from .teacher_cache import patches_digest, teacher_cache
 from .teaching import TeacherSettings, taught
 from .training import Training
@@ -140,6 +140,7 @@ def _taught(
     facts = {
         "source": source.fingerprint,
         "patches": patches_digest(wanted.source),
+        "other changes": sorted(wanted.source.object_patches),
         "adapter": wanted.adapter.fingerprint,
         "scales": {key: value for key, value in wanted.adapter.metadata.items() if key.startswith("lora_adapter")},
         "prompts": digest(prompts),
@@ -164,6 +165,10 @@ def _lessons(target: Any, found: Taught, prompts: list[Prompt], settings: Refine
     picks = torch.arange(len(found.teacher) - rows, len(found.teacher))
     asked: list[Tensor] = []
 
+    def attempt(offloading: bool) -> None:
+        asked.clear()
+        in_host(target, {}, found.desk, prompts, {}, settings.batch, lesson, offloading)
+
     def lesson(student: HostStudent) -> None:
         left = picks
         while len(left):
@@ -177,7 +182,7 @@ def _lessons(target: Any, found: Taught, prompts: list[Prompt], settings: Refine
                 continue
             left = left[len(some) :]
 
-    in_host(target, {}, found.desk, prompts, {}, settings.batch, lesson)
+    with_room(attempt)
     bare = torch.cat(asked)
     with torch.inference_mode(False):
         wanted = aims(settings.match, found.teacher, found.plain, bare if rows == len(found.teacher) else None)

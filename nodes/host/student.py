@@ -106,17 +106,33 @@ def in_host(
     factors: Factors,
     at_once: int,
     lesson: Callable[[HostStudent], None],
+    offloading: bool = False,
 ) -> None:
     """Load the model as ComfyUI's Train LoRA does, and give the lesson with the factors on its layers. Gradients can be
-    taken within, whatever mode of torch it is called in."""
+    taken within, whatever mode of torch it is called in. offloading: its weights stay in main memory."""
     with torch.inference_mode(False), _training():
-        usable_for_gradients(model.model)
-        patcher = _in_a_fit_precision(model)
-        guider = TrainGuider(patcher)
+        patcher = _for_training(model)
+        usable_for_gradients(patcher.model)
+        guider = TrainGuider(patcher, offloading=offloading)
         guider.set_conds([entry for prompt in prompts for entry in together([_normal(prompt)])])
         row = desk.states[:1].float().clone()
-        sampler = _Lesson(model.model, layers, desk, factors, at_once, lesson)
+        sampler = _Lesson(patcher.model, layers, desk, factors, at_once, lesson, offloading)
         guider.sample(row, torch.zeros_like(row), sampler, torch.tensor([1.0, 0.0]), disable_pbar=True, seed=0)
+
+
+def with_room(attempt: Callable[[bool], None]) -> bool:
+    """Attempt with the whole model on the card, and where memory runs out for good with its weights in main memory.
+    Whether it came to that."""
+    try:
+        attempt(False)
+    except RuntimeError as error:
+        if not comfy.model_management.is_oom(error):
+            raise
+    else:
+        return False
+    comfy.model_management.soft_empty_cache()
+    attempt(True)
+    return True
 
 
 def with_gradients(factors: Factors, device: torch.device) -> Factors:
@@ -138,6 +154,7 @@ class _Lesson(comfy.samplers.Sampler):
     factors: Factors
     at_once: int
     lesson: Callable[[HostStudent], None]
+    offloading: bool
 
     def sample(self, model_wrap: Any, sigmas: Tensor, extra_args: dict[str, Any], *_: Any, **__: Any) -> Tensor:
         usable_for_gradients(self.model)
@@ -149,6 +166,7 @@ class _Lesson(comfy.samplers.Sampler):
             self.factors,
             self.at_once,
             find_modules_at_depth(self.model.diffusion_model, _BLOCKS),
+            checkpointing=self.offloading,  # weights on their way through the card are let go of only so
         )
         with bypassed(self.model, self.layers, self.factors):
             self.lesson(student)
@@ -166,9 +184,14 @@ def _training() -> Iterator[None]:
         comfy.model_management.in_training = before
 
 
-def _in_a_fit_precision(model: Any) -> Any:
-    """A clone that computes in bfloat16 where it would in float16, in which gradients vanish; weights stay."""
-    patcher = model.get_non_dynamic_delegate() if model.is_dynamic() else model.clone()
+def _for_training(model: Any) -> Any:
+    """A clone on the same weights, in a precision that gradients do not vanish in. What ComfyUI streams to the card or
+    keeps packed it loads a second time, as for its own training."""
+    if model.is_dynamic():
+        patcher = model.get_non_dynamic_delegate()
+    else:
+        packed = any(type(one.data) is not Tensor and one.is_inference() for one in model.model.parameters())
+        patcher = model.clone(force_deepcopy=packed and model.cached_patcher_init is not None)
     if patcher.model.get_dtype_inference() == torch.float16:
         fits = comfy.model_management.should_use_bf16(patcher.load_device)
         patcher.set_model_compute_dtype(torch.bfloat16 if fits else torch.float32)

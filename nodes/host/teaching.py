@@ -175,5 +175,7 @@ def _asked(
 
 def _noise(latent: Tensor, seed: int, some: slice) -> Tensor:
     """Of each sampling from a seed of its own: it does not depend on the others beside it."""
-    noises = [comfy.sample.prepare_noise(latent[:1], (seed + index) % 2**64) for index in range(some.start, some.stop)]
+    noises: list[Any] = [
+        comfy.sample.prepare_noise(latent[:1], (seed + index) % 2**64) for index in range(some.start, some.stop)
+    ]
     return torch.cat(noises)

@@ -3,24 +3,26 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import comfy.model_management
 import comfy.utils
+import torch
 
 from ...core.errors import NotEnoughMemory
 from ...core.files import write_new
 from ...core.lessons import Lessons
 from ...core.refine import Best, RefineSettings, Step, refine
 from .adapter import Adapter
+from .bypass import Factors
 from .desks import Desk
 from .paths import metadata_allowed, output_place
 from .previewing import Previews
 from .prompts import Prompt
 from .refinable import Refinable
 from .saving import for_file
-from .student import HostStudent, in_host, with_gradients
+from .student import HostStudent, in_host, with_gradients, with_room
 
 _INTERRUPTED = "loras/refine_interrupted"
 _SHOWN = 512  # pixels, of a preview on ComfyUI's page
@@ -44,6 +46,7 @@ class Training:
     ended: str = ""
     seconds: float = 0.0
     best: Best = _NONE
+    _done: int = 0  # steps of an attempt before this one
 
     def adapter(self) -> Adapter:
         """The best of the run."""
@@ -54,8 +57,14 @@ class Training:
         self._started = time.monotonic()
         self._bar = comfy.utils.ProgressBar(max(1, self.settings.steps))
         factors = with_gradients(start.factors(), model.load_device)
+
+        def attempt(offloading: bool) -> None:
+            if offloading:
+                self._go_on(factors)
+            in_host(model, start.layers(), desk, prompts, factors, self.settings.batch, self._lesson, offloading)
+
         try:
-            in_host(model, start.layers(), desk, prompts, factors, self.settings.batch, self._lesson)
+            with_room(attempt)
         except comfy.model_management.InterruptProcessingException:
             self.say(f"cancelled {self._where()}; {self._saved()}")
             raise
@@ -69,24 +78,36 @@ class Training:
         finally:
             self.seconds = time.monotonic() - self._started
 
+    def _go_on(self, factors: Factors) -> None:
+        """From the best so far, for what is left of the steps."""
+        self.notes = (*self.notes, "memory ran out: the target's weights stay in main memory (much slower)")
+        self._done = len(self.losses)
+        with torch.no_grad():
+            for name, delta in self.best.deltas.items():
+                factors[name][0].copy_(delta.up)
+                factors[name][1].copy_(delta.down)
+
     def _lesson(self, student: HostStudent) -> None:
+        left = replace(self.settings, steps=max(0, self.settings.steps - self._done))
         try:
-            for step in refine(student, self.lessons, self.settings):
-                self._note(step, student)
+            for step in refine(student, self.lessons, left):
+                best = step.best if step.best.step == 0 else replace(step.best, step=step.best.step + self._done)
+                self._note(replace(step, number=step.number + self._done, best=best), student)
         finally:
             self.notes = (*self.notes, *student.notes)
 
     def _note(self, step: Step, student: HostStudent) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        self.best = step.best
-        if step.number:
+        if step.best.step > 0 or not self.scores:
+            self.best = step.best
+        if step.number > len(self.losses):
             self.losses.append(step.loss)
             if step.loss is None:
                 self.notes = (
                     *self.notes,
                     f"step {step.number}: the loss was no number; back to the best, half the rate",
                 )
-        score = step.best.score if step.number == 0 else step.score
+        score = step.best.score if not self.scores else step.score
         if score is not None:
             self.scores[step.number] = score
         self.ended = step.ended or self.ended

@@ -1,7 +1,7 @@
 """Refine LoRA on the demo's trained models, in the real host."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -211,6 +211,33 @@ def test_where_nothing_fits_any_more_the_best_is_saved_and_the_sentence_says_so(
         models.refined(target=models.pruned)
 
 
+def test_where_the_model_does_not_fit_its_weights_stay_in_main_memory_and_the_run_goes_on(
+    models: Emoji, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full_at(monkeypatch, 0, after=6, but_for=lambda student: student.processed is not first[0])
+    first: list[Any] = []
+    whole = HostStudent.lightened
+
+    def lightened(self: HostStudent, error: RuntimeError) -> bool:
+        first.append(self.processed)
+        return whole(self, error)
+
+    monkeypatch.setattr(HostStudent, "lightened", lightened)
+    report = models.refined(target=models.pruned).report
+    assert any("the target's weights stay in main memory" in one for one in report.notes)
+    assert len(report.losses) == 8
+    assert set(report.scores) >= {0, 4, 8}
+    assert report.best_step == 8
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float8_e4m3fn])
+def test_a_target_in_half_precision_and_in_fp8_is_refined_too(models: Emoji, dtype: torch.dtype) -> None:
+    path = DEMO_MODELS / "diffusion_models" / "emoji_pruned.safetensors"
+    target = comfy.sd.load_diffusion_model(str(path), {"dtype": dtype})
+    report = models.refined(target=target).report
+    assert report.best > report.before + 0.1
+
+
 def test_a_cancelled_run_saves_its_best_and_says_where(models: Emoji) -> None:
     told: list[str] = []
 
@@ -315,13 +342,20 @@ def _answers(model: Any, layers: Any, factors: Any, conditioning: Any) -> Tensor
     return found[0]
 
 
-def full_at(monkeypatch: pytest.MonkeyPatch, rows: int, after: int = 0) -> None:
+def full_at(
+    monkeypatch: pytest.MonkeyPatch, rows: int, after: int = 0, but_for: Callable[[HostStudent], bool] = lambda _: False
+) -> None:
     """A card on which no more latents than that fit in a step, and none at all without checkpointing."""
     whole, calls = HostStudent.denoised, list[int]()
 
     def denoised(self: HostStudent, states: Tensor, levels: Tensor, prompts: Any) -> Tensor:
         calls.extend([1] * torch.is_grad_enabled())
-        if torch.is_grad_enabled() and len(calls) > after and (len(states) > rows or not self.checkpointing):
+        if (
+            torch.is_grad_enabled()
+            and len(calls) > after
+            and not but_for(self)
+            and (len(states) > rows or not self.checkpointing)
+        ):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return whole(self, states, levels, prompts)
 
