@@ -33,8 +33,10 @@ class Desk:
 
 @dataclass
 class HostStudent:
-    """call: the loaded model within ComfyUI's sampling, (state, sigma) -> denoised. factors are on its device. at_once
-    and `lighter` change as memory runs out; notes says so."""
+    """call: the loaded model within ComfyUI's sampling, (state, sigma) -> denoised; extra: what it wants with each call;
+    processed: the prompts as the model takes them. factors are on its device; blocks: those of the model. at_once,
+    checkpointing and cloning change as memory runs out or torch refuses a step; notes says so.
+    """
 
     call: Any
     extra: Mapping[str, Any]
@@ -46,10 +48,12 @@ class HostStudent:
     notes: list[str] = field(default_factory=list[str])
     checkpointing: bool = False
     cloning: bool = False
+    learning: bool = False  # whether the last call was made with gradients
 
     def answers(self, picks: Tensor) -> Tensor:
         """Denoised predictions (picks, ...) for rows of the desk, on the device, float32."""
         comfy.model_management.throw_exception_if_processing_interrupted()
+        self.learning = torch.is_grad_enabled()
         device = self.call.inner_model.device
         states, levels = (one[picks].float().to(device) for one in (self.desk.states, self.desk.levels))
         return self.denoised(states, levels, self.desk.prompts[picks].tolist())
@@ -77,7 +81,7 @@ class HostStudent:
         if not comfy.model_management.is_oom(error):
             return False
         comfy.model_management.soft_empty_cache()
-        if self.blocks and not self.checkpointing:
+        if self.learning and self.blocks and not self.checkpointing:
             self.checkpointing = True
             self.notes.append("memory ran out: activations are computed again in the backward pass (slower)")
             return True

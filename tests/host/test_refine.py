@@ -20,6 +20,7 @@ from lora_transfer.core.files import write_new
 from lora_transfer.nodes.host.adapter import Adapter, adapter_from_file
 from lora_transfer.nodes.host.applying import apply
 from lora_transfer.nodes.host.base import base_from_model
+from lora_transfer.nodes.host.noising import levels_at, noising
 from lora_transfer.nodes.host.prompts import prompts_of
 from lora_transfer.nodes.host.refinable import refinable
 from lora_transfer.nodes.host.saving import for_file
@@ -301,6 +302,22 @@ def test_between_other_latents_the_pictures_are_carried_by_the_vaes(models: Emoj
     assert refined.report.teaching.pictures == 2
     assert refined.report.best >= refined.report.before
     assert len(refined.report.losses) == 4
+
+
+def test_a_noised_latent_is_the_same_to_a_diffusion_and_to_a_flow_model(models: Emoji, pair: SmallPair) -> None:
+    diffusion, flow = loaded(pair).source, models.source
+    latent, noise = torch.randn(2, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    sigma = torch.tensor([9.0, 1.0, 0.1])
+    seen = diffusion.get_model_object("model_sampling").noise_scaling(sigma, noise, latent)
+    between = noising(diffusion, flow)
+    levels = between.levels(sigma)
+    wanted = flow.get_model_object("model_sampling").noise_scaling(levels, noise, latent)
+    assert torch.allclose(between.states(seen, sigma), wanted, atol=1e-6)
+    assert torch.allclose(between.back().states(wanted, levels), seen, atol=1e-5)
+    assert torch.allclose(between.back().levels(levels), sigma, rtol=1e-5)
+    on_both = levels_at([1.0, 0.5, 0.0], flow, diffusion)
+    assert float(on_both[0]) == pytest.approx(14.61 / 15.61, abs=1e-3)  # all noise to the diffusion model
+    assert bool((on_both.diff() < 0).all())
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
