@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.layers import Layer
-from .names import slice_of
+from .names import UNET, slice_of
 
 _CONVS: dict[type[nn.Module], Callable[..., Tensor]] = {
     nn.Conv1d: nn.functional.conv1d,
@@ -28,12 +28,11 @@ def why_untrainable(model: nn.Module, layer: Layer) -> str | None:
     """The reason why a layer's factors cannot be trained, or None."""
     if layer.text_encoder:
         return "it belongs to the text encoder"
-    place, _, end = layer.weight.key.rpartition(".")
     try:
-        module = comfy.utils.get_attr(model, place)
+        module = comfy.utils.get_attr(model, _place(layer.name))
     except AttributeError:
         return "the target has no such layer"
-    if end != "weight" or not isinstance(module, (nn.Linear, *_CONVS)):
+    if not isinstance(module, (nn.Linear, *_CONVS)):
         return f"it is no linear layer and no convolution ({type(module).__name__})"
     if getattr(module, "groups", 1) != 1:
         return "it is a convolution by groups"
@@ -41,13 +40,12 @@ def why_untrainable(model: nn.Module, layer: Layer) -> str | None:
 
 
 @contextmanager
-def bypassed(model: nn.Module, layers: Mapping[str, Layer], factors: Factors) -> Iterator[None]:
+def bypassed(model: nn.Module, factors: Factors) -> Iterator[None]:
     """The model with factors (up (m, r), down (r, n)) on its layers, until the end of the block."""
     by_module: dict[str, list[_Side]] = {}
     for name, (up, down) in factors.items():
         _, rows = slice_of(name)
-        place = layers[name].weight.key.rpartition(".")[0]
-        by_module.setdefault(place, []).append(_Side(up, down, rows))
+        by_module.setdefault(_place(name), []).append(_Side(up, down, rows))
     modules = [comfy.utils.get_attr(model, place) for place in by_module]
     sides = zip(modules, by_module.values(), strict=True)
     with forwards_replaced({module: _with_sides(module, module.forward, some) for module, some in sides}):
@@ -67,6 +65,11 @@ def forwards_replaced(forwards: Mapping[Any, Callable[..., Any]]) -> Iterator[No
             del module.forward  # the class's own is found again
             if forward is not None:
                 module.forward = forward
+
+
+def _place(layer: str) -> str:
+    """Where a layer's module is in a loaded model; a base's own keys are those of its file."""
+    return UNET + (slice_of(layer)[0] or layer)
 
 
 @dataclass(frozen=True)

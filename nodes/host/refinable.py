@@ -40,9 +40,6 @@ class Refinable:
     passed: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     notes: tuple[str, ...] = ()
 
-    def layers(self) -> Mapping[str, Layer]:
-        return {name: self.fits.layers[name] for name in self.deltas}
-
     def factors(self) -> dict[str, tuple[Tensor, Tensor]]:
         return {name: (delta.up, delta.down) for name, delta in self.deltas.items()}
 

@@ -167,7 +167,7 @@ def _lessons(target: Any, found: Taught, prompts: list[Prompt], settings: Refine
 
     def attempt(offloading: bool) -> None:
         asked.clear()
-        in_host(target, {}, found.desk, prompts, {}, settings.batch, lesson, offloading)
+        in_host(target, found.desk, prompts, {}, settings.batch, lesson, offloading)
 
     def lesson(student: HostStudent) -> None:
         left = picks

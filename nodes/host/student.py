@@ -12,7 +12,6 @@ import torch
 from comfy_extras.nodes_train import TrainGuider, find_modules_at_depth
 from torch import Tensor
 
-from ...core.layers import Layer
 from .bypass import Factors, bypassed, usable_for_gradients
 from .prompts import Prompt, together
 from .recomputing import copies_kept, recomputed
@@ -33,7 +32,7 @@ class Desk:
 
 @dataclass
 class HostStudent:
-    """call: the loaded model within ComfyUI's sampling, (state, sigma) -> denoised; extra: what it wants with each call;
+    """call: the loaded model within ComfyUI's sampling, (state, sigma) -> denoised; extra: what goes with each call;
     processed: the prompts as the model takes them. factors are on its device; blocks: those of the model. at_once,
     checkpointing and cloning change as memory runs out or torch refuses a step; notes says so.
     """
@@ -104,7 +103,6 @@ class HostStudent:
 
 def in_host(
     model: Any,
-    layers: Mapping[str, Layer],
     desk: Desk,
     prompts: Sequence[Prompt],
     factors: Factors,
@@ -120,7 +118,7 @@ def in_host(
         guider = TrainGuider(patcher, offloading=offloading)
         guider.set_conds([entry for prompt in prompts for entry in together([_normal(prompt)])])
         row = desk.states[:1].float().clone()
-        sampler = _Lesson(patcher.model, layers, desk, factors, at_once, lesson, offloading)
+        sampler = _Lesson(patcher.model, desk, factors, at_once, lesson, offloading)
         guider.sample(row, torch.zeros_like(row), sampler, torch.tensor([1.0, 0.0]), disable_pbar=True, seed=0)
 
 
@@ -153,7 +151,6 @@ class _Lesson(comfy.samplers.Sampler):
     """To ComfyUI a lesson is a sampler like any other: it gets the loaded model and the prepared prompts."""
 
     model: Any
-    layers: Mapping[str, Layer]
     desk: Desk
     factors: Factors
     at_once: int
@@ -172,7 +169,7 @@ class _Lesson(comfy.samplers.Sampler):
             find_modules_at_depth(self.model.diffusion_model, _BLOCKS),
             checkpointing=self.offloading,  # weights on their way through the card are let go of only so
         )
-        with bypassed(self.model, self.layers, self.factors):
+        with bypassed(self.model, self.factors):
             self.lesson(student)
         return torch.zeros_like(self.desk.states[:1].float()).to(sigmas)
 

@@ -61,7 +61,7 @@ class Training:
         def attempt(offloading: bool) -> None:
             if offloading:
                 self._go_on(factors)
-            in_host(model, start.layers(), desk, prompts, factors, self.settings.batch, self._lesson, offloading)
+            in_host(model, desk, prompts, factors, self.settings.batch, self._lesson, offloading)
 
         try:
             with_room(attempt)

@@ -20,6 +20,7 @@ from lora_transfer.core.files import write_new
 from lora_transfer.nodes.host.adapter import Adapter, adapter_from_file
 from lora_transfer.nodes.host.applying import apply
 from lora_transfer.nodes.host.base import base_from_model
+from lora_transfer.nodes.host.base_file import base_from_file
 from lora_transfer.nodes.host.noising import levels_at, noising
 from lora_transfer.nodes.host.prompts import prompts_of
 from lora_transfer.nodes.host.refinable import refinable
@@ -144,8 +145,15 @@ def test_gradients_are_those_of_the_loss(models: Emoji, lighter: bool) -> None:
                 losses.append(float((student.answers(torch.arange(2)).double() - aim).square().mean()))
             found.append((losses[0] - losses[1]) / 2e-3)
 
-    in_host(models.target, start.layers(), desk, prompts_of(demo_prompts()), factors, 2, lesson)
+    in_host(models.target, desk, prompts_of(demo_prompts()), factors, 2, lesson)
     assert found[0] == pytest.approx(found[1], rel=0.02)
+
+
+def test_an_adapter_that_was_carried_to_a_base_by_its_file_is_refined_on_the_loaded_model(models: Emoji) -> None:
+    path = DEMO_MODELS / "diffusion_models" / "emoji_target.safetensors"
+    carried = replace(models.lora, fits=base_from_file(path, "emoji_target"))
+    by_file, by_model = (models.refined(replace(SHORT, steps=2), transferred=one) for one in (carried, models.lora))
+    assert by_file.report.losses == by_model.report.losses
 
 
 def test_a_refined_adapter_goes_on_from_where_it_was_and_counts_its_steps(models: Emoji) -> None:
@@ -337,17 +345,15 @@ def a_desk(channels: int = 16) -> Desk:
 def answers_of(model: Any, adapter: Adapter, conditioning: Any = None) -> Tensor:
     """What a student answers with the adapter's factors beside its layers."""
     start = refinable(adapter, base_from_model(model), model, 0)
-    return _answers(
-        start.with_kept(model), start.layers(), with_gradients(start.factors(), torch.device("cpu")), conditioning
-    )
+    return _answers(start.with_kept(model), with_gradients(start.factors(), torch.device("cpu")), conditioning)
 
 
 def answers_applied(model: Any, adapter: Adapter | None, conditioning: Any = None) -> Tensor:
     """What the model answers with the adapter in its weights."""
-    return _answers(model if adapter is None else apply(adapter, model, None, 1.0, 0.0).model, {}, {}, conditioning)
+    return _answers(model if adapter is None else apply(adapter, model, None, 1.0, 0.0).model, {}, conditioning)
 
 
-def _answers(model: Any, layers: Any, factors: Any, conditioning: Any) -> Tensor:
+def _answers(model: Any, factors: Any, conditioning: Any) -> Tensor:
     found: list[Tensor] = []
     desk = a_desk(model.get_model_object("latent_format").latent_channels)
 
@@ -355,7 +361,7 @@ def _answers(model: Any, layers: Any, factors: Any, conditioning: Any) -> Tensor
         with torch.no_grad():
             found.append(student.answers(torch.arange(2)))
 
-    in_host(model, layers, desk, prompts_of(conditioning or demo_prompts()), factors, 2, lesson)
+    in_host(model, desk, prompts_of(conditioning or demo_prompts()), factors, 2, lesson)
     return found[0]
 
 
