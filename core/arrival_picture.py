@@ -8,13 +8,13 @@ from PIL import Image, ImageDraw, ImageFont
 
 from .arrival import Agreement, Trial
 from .arrival_report import ArrivalReport
+from .drawing import BACKGROUND, FAINT, LINE, MARGIN, TEXT, ZERO, draw_header, end_of
 
-_BACKGROUND, _TEXT, _FAINT, _LINE, _ZERO = "#1e1e22", "#ececf0", "#9a9aa4", "#3a3a40", "#6c6c76"
 _COLOURS = {"projected": ("#5ec962",), "copy": ("#ff9f43",), "more": ("#4cc9f0", "#c77dff", "#ffd166", "#f28482")}
-_MARGIN, _HEADER, _HEIGHT, _AXIS = 28, 150, 270, 66  # pixels; _AXIS is left of each panel, for its figures
+_HEADER, _HEIGHT, _AXIS = 150, 270, 66  # pixels; _AXIS is left of each panel, for its figures
 _PANELS, _GAP = (560, 260), 24  # widths: noise levels, strengths
 _LEAST = -1.0  # what does more harm lies on the lower edge: the figure is in the report
-_LEGEND_LINE, _LETTERS, _SENTENCE_LINES = 22, 44, 3
+_LEGEND_LINE = 22
 _DOT = 7.0  # pixels from one dot of a line to the next
 
 _LEGIBLE = 4  # adapters up to which their cosines are drawn too; the legend has them of all
@@ -50,9 +50,9 @@ def arrival_picture(report: ArrivalReport) -> numpy.ndarray:
     each noise level; after a search a second panel with closed and G over all levels at each strength, the chosen one
     ringed."""
     panels = _panels(report)
-    width = panels[-1].left + panels[-1].width + _MARGIN
+    width = panels[-1].left + panels[-1].width + MARGIN
     legend = _HEADER + _HEIGHT + 62
-    picture = Image.new("RGB", (width, legend + _LEGEND_LINE * (len(report.trials) + 1) + 36), _BACKGROUND)
+    picture = Image.new("RGB", (width, legend + _LEGEND_LINE * (len(report.trials) + 1) + 36), BACKGROUND)
     draw = ImageDraw.Draw(picture)
     _draw_header(draw, report, width)
     _draw_frame(
@@ -71,7 +71,7 @@ def arrival_picture(report: ArrivalReport) -> numpy.ndarray:
         _, chosen = report.chosen()
         if chosen.pooled.closed is not None:
             x, y = panels[1].x(strengths.index(chosen.strength)), panels[1].y(chosen.pooled.closed)
-            draw.ellipse((x - 8, y - 8, x + 8, y + 8), outline=_TEXT, width=2)
+            draw.ellipse((x - 8, y - 8, x + 8, y + 8), outline=TEXT, width=2)
     _draw_legend(draw, report, legend)
     return numpy.asarray(picture)
 
@@ -84,7 +84,7 @@ def _panels(report: ArrivalReport) -> list[_Panel]:
     if report.searched:
         places.append(len(report.projected.arrivals))
     panels: list[_Panel] = []
-    left = _MARGIN + _AXIS
+    left = MARGIN + _AXIS
     for width, count in zip(_PANELS, places, strict=False):
         full = width if report.searched else sum(_PANELS) + _GAP + _AXIS
         panels.append(_Panel(left, full, count, least))
@@ -116,40 +116,22 @@ def _figures(noise_levels: Sequence[float]) -> list[str]:
 
 
 def _draw_header(draw: _Drawing, report: ArrivalReport, width: int) -> None:
-    draw.text((_MARGIN, 18), "How much of the LoRA arrived", _TEXT, ImageFont.load_default(28))
-    names = f"{_end(report.adapter.name)}:  {_end(report.source.name)}  to  {_end(report.target.name)}"
-    draw.text((_MARGIN, 54), names, _TEXT, ImageFont.load_default(16))
-    font = ImageFont.load_default(15)
-    for row, line in enumerate(_lines(report.sentence(), font, width - 2 * _MARGIN)):
-        draw.text((_MARGIN, 78 + 20 * row), line, _FAINT, font)
-
-
-def _lines(said: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> list[str]:
-    """A sentence broken between words; what does not fit on the last line goes, for the report has it."""
-    lines = [""]
-    for word in said.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) <= width:
-            lines[-1] = longer
-        elif len(lines) == _SENTENCE_LINES:
-            return [*lines[:-1], f"{lines[-1][:-1]}…"]
-        else:
-            lines.append(word)
-    return lines
+    names = f"{end_of(report.adapter.name)}:  {end_of(report.source.name)}  to  {end_of(report.target.name)}"
+    draw_header(draw, "How much of the LoRA arrived", names, report.sentence(), width)
 
 
 def _draw_frame(draw: _Drawing, panel: _Panel, named: str, marks: Sequence[str]) -> None:
     font, bottom, right = ImageFont.load_default(13), _HEADER + _HEIGHT, panel.left + panel.width
     for figure in panel.ticks():
-        draw.line((panel.left, panel.y(figure), right, panel.y(figure)), _ZERO if figure == 0 else _LINE)
+        draw.line((panel.left, panel.y(figure), right, panel.y(figure)), ZERO if figure == 0 else LINE)
         edge = " or less" if figure == panel.least < 0 else ""
-        draw.text((panel.left - 8, panel.y(figure)), f"{figure:g}{edge}", _FAINT, font, anchor="rm")
+        draw.text((panel.left - 8, panel.y(figure)), f"{figure:g}{edge}", FAINT, font, anchor="rm")
     step = -(-len(marks) * 40 // panel.width)  # of many levels only every second or third is named
     for place, mark in enumerate(marks):
-        draw.line((panel.x(place), bottom, panel.x(place), bottom + 4), _LINE)
+        draw.line((panel.x(place), bottom, panel.x(place), bottom + 4), LINE)
         if place % step == 0:
-            draw.text((panel.x(place), bottom + 8), mark, _FAINT, font, anchor="ma")
-    draw.text((panel.left + panel.width / 2, bottom + 28), named, _FAINT, font, anchor="ma")
+            draw.text((panel.x(place), bottom + 8), mark, FAINT, font, anchor="ma")
+    draw.text((panel.left + panel.width / 2, bottom + 28), named, FAINT, font, anchor="ma")
 
 
 def _draw_curves(draw: _Drawing, panel: _Panel, shown: Sequence[Agreement | None], colour: str) -> None:
@@ -190,20 +172,15 @@ def _draw_legend(draw: _Drawing, report: ArrivalReport, top: int) -> None:
     font = ImageFont.load_default(14)
     for row, (trial, colour) in enumerate(_coloured(report)):
         y = top + row * _LEGEND_LINE
-        draw.line((_MARGIN, y + 9, _MARGIN + 26, y + 9), colour, 3)
+        draw.line((MARGIN, y + 9, MARGIN + 26, y + 9), colour, 3)
         pooled = trial.as_it_is().pooled
         figures = f"{_closed(pooled)}, G {pooled.arrived:.2f}, cosine {pooled.cosine:.2f}, size {pooled.norm_ratio:.2f}"
         best = f";  best at strength {trial.best().strength:g}: {_closed(trial.best().pooled)}"
-        said = f"{_end(trial.label)}:  {figures}{best if report.searched else ''}"
-        draw.text((_MARGIN + 34, y), said, _TEXT if trial.role == "projected" else _FAINT, font)
+        said = f"{end_of(trial.label)}:  {figures}{best if report.searched else ''}"
+        draw.text((MARGIN + 34, y), said, TEXT if trial.role == "projected" else FAINT, font)
     for row, note in enumerate((_THICK, _THIN + _DOTTED if _has_cosines(report) else _THIN)):
-        draw.text((_MARGIN, top + len(report.trials) * _LEGEND_LINE + 4 + 18 * row), note, _FAINT, font)
+        draw.text((MARGIN, top + len(report.trials) * _LEGEND_LINE + 4 + 18 * row), note, FAINT, font)
 
 
 def _closed(pooled: Agreement) -> str:
     return "nothing to close" if pooled.closed is None else f"closed {pooled.closed:.2f}"
-
-
-def _end(name: str) -> str:
-    """The end of a name tells models apart, so it is the beginning that goes."""
-    return name if len(name) <= _LETTERS else "…" + name[-_LETTERS + 1 :]

@@ -35,3 +35,7 @@ class NothingToTransfer(LoraTransferError):
 
 class NotMeasurable(LoraTransferError):
     """Two models whose outputs cannot be laid side by side, or an effect of no size."""
+
+
+class NotEnoughMemory(LoraTransferError):
+    """A step that does not fit into memory in any of the ways that take less."""

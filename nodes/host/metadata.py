@@ -37,16 +37,35 @@ def transferred_metadata(
 ) -> dict[str, str]:
     """Trigger words and training settings stay; base, network, rank and alpha follow; our own entry tells the origin
     as JSON, and of an adapter that was carried over before (A -> B -> C) the whole way."""
+    kept = _on_target(original, tensors, target)
+    provenance = report.provenance()
+    if PROVENANCE in original:
+        provenance["before"] = _from_json(original[PROVENANCE])
+    return {**kept, PROVENANCE: json.dumps(provenance)}
+
+
+def refined_metadata(
+    original: Mapping[str, str], tensors: Mapping[str, Tensor], refined: Mapping[str, Any], target: HostBase
+) -> dict[str, str]:
+    """Those of a refined adapter: `refined` says how, in our own entry; the steps of an adapter that was refined before
+    are counted with its own."""
+    entry = _from_json(original.get(PROVENANCE, "{}"))
+    origin = entry if isinstance(entry, dict) else {"before": entry}
+    before = origin.get("refined", {})
+    steps = before.get("steps", 0) if isinstance(before, dict) else 0
+    provenance = {**origin, "refined": {**refined, "steps": refined["steps"] + steps}}
+    return {**_on_target(original, tensors, target), PROVENANCE: json.dumps(provenance)}
+
+
+def _on_target(original: Mapping[str, str], tensors: Mapping[str, Tensor], target: HostBase) -> dict[str, str]:
+    """The original's entries, with those on the base and on the network brought up to date."""
     kept = {key: value for key, value in original.items() if key not in (*_STALE, *_BASE_ENTRIES)}
     names = dict(zip(_BASE_ENTRIES, _BASE_NAMES.get(target.family, ()), strict=False))
     kept |= {entry: name for entry, name in names.items() if entry in original}
     kept |= _network(original, tensors)
     if "ss_sd_model_name" in kept:
         kept["ss_sd_model_name"] = target.name
-    provenance = report.provenance()
-    if PROVENANCE in original:
-        provenance["before"] = _from_json(original[PROVENANCE])
-    return {**kept, PROVENANCE: json.dumps(provenance)}
+    return kept
 
 
 def scaled_metadata(original: Mapping[str, str], tensors: Mapping[str, Tensor], strength: float) -> dict[str, str]:

@@ -2,7 +2,7 @@
 on and off the card, prepares the conditioning and lets the user cancel."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.model_management
@@ -14,26 +14,27 @@ from torch import Tensor
 
 from ...core.arrival import CheckSettings
 from ...core.errors import NotMeasurable
+from .noising import latent_space, noise_of
+from .prompts import part
 
 Tick = Callable[[int], None]  # told how many calls of the model are done, one for each latent
-
-# What a latent becomes at noise level 0.5, as (noise, latent), by the name that people know it by.
-_NOISES = {(0.5, 1.0): "latent + 0.5 noise (diffusion: eps, v)", (0.5, 0.5): "0.5 latent + 0.5 noise (flow)"}
 
 
 @dataclass(frozen=True)
 class Start:
     """Where the noised latents come from. latent, noise: (n, channels, ...), float32 on the CPU; levels: sigma, from
-    much noise to little, (levels); sampled: the latent is empty, and a short sampling takes its place."""
+    much noise to little, (levels); sampled: the latent is empty, and a short sampling takes its place; kept: the
+    precision to which states are rounded before the model sees them, so that nothing is lost by keeping them."""
 
     latent: Tensor
     noise: Tensor
     levels: Tensor
     sampled: bool
     seed: int
+    kept: torch.dtype = torch.float32
 
     def part(self, some: slice) -> "Start":
-        return Start(self.latent[some], self.noise[some], self.levels, self.sampled, self.seed)
+        return replace(self, latent=self.latent[some], noise=self.noise[some])
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,13 @@ class Outputs:
 
 def require_comparable(source: Any, target: Any) -> None:
     """NotMeasurable where the same noised latents do not mean the same to both models."""
-    spaces = [_latent_space(model) for model in (source, target)]
+    spaces = [latent_space(model) for model in (source, target)]
     if spaces[0] != spaces[1]:
         raise NotMeasurable(
             f"Source and target: expected two models of one latent space, found {spaces[0]} and {spaces[1]}. Their "
             "outputs cannot be laid side by side: judge this pair by its images."
         )
-    noises = [_noise(model) for model in (source, target)]
+    noises = [noise_of(model) for model in (source, target)]
     if noises[0] != noises[1]:
         raise NotMeasurable(
             f"Source and target: expected noise of one kind, found {noises[0]} and {noises[1]}. Their outputs cannot "
@@ -64,22 +65,28 @@ def require_comparable(source: Any, target: Any) -> None:
 def start_of(source: Any, target: Any, latent: Mapping[str, Any] | None, settings: CheckSettings) -> Start:
     """Noise for every seed, and noise levels that both models know. Without a latent, or with an empty one, which gives
     the size, states are sampled; several latents get a noise each, and more seeds take them in turn."""
-    space = source.get_model_object("latent_format")
-    given = {"samples": _empty(space, settings.size)} if latent is None else latent
-    ratios = given.get("downscale_ratio_spacial"), given.get("downscale_ratio_temporal")
-    samples = comfy.sample.fix_empty_latent_channels(source, given["samples"], *ratios)
-    if samples.is_nested or samples.shape[1] != space.latent_channels:
-        found = "several latents in one (sound and picture)" if samples.is_nested else f"{samples.shape[1]}"
-        raise NotMeasurable(
-            f"The latent: expected {space.latent_channels} channels, as the source model has, found {found}. Encode it "
-            "with this model's VAE, or leave the input empty."
-        )
+    samples = latents_of(source, latent, settings.size)
     sampled = not bool(samples.any())
     count = settings.seeds if sampled else max(settings.seeds, len(samples))
     repeated = comfy.utils.repeat_to_batch_size(samples[:1] if sampled else samples, count).float().cpu()
     seeds = [(settings.seed + index) % 2**64 for index in range(count)]
     noises: list[Any] = [comfy.sample.prepare_noise(repeated[:1], seed) for seed in seeds]
     return Start(repeated, torch.cat(noises), _levels(source, target, settings.timesteps), sampled, settings.seed)
+
+
+def latents_of(model: Any, latent: Mapping[str, Any] | None, size: int) -> Tensor:
+    """The connected latents with the model's channels, or an empty one of a square picture: (n, channels, ...)."""
+    space = model.get_model_object("latent_format")
+    given = {"samples": _empty(space, size)} if latent is None else latent
+    ratios = given.get("downscale_ratio_spacial"), given.get("downscale_ratio_temporal")
+    samples = comfy.sample.fix_empty_latent_channels(model, given["samples"], *ratios)
+    if samples.is_nested or samples.shape[1] != space.latent_channels:
+        found = "several latents in one (sound and picture)" if samples.is_nested else f"{samples.shape[1]}"
+        raise NotMeasurable(
+            f"The latent: expected {space.latent_channels} channels, as the source model has, found {found}. Encode it "
+            "with this model's VAE, or leave the input empty."
+        )
+    return samples
 
 
 def outputs(model: Any, conditioning: Any, start: Start, states: Tensor | None, tick: Tick, what: str) -> Outputs:
@@ -106,7 +113,8 @@ def _within_memory(model: Any, conditioning: Any, start: Start, states: Tensor |
     for index in range(count):
         one, before = slice(index, index + 1), index * len(start.levels)
         own = None if states is None else states[:, one]
-        parts.append(_pass(model, conditioning, start.part(one), own, lambda done, before=before: tick(before + done)))
+        alone = part(conditioning, index, count)
+        parts.append(_pass(model, alone, start.part(one), own, lambda done, before=before: tick(before + done)))
     return Outputs(*(torch.cat([getattr(part, name) for part in parts], 1) for name in ("states", "denoised")))
 
 
@@ -121,6 +129,7 @@ def _pass(model: Any, conditioning: Any, start: Start, states: Tensor | None, ti
                 state = states[place].to(state)
             elif not start.sampled:
                 state = sampling.noise_scaling(level, call.noise, call.latent_image)
+            state = state.to(start.kept).to(state)
             denoised = call(state, level * state.new_ones(len(state)), **extra_args)
             seen.append((state.float().cpu(), denoised.float().cpu()))
             tick((place + 1) * len(state))
@@ -158,16 +167,3 @@ def _empty(space: Any, size: int) -> Tensor:
         )
     side = max(1, size // space.spacial_downscale_ratio)
     return torch.zeros(1, space.latent_channels, side, side)
-
-
-def _latent_space(model: Any) -> str:
-    space = model.get_model_object("latent_format")
-    return f"{type(space).__name__} ({space.latent_channels} channels)"
-
-
-def _noise(model: Any) -> str:
-    """What a model's noise does to a latent, in words: measured, for a class of its own may do the same."""
-    sampling, half = model.get_model_object("model_sampling"), torch.tensor(0.5)
-    ends = ((torch.ones(1, 1), torch.zeros(1, 1)), (torch.zeros(1, 1), torch.ones(1, 1)))
-    noise, latent = (round(float(sampling.noise_scaling(half, *end)), 4) for end in ends)
-    return _NOISES.get((noise, latent), f"{latent:g} latent + {noise:g} noise")

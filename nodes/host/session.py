@@ -1,12 +1,14 @@
 """The running ComfyUI: its device, its progress bar, its cancel button."""
 
 import os
+from typing import Any
 
 import comfy.model_management
 import comfy.utils
 import numpy
 import psutil
 import torch
+from comfy_execution.graph_utils import ExecutionBlocker
 from server import PromptServer
 
 from ...core.progress import Progress
@@ -53,3 +55,8 @@ def host_progress() -> Progress:
 def image_of(picture: numpy.ndarray) -> torch.Tensor:
     """A picture of bytes (height, width, 3) as ComfyUI's IMAGE (1, height, width, 3), float32 in [0, 1]."""
     return torch.from_numpy(picture.copy()).float().div(255).unsqueeze(0)
+
+
+def or_nothing(pictures: torch.Tensor | None) -> Any:
+    """An output that is not there: nodes after it do not run, and it is no error."""
+    return ExecutionBlocker(None) if pictures is None else pictures

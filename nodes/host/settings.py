@@ -17,17 +17,25 @@ DEFAULTS: dict[str, Any] = {PRECISION: "float32", LIMIT: 20}
 def subspace_cache() -> SubspaceCache | None:
     """The cache of decomposed bases in ComfyUI's user folder; None where the user has switched it off, or where its
     folder or index cannot be opened (a read-only or full disk, a lock that another process holds)."""
-    chosen = _written()
-    if chosen[PRECISION] not in PRECISIONS:
+    place = cache_place("subspaces")
+    if place is None:
         return None
-    folder = Path(folder_paths.get_user_directory()) / "lora_transfer" / "subspaces"
+    folder, limit = place
     try:
-        return SubspaceCache(folder, chosen[PRECISION], int(chosen[LIMIT] * 1e9))
+        return SubspaceCache(folder, _written()[PRECISION], limit)
     except (OSError, sqlite3.Error) as error:
         logging.warning(
             "LoRA Transfer: no cache of decomposed bases in %s (%s); bases are decomposed anew", folder, error
         )
         return None
+
+
+def cache_place(name: str) -> tuple[Path, int] | None:
+    """A folder of the pack's caches and its limit in bytes; None where the user has switched them off."""
+    chosen = _written()
+    if chosen[PRECISION] not in PRECISIONS:
+        return None
+    return Path(folder_paths.get_user_directory()) / "lora_transfer" / name, int(chosen[LIMIT] * 1e9)
 
 
 def _written() -> dict[str, Any]:

@@ -1,0 +1,92 @@
+"""Pictures of a student on its way: one prompt, one noise, a few steps of Euler's."""
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
+import torch
+from latent_preview import Latent2RGBPreviewer
+from PIL import Image
+from torch import Tensor
+
+from .student import HostStudent
+
+_STEPS = 8
+_SIZE = 512  # pixels: what ComfyUI's page shows at most
+_ROOM = 1.5  # times what the decoder takes must be free for it to run beside a model in training
+
+
+@dataclass
+class Previews:
+    """Samplings of a student, kept as clean latents. vae: what decodes them, None for the host's rough colours."""
+
+    model: Any
+    vae: Any
+    prompt: int
+    seed: int
+    steps: int
+    latents: list[Tensor] = field(default_factory=list[Tensor])
+
+    def taken(self, student: HostStudent) -> Image.Image | None:
+        """Sample once more; the picture, where it can be had without touching the model in training."""
+        sampling = self.model.get_model_object("model_sampling")
+        shape = student.desk.states[:1]
+        device = student.call.inner_model.device
+        levels = comfy.samplers.calculate_sigmas(sampling, "simple", self.steps or _STEPS).float().to(device)
+        noise: Any = comfy.sample.prepare_noise(torch.zeros(shape.shape), self.seed).to(device)
+        with torch.no_grad():
+            state = sampling.noise_scaling(levels[0], noise, torch.zeros_like(noise), True)
+            for level, following in pairwise(levels):
+                denoised = student.denoised(state, level.expand(1), [self.prompt])
+                state = state + (state - denoised) / level * (following - level)
+        self.latents.append(state.float().cpu())
+        return self._shown(self.latents[-1])
+
+    def pictures(self) -> Tensor | None:
+        """All of them, decoded (n, height, width, 3); None without any."""
+        if not self.latents:
+            return None
+        if self.vae is not None:
+            return torch.cat([self._decoded(one) for one in self.latents])
+        shown = [self._rough(one) for one in self.latents]
+        return None if any(one is None for one in shown) else torch.cat([_tensor(one) for one in shown if one])
+
+    def _shown(self, latent: Tensor) -> Image.Image | None:
+        if self.vae is not None and self._fits(latent):
+            return _image(self._decoded(latent))
+        return self._rough(latent)
+
+    def _fits(self, latent: Tensor) -> bool:
+        """Whether the decoder can be loaded with no part of the model in training sent off the card."""
+        device = self.vae.device
+        if device.type == "cpu":
+            return True
+        wanted = self.vae.memory_used_decode(latent.shape, self.vae.vae_dtype) + self.vae.patcher.model_size()
+        return comfy.model_management.get_free_memory(device) > _ROOM * wanted
+
+    def _decoded(self, latent: Tensor) -> Tensor:
+        space = self.model.get_model_object("latent_format")
+        with torch.inference_mode():  # its weights were made in it
+            decoded = self.vae.decode(space.process_out(latent))
+        return decoded.reshape(-1, *decoded.shape[-3:])[:1].float().cpu()  # of a film its first frame
+
+    def _rough(self, latent: Tensor) -> Image.Image | None:
+        space = self.model.get_model_object("latent_format")
+        if space.latent_rgb_factors is None or latent.ndim < 4:
+            return None
+        previewer = Latent2RGBPreviewer(
+            space.latent_rgb_factors, space.latent_rgb_factors_bias, space.latent_rgb_factors_reshape
+        )
+        return previewer.decode_latent_to_preview(latent)
+
+
+def _image(picture: Tensor) -> Image.Image:
+    return Image.fromarray(picture[0].clamp(0, 1).mul(255).round().byte().numpy())
+
+
+def _tensor(picture: Image.Image) -> Tensor:
+    pixels = torch.frombuffer(bytearray(picture.convert("RGB").tobytes()), dtype=torch.uint8)
+    return pixels.reshape(1, picture.height, picture.width, 3).float().div(255)

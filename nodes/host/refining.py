@@ -1,0 +1,214 @@
+"""A refinement: the source with its adapter teaches, the target with the carried one learns, and the best is kept."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ...core.errors import NotMeasurable
+from ...core.lessons import Lessons, aims
+from ...core.refine import Best, RefineSettings
+from ...core.refine_report import RefineReport
+from ...core.report import Identity
+from .adapter import Adapter, fingerprint_of
+from .applying import Applied, apply
+from .base import HostBase, base_from_model
+from .desks import Taught, pictures_taught, require_teachable, states_taught
+from .grouping import OF_TEXT_ENCODER
+from .metadata import refined_metadata
+from .noising import latent_space
+from .outputs import latents_of
+from .previewing import Previews
+from .prompts import Prompt, digest, prompts_of
+from .refinable import Refinable, from_nothing, refinable
+from .student import HostStudent, in_host, with_room
+from .teacher_cache import patches_digest, teacher_cache
+from .teaching import TeacherSettings, taught
+from .training import Training
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is connected. transferred: None starts from zeros; vae: decodes the pictures on the way; source_vae,
+    target_vae: where the models do not share their latents."""
+
+    source: Any
+    target: Any
+    adapter: Adapter
+    conditioning: Any
+    transferred: Adapter | None = None
+    target_conditioning: Any = None
+    latent: Mapping[str, Any] | None = None
+    vae: Any = None
+    source_vae: Any = None
+    target_vae: Any = None
+
+    def shares_latents(self) -> bool:
+        return latent_space(self.source) == latent_space(self.target)
+
+
+@dataclass(frozen=True)
+class Refined:
+    """The refined adapter (the one to start from, where nothing was better), its report, and pictures on the way."""
+
+    adapter: Adapter
+    report: RefineReport
+    pictures: Tensor | None
+
+
+def refine_adapter(wanted: Wanted, settings: RefineSettings, teaching: TeacherSettings, size: int, say: Say) -> Refined:
+    """Teach, then train. Where the user cancels or memory runs out for good, the best so far is saved."""
+    with_vaes = wanted.source_vae is not None and wanted.target_vae is not None
+    require_teachable(wanted.source, wanted.target, settings.match, with_vaes)
+    bases = base_from_model(wanted.source), base_from_model(wanted.target)
+    prompts = _prompts(wanted)
+    start = _start(wanted, bases, settings)
+    on_source = apply(wanted.adapter, wanted.source, None, 1.0, 0.0)
+    found = _taught(wanted, on_source.model, bases[0], prompts[0], settings, teaching, size, say)
+    comfy.model_management.unload_model_and_clones(wanted.source)
+    lessons = _lessons(wanted.target, found, prompts[1], settings, say)
+    vae = wanted.vae or wanted.target_vae
+    previews = Previews(wanted.target, vae, found.first_held_out(), settings.seed, teaching.target_steps)
+
+    def made(best: Best, before: float) -> Adapter:
+        return _refined(wanted, start, bases[1], settings, best, before)
+
+    run = Training(lessons, settings, previews, made, say)
+    with torch.inference_mode(False):
+        run.run(start.with_kept(wanted.target), start, found.desk, prompts[1])
+    report = RefineReport(
+        source=Identity.of(bases[0]),
+        target=Identity.of(bases[1]),
+        adapter=Identity.of(wanted.adapter),
+        start=None if start.start is None else Identity.of(start.start),
+        settings={**vars(settings), **vars(teaching), "size": list(found.desk.states.shape[2:])},
+        match=settings.match,
+        teaching=found.account,
+        losses=tuple(run.losses),
+        scores=run.scores,
+        best_step=run.best.step,
+        ended=run.ended,
+        notes=(*_notes(wanted, on_source), *start.notes, *run.notes),
+        seconds=run.seconds,
+    )
+    unchanged = start.start if run.best.step == 0 else None
+    return Refined(unchanged or run.adapter(), report, previews.pictures())
+
+
+def _prompts(wanted: Wanted) -> tuple[list[Prompt], list[Prompt]]:
+    """The prompts for both models: the same ones in the same order."""
+    source = prompts_of(wanted.conditioning)
+    target = prompts_of(wanted.target_conditioning or wanted.conditioning)
+    if len(source) != len(target) or not source:
+        raise NotMeasurable(
+            f"conditioning and target_conditioning: expected the same prompts for both models, found {len(source)} and "
+            f"{len(target)}. Encode the same list with both text encoders."
+        )
+    return source, target
+
+
+def _start(wanted: Wanted, bases: tuple[HostBase, HostBase], settings: RefineSettings) -> Refinable:
+    if wanted.transferred is None:
+        return from_nothing(wanted.adapter, *bases, wanted.target, settings.rank, settings.seed)
+    return refinable(wanted.transferred, bases[1], wanted.target, settings.seed)
+
+
+def _taught(
+    wanted: Wanted,
+    patched: Any,
+    source: HostBase,
+    prompts: list[Prompt],
+    settings: RefineSettings,
+    teaching: TeacherSettings,
+    size: int,
+    say: Say,
+) -> Taught:
+    bar = comfy.utils.ProgressBar(1)
+
+    def tell(done: int, total: int) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        bar.update_absolute(done, total)
+        say(f"the source with its LoRA makes lessons: {done} of {total} calls")
+
+    latent = torch.zeros_like(latents_of(wanted.source, wanted.latent, size)[:1].float().cpu())
+    facts = {
+        "source": source.fingerprint,
+        "patches": patches_digest(wanted.source),
+        "other changes": sorted(wanted.source.object_patches),
+        "adapter": wanted.adapter.fingerprint,
+        "scales": {key: value for key, value in wanted.adapter.metadata.items() if key.startswith("lora_adapter")},
+        "prompts": digest(prompts),
+    }
+    shares = wanted.shares_latents()
+    other = wanted.target if shares else wanted.source  # pictures are sampled on the source's own levels
+    own = teaching if shares else replace(teaching, target_steps=0)
+    with_plain = settings.match == "differences"
+    found = taught(wanted.source, patched, other, prompts, latent, own, with_plain, teacher_cache(), facts, tell)
+    with torch.inference_mode(False):
+        if shares:
+            return states_taught(found, wanted.source, wanted.target)
+        say("the lessons' pictures are decoded and encoded")
+        vaes = wanted.source_vae, wanted.target_vae
+        return pictures_taught(found, wanted.source, wanted.target, *vaes, teaching.seed)
+
+
+def _lessons(target: Any, found: Taught, prompts: list[Prompt], settings: RefineSettings, say: Say) -> Lessons:
+    """What the student is to answer, beside what the bare target does: on all rows only to match differences."""
+    say("the target without a LoRA is asked")
+    rows = len(found.teacher) if settings.match == "differences" else found.held_out
+    picks = torch.arange(len(found.teacher) - rows, len(found.teacher))
+    asked: list[Tensor] = []
+
+    def attempt(offloading: bool) -> None:
+        asked.clear()
+        in_host(target, found.desk, prompts, {}, settings.batch, lesson, offloading)
+
+    def lesson(student: HostStudent) -> None:
+        left = picks
+        while len(left):
+            some = left[: student.at_once]
+            try:
+                with torch.no_grad():
+                    asked.append(student.answers(some).cpu())
+            except RuntimeError as error:
+                if not student.lightened(error):
+                    raise
+                continue
+            left = left[len(some) :]
+
+    with_room(attempt)
+    bare = torch.cat(asked)
+    with torch.inference_mode(False):
+        wanted = aims(settings.match, found.teacher, found.plain, bare if rows == len(found.teacher) else None)
+        return Lessons(wanted, found.desk.levels, found.held_out, bare[-found.held_out :])
+
+
+def _refined(
+    wanted: Wanted, start: Refinable, target: HostBase, settings: RefineSettings, best: Best, before: float
+) -> Adapter:
+    """The adapter with refined factors; its metadata tell where it came from."""
+    tensors = start.tensors(best.deltas)
+    origin = wanted.adapter if start.start is None else start.start
+    entry = {"steps": best.step, "match": settings.match, "score": round(best.score, 4), "before": round(before, 4)}
+    metadata = refined_metadata(origin.metadata, tensors, entry, target)
+    name = f"{origin.name} refined on {target.name}"
+    return Adapter(name, fingerprint_of(tensors), metadata, tensors=tensors, fits=start.fits)
+
+
+def _notes(wanted: Wanted, on_source: Applied) -> tuple[str, ...]:
+    notes = [
+        f"the connected {name} model has {len(model.patches)} patched weights already: they count as part of it"
+        for name, model in (("source", wanted.source), ("target", wanted.target))
+        if model.patches
+    ]
+    if on_source.left:
+        notes.append(f"the LoRA on the source: {on_source.summary()}")
+    if OF_TEXT_ENCODER in on_source.left.values():
+        notes.append("the LoRA's part on text encoders is not taught: the conditioning is taken as it is connected")
+    return tuple(notes)

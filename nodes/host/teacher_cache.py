@@ -1,0 +1,100 @@
+"""Teacher sets on disk, in ComfyUI's user folder: what was asked once, no other target or run need ask."""
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from .prompts import add_to_digest
+from .settings import cache_place
+
+# Part of every key: raised when the same question would be answered otherwise, which makes old entries unreachable.
+_ALGORITHM = 1
+_TENSORS = {"states", "noise", "levels", "prompts"}
+_UNFINISHED, _A_DAY = ".unfinished", 24 * 3600  # seconds
+
+
+@dataclass(frozen=True)
+class TeacherCache:
+    """folder: None keeps nothing; limit: bytes, beyond which the least recently used go."""
+
+    folder: Path | None
+    limit: int
+
+    def key(self, facts: Mapping[str, Any]) -> str:
+        written = json.dumps({"algorithm": _ALGORITHM, **facts}, sort_keys=True)
+        return hashlib.sha256(written.encode()).hexdigest()
+
+    def read(self, key: str) -> dict[str, Tensor] | None:
+        """An entry, or None where there is none. A damaged one is removed: it is made anew."""
+        if self.folder is None or not (path := self._path(key)).is_file():
+            return None
+        try:
+            tensors = load_file(path)
+            if tensors.keys() < _TENSORS:
+                raise SafetensorError("it lacks tensors")
+            os.utime(path)
+        except (OSError, SafetensorError) as error:
+            logging.warning("LoRA Transfer: the kept teacher set %s cannot be read (%s); it is made anew", path, error)
+            path.unlink(missing_ok=True)
+            return None
+        return tensors
+
+    def write(self, key: str, tensors: Mapping[str, Tensor]) -> None:
+        """Keep an entry, whole or not at all. Where there is no room for it the run goes on without."""
+        if self.folder is None:
+            return
+        unfinished = self.folder / f"{uuid4().hex}{_UNFINISHED}"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                save_file(dict(tensors), unfinished)
+                os.replace(unfinished, self._path(key))
+            finally:
+                unfinished.unlink(missing_ok=True)
+            self._sweep(key)
+        except (OSError, SafetensorError) as error:
+            logging.warning("LoRA Transfer: the teacher set is not kept in %s (%s)", self.folder, error)
+
+    def _path(self, key: str) -> Path:
+        return Path(str(self.folder)) / f"{key}.safetensors"
+
+    def _sweep(self, newest: str) -> None:
+        """Remove the least recently used beyond the limit, but for the newest, and what a crash left."""
+        folder = Path(str(self.folder))
+        for left in folder.glob(f"*{_UNFINISHED}"):
+            if time.time() - left.stat().st_mtime > _A_DAY:
+                left.unlink(missing_ok=True)
+        entries = sorted(folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True)
+        taken = 0
+        for path in entries:
+            taken += path.stat().st_size
+            if taken > self.limit and path != self._path(newest):
+                path.unlink(missing_ok=True)
+
+
+def patches_digest(model: Any) -> str:
+    """A hash of what is patched onto a loaded model, which its base's fingerprint leaves out."""
+    found = hashlib.sha256()
+    for key, patches in sorted(model.patches.items()):
+        found.update(key.encode())
+        for strength, patch, strength_model, offset, _ in patches:
+            weights = patch[1] if isinstance(patch, tuple) else getattr(patch, "weights", None)
+            add_to_digest(found, [strength, strength_model, offset, weights])
+    return found.hexdigest()
+
+
+def teacher_cache() -> TeacherCache:
+    """In ComfyUI's user folder, within the limit of the pack's settings; where the user keeps nothing, neither here."""
+    place = cache_place("teacher")
+    return TeacherCache(None, 0) if place is None else TeacherCache(*place)
