@@ -46,6 +46,7 @@ class CheckTransfer(io.ComfyNode):
                     default=CheckSettings.seed,
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=io.ControlAfterGenerate.fixed,  # or the page changes it at every run
                     tooltip="The noise of the first latent; each further one takes the next seed.",
                 ),
                 io.Int.Input(

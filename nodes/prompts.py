@@ -46,6 +46,7 @@ class PromptsForRefine(io.ComfyNode):
                     default=0,
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=io.ControlAfterGenerate.fixed,  # or the page changes it at every run
                     tooltip="Which tags or plain prompts are drawn; your own are taken from the first on.",
                 ),
             ],

@@ -31,9 +31,9 @@ class RefineLora(io.ComfyNode):
                 AdapterSocket.Input("adapter", tooltip="The LoRA as it was trained: from Load LoRA (Transfer)."),
                 io.Conditioning.Input(
                     "conditioning",
-                    tooltip="What the source paints to make lessons: prompts on which the LoRA shows, with its trigger "
-                    "words, as many and as different as you have (join them with Conditioning (Combine), or a "
-                    "batch). From a CLIP without the LoRA.",
+                    tooltip="What the source paints to make lessons: from Prompts for Refine (LoRA). Prompts on which "
+                    "the LoRA shows, with its trigger words, as many and as different as you have; or join your own "
+                    "with Conditioning (Combine), or a batch. From a CLIP without the LoRA.",
                 ),
                 io.Int.Input(
                     "steps",
@@ -78,6 +78,7 @@ class RefineLora(io.ComfyNode):
                     default=RefineSettings.seed,
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=io.ControlAfterGenerate.fixed,  # or the page changes it at every run
                     tooltip="Of the source's noise, the order of the lessons and new factors.",
                 ),
                 io.Int.Input(
