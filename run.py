@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """LoRA Transfer's one command line. It needs nothing but Python: every command does its own set-up in .run/ first.
 
-    python3 run.py demo             the main job in a real ComfyUI: a LoRA's style carried to two other bases
+    python3 run.py demo             the main job in a real ComfyUI: a LoRA's style carried to other bases, and refined
     python3 run.py test [args]      the checks and the tests; with arguments, pytest alone with them
-    python3 run.py serve            the same ComfyUI with the demo's workflow and the example, for a person to look at
+    python3 run.py serve            the same ComfyUI with the demo's workflows and the examples, for a person to look at
     python3 run.py bench NAME       a benchmark of benchmarks/
     python3 run.py clean            removes .run/
 

@@ -16,6 +16,8 @@ HOST = RUN / "host"
 
 PACK_FOLDER = "ComfyUI-LoRA-Transfer"
 EXAMPLE = ROOT / "example_workflows" / "lora_transfer.json"
+REFINE_EXAMPLE = ROOT / "example_workflows" / "lora_transfer_refine.json"
 DEMO_WORKFLOW = ROOT / "dev" / "emoji_demo.json"
+REFINE_WORKFLOW = ROOT / "dev" / "emoji_refine.json"
 DEMO_NODES = ROOT / "dev" / "demo_nodes"
 DEMO_MODELS = ROOT / "benchmarks" / "quality" / "weights"

@@ -1,4 +1,4 @@
-"""ComfyUI with the pack, its models and the workflows of example and demo, for a person to look at."""
+"""ComfyUI with the pack, its models and the workflows of examples and demo, for a person to look at."""
 
 import os
 import shutil
@@ -6,11 +6,12 @@ import signal
 import threading
 from pathlib import Path
 
-from .paths import DEMO_WORKFLOW, EXAMPLE, HOST, SMALL_MODELS
+from .paths import DEMO_WORKFLOW, EXAMPLE, HOST, REFINE_EXAMPLE, REFINE_WORKFLOW, SMALL_MODELS
 from .server import ComfyServer, add_demo, link_models, port_is_free
 from .small_models import write_all
 
 PORT = 8188  # ComfyUI's own
+WORKFLOWS = (DEMO_WORKFLOW, REFINE_WORKFLOW, EXAMPLE, REFINE_EXAMPLE)
 
 
 def main() -> None:
@@ -19,7 +20,7 @@ def main() -> None:
     add_demo(HOST)
     workflows = HOST / "user" / "default" / "workflows"
     workflows.mkdir(parents=True, exist_ok=True)
-    for workflow in (EXAMPLE, DEMO_WORKFLOW):
+    for workflow in WORKFLOWS:
         shutil.copy(workflow, workflows)
     print("starting ComfyUI ...", flush=True)
     port = PORT if port_is_free(PORT) else None
@@ -27,8 +28,8 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     with ComfyServer(Path(os.environ["LORA_TRANSFER_COMFYUI"]), HOST, port) as client:
-        names = f"{EXAMPLE.stem} or {DEMO_WORKFLOW.stem}"
-        print(f"Open http://{client.address} and choose {names} under Workflows. Ctrl-C ends it.", flush=True)
+        names = ", ".join(workflow.stem for workflow in WORKFLOWS)
+        print(f"Open http://{client.address} and choose under Workflows: {names}. Ctrl-C ends it.", flush=True)
         stop.wait()
 
 
