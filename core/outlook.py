@@ -1,7 +1,7 @@
 """Is it worth refining on this pair of bases, and what will it cost? A sentence for a person, before anything is run.
 
 Worth: what 60 steps won in benchmarks/quality. Cost: an estimate from the target's size and the speed of the device,
-by the counts of benchmarks/quality/memory.py.
+by the counts of benchmarks/refine/memory.py.
 """
 
 from dataclasses import dataclass
