@@ -6,6 +6,8 @@ from typing import Literal
 
 from torch import Tensor
 
+from .errors import InvalidSetting
+
 Match = Literal["outputs", "differences"]
 MATCHES: Mapping[Match, str] = {
     "outputs": "answer as the source with its LoRA answers; undoes the drift between the models too",
@@ -25,6 +27,13 @@ class Lessons:
     levels: Tensor
     held_out: int
     bare: Tensor
+
+    def __post_init__(self) -> None:
+        if not 0 < self.held_out < len(self.levels):
+            raise InvalidSetting(
+                f"Lessons for Refine: expected some to train on and some held out for the score, found {self.held_out} "
+                f"held out of {len(self.levels)}. Ask for more samplings."
+            )
 
     def seen(self) -> int:
         return len(self.levels) - self.held_out

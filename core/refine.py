@@ -39,13 +39,13 @@ class RefineSettings:
     rate: the share of its size by which a step changes a factor; checks: how often the score is taken; patience: checks
     without a rise after which to stop; 0 never stops early."""
 
-    steps: int = 60
-    batch: int = 24
+    steps: int = 80
+    batch: int = 16
     rank: int = 16
     match: Match = "outputs"
     rate: float = 0.05
     seed: int = 0
-    checks: int = 6
+    checks: int = 4
     patience: int = 2
 
 
@@ -65,7 +65,7 @@ class Student(Protocol):
         ...
 
     def lightened(self, error: RuntimeError) -> bool:
-        """After an error within a step: whether the step can be tried anew because it now takes less."""
+        """After an error within a step or a score: whether to try it anew, because it now takes less."""
         ...
 
 
@@ -189,7 +189,7 @@ class _Run:
     def _gradients(self, picks: Tensor, of: int) -> float:
         """Adds the gradients of a part of a batch; its part of the loss."""
         aims, levels = self.lessons.aims[picks], self.lessons.levels[picks]
-        answers = self.student.answers(picks)
+        answers = self.student.answers(picks).float()  # half precision would round what is left to learn away
         error = difference(answers, aims.to(answers), levels.to(answers))
         loss = error.square().flatten(1).mean(1).sum() / of
         loss.backward()

@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 from .layer_report import LayerReport
 from .layers import Skipped
 from .matching import BlockMap
+from .outlook import Outlook
 from .plan import TransferPlan
 from .similarity import Comparison, LayerSimilarity
 from .vectors import Vector
@@ -49,7 +50,7 @@ class Report:
 
     compared: the figures of every layer that was compared, those included that were then skipped; empty where these are
     the figures of `layers`. verdict, block_map: what the survey of the bases found. lost: share of the adapter's sum of
-    ||dW||^2 that is not carried over, of the modules that have factors.
+    ||dW||^2 that is not carried over, of the modules that have factors. refine: whether refining is worth its cost.
     """
 
     kind: Literal["similarity", "transfer"]
@@ -67,6 +68,7 @@ class Report:
     lost: float | None = None
     seconds: float = 0.0
     compared: tuple[LayerSimilarity, ...] = ()
+    refine: Outlook | None = None
 
     def counts(self) -> dict[str, int]:
         """Layers by fate and the file's keys by fate; keys_transferred + keys_skipped + keys_unread = keys."""
@@ -101,7 +103,7 @@ class Report:
         }
 
     def summary(self) -> str:
-        """The run in one line, for a person."""
+        """The run in one line, for a person; a second one on refining, where that was looked at."""
         counts, means = self.counts(), self.means()
         words = [f"{counts[fate]} {fate}" for fate in ("compared", "transferred", "copied", "skipped") if counts[fate]]
         if counts["keys"]:
@@ -113,7 +115,8 @@ class Report:
         if self.lost:
             words.append(f"{self.lost:.0%} of the LoRA's change left behind")
         said = ", ".join(["layers: " + words[0], *words[1:]]) if words else "no layers"
-        return said if self.verdict is None else f"{self.verdict.word}; {said}"
+        said = said if self.verdict is None else f"{self.verdict.word}; {said}"
+        return said if self.refine is None else f"{said}\n{self.refine.sentence()}"
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -128,6 +131,7 @@ class Report:
             "verdict": None if self.verdict is None else self.verdict.as_json(),
             "block_map": None if self.block_map is None else self.block_map.as_json(),
             "lost": self.lost,
+            "refine": None if self.refine is None else self.refine.as_json(),
             "counts": self.counts(),
             "means": self.means(),
             "layers": [layer.as_json() for layer in self.layers],
@@ -146,7 +150,9 @@ class Report:
         return json.dumps(self.as_json(), indent=1, allow_nan=False)
 
 
-def similarity_report(comparison: Comparison[Any], adapter: Identity | None, seconds: float) -> Report:
+def similarity_report(
+    comparison: Comparison[Any], adapter: Identity | None, seconds: float, refine: Outlook | None = None
+) -> Report:
     """The report of two bases compared."""
     return Report(
         kind="similarity",
@@ -161,6 +167,7 @@ def similarity_report(comparison: Comparison[Any], adapter: Identity | None, sec
         block_map=comparison.block_map,
         lost=None if comparison.verdict is None else comparison.verdict.figures.lost,
         seconds=seconds,
+        refine=refine,
     )
 
 

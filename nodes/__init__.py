@@ -7,6 +7,7 @@ from .check import CheckTransfer
 from .load_base import LoadSourceBase, LoadTargetBase
 from .load_lora import LoadLora
 from .project import ProjectLora
+from .prompts import PromptsForRefine
 from .refine import RefineLora
 from .save import SaveLora
 from .similarity import ComputeSimilarity
@@ -20,6 +21,7 @@ NODES: list[type[io.ComfyNode]] = [
     ApplyLora,
     CheckTransfer,
     RefineLora,
+    PromptsForRefine,
     SaveLora,
 ]
 

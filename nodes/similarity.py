@@ -14,6 +14,7 @@ from ..core.subspace import RankRule
 from ..core.survey import MatchBy, survey
 from .host.adapter import Adapter
 from .host.base import HostBase
+from .host.estimating import outlook_here
 from .host.placing import place
 from .host.session import image_of, resources, show
 from .sockets import CATEGORY, AdapterSocket, BaseSocket, SimilaritySocket
@@ -134,8 +135,9 @@ class ComputeSimilarity(io.ComfyNode):
         wanted = source.own_layers() if placed is None else placed.layers()
         deltas = None if placed is None else placed.factored
         found = survey(source, target, wanted, match_by=match_by, given=block_map, deltas=deltas, using=using)
-        if found.verdict is not None:
-            show(cls.hidden.unique_id, found.verdict.summary())
+        refine = outlook_here(found.verdict, target)
+        if found.verdict is not None and refine is not None:
+            show(cls.hidden.unique_id, f"{found.verdict.summary()}\n{refine.sentence()}")
         comparison = compare(
             source,
             target,
@@ -147,7 +149,7 @@ class ComputeSimilarity(io.ComfyNode):
             using=using,
         )
         identity = None if adapter is None else Identity.of(adapter)
-        report = similarity_report(comparison, identity, time.monotonic() - started)
+        report = similarity_report(comparison, identity, time.monotonic() - started, refine)
         pictures = [
             image_of(picture)
             for picture in (

@@ -1,8 +1,8 @@
 """`python3 run.py bench quality [--quick | --tables]`: how much of a LoRA arrives on another base, by every method.
 
-The whole run fetches the drawings, trains an autoencoder, two families of bases and their LoRAs (about four hours of
-one core; it can be stopped and goes on where it was; kept in .run/bench_quality), measures and prints the tables of
-RESULTS.md. --tables measures what is missing of what is trained. --quick takes the committed weights: two minutes.
+The whole run fetches the drawings, trains two families of bases and their LoRAs, less what is committed (about four
+hours of one core; it can be stopped and goes on where it was; kept in .run/bench_quality), measures and prints the
+tables of RESULTS.md. --tables measures what is missing of what is trained. --quick: the committed weights, two minutes.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from dev.paths import RUN
 from . import autoencoder, committed, sheets, tables
 from .bases import Workshop
 from .candidates import CANDIDATES
-from .families import FAMILIES, FLUX
+from .families import FLUX
 from .features import eye
 from .figures import recovered
 from .latents import Latents, prepare
@@ -72,8 +72,8 @@ def quick() -> Results:
 
 def whole(*, train: bool) -> Results:
     """Every family, LoRA, target and seed."""
-    latents = prepare(FOLDER, FOLDER / "autoencoder.safetensors")
-    workshops = [Workshop(family, latents, FOLDER / family.name) for family in FAMILIES.values()]
+    latents = prepare(FOLDER, committed.VAE)
+    workshops = committed.workshops(latents, FOLDER)
     if train:
         for workshop in workshops:
             _train(workshop)
@@ -149,7 +149,7 @@ def _chains(workshops: Sequence[Workshop]) -> str:
 
 def _pictures(workshops: Sequence[Workshop], latents: Latents) -> None:
     """Contact sheets of the first seed, and what the style network says of the drawings of every seed."""
-    decoder, seer = autoencoder.load(FOLDER / "autoencoder.safetensors"), eye(latents, FOLDER / "features.safetensors")
+    decoder, seer = autoencoder.load(committed.VAE), eye(latents, FOLDER / "features.safetensors")
     for workshop in workshops:
         seeds = ABLATED[workshop.family.name]
         for lora in STYLES:

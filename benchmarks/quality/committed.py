@@ -17,11 +17,12 @@ from torch import Tensor
 from dev.paths import RUN
 
 from .bases import Workshop
-from .families import Family
-from .latents import load
+from .families import FAMILIES, FLUX, Family
+from .latents import Latents, load
 from .text import pooled
 
 WEIGHTS = Path(__file__).parent / "weights"
+VAE = WEIGHTS / "vae/emoji_vae.safetensors"
 LICENSE = "Apache-2.0; drawings: Noto Emoji (Apache-2.0), Fluent Emoji (MIT)"
 BASES = {
     "A": ("emoji_source", "Trained on the drawings of Noto Emoji."),
@@ -33,6 +34,7 @@ BASES = {
         "emoji_pruned",
         "emoji_source less one double block and two single ones, trained on to answer as before.",
     ),
+    "other": ("emoji_stranger", "Trained on the drawings of Noto Emoji, as emoji_source was, but from another seed."),
 }
 
 EVALUATED = [f"{lora}.{base}.0" for lora in ("line_16", "3d_16") for base in BASES]
@@ -51,37 +53,38 @@ def already() -> dict[str, Path]:
     return bases | {name: WEIGHTS / f"evaluation/{name}.safetensors" for name in EVALUATED}
 
 
+def workshops(latents: Latents, folder: Path) -> list[Workshop]:
+    """Both families' workshops, which train what is missing and not committed."""
+    known = {FLUX.name: already()}
+    return [Workshop(one, latents, folder / one.name, known.get(one.name, {})) for one in FAMILIES.values()]
+
+
 def write(folder: Path, weights: Path = WEIGHTS) -> None:
-    """From the benchmark's folder to files that ComfyUI's own loaders read, about 20 MB of float16."""
+    """From the benchmark's folder to files that ComfyUI's own loaders read, about 35 MB of float16."""
+    trained = folder / "flux"
     for name, (title, description) in BASES.items():
         about = _about(title, f"{description} A small denoiser of Flux's layout.")
-        _write(
-            load_file(folder / "flux" / f"{name}.0.safetensors"),
-            weights / f"diffusion_models/{title}.safetensors",
-            about,
-        )
-    lora = _lora(load_file(folder / "flux" / "line_16.A.0.safetensors"))
+        _copy(trained / f"{name}.0.safetensors", weights / f"diffusion_models/{title}.safetensors", about)
+    for name in EVALUATED:  # --quick needs LoRAs trained on each base
+        _copy(trained / f"{name}.safetensors", weights / f"evaluation/{name}.safetensors", _about(name, "LoRA"))
     about = _about(
         "emoji_line_art", "Black-and-white line art: trained on emoji_source with Fluent's high-contrast drawings."
     )
-    _write(lora, weights / "loras/emoji_line_art.safetensors", about)
+    lora = load_file(weights / "evaluation/line_16.A.0.safetensors")
+    _write(_lora(lora), weights / "loras/emoji_line_art.safetensors", about)
     about = _about("emoji_vae", "A TAESD with 16 channels, trained on the drawings of every style.")
-    _write(load_file(folder / "autoencoder.safetensors"), weights / "vae/emoji_vae.safetensors", about)
-    _write_evaluation(folder, weights / "evaluation")
+    _copy(folder / "autoencoder.safetensors", weights / "vae/emoji_vae.safetensors", about)
+    _write_drawings(folder / "latents.safetensors", weights / "evaluation/latents.safetensors")
     _write_prompts(folder / "latents.safetensors", weights / "emoji_prompts/emoji_prompts.safetensors")
 
 
-def _write_evaluation(folder: Path, weights: Path) -> None:
-    """What --quick needs besides the demo's bases: LoRAs trained on each of them, and drawings of some styles."""
-    for name in EVALUATED:
-        _write(
-            load_file(folder / "flux" / f"{name}.safetensors"), weights / f"{name}.safetensors", _about(name, "LoRA")
-        )
-    with safe_open(folder / "latents.safetensors", "pt") as file:
+def _write_drawings(latents: Path, path: Path) -> None:
+    """What --quick is judged by: drawings of some styles, one of each subject."""
+    with safe_open(latents, "pt") as file:
         tensors = {key: file.get_tensor(key) for key in ("context", *STYLES)}
         names = file.metadata()["names"]
     drawn = {key: value if key == "context" else value[:, :1].contiguous() for key, value in tensors.items()}
-    _write(drawn, weights / "latents.safetensors", {"names": names})
+    _write(drawn, path, {"names": names})
 
 
 def _lora(factors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -110,6 +113,12 @@ def _about(title: str, description: str) -> dict[str, str]:
         "modelspec.description": f"{description} Made by benchmarks/quality, for demonstration.",
         "modelspec.license": LICENSE,
     }
+
+
+def _copy(trained: Path, path: Path, metadata: dict[str, str]) -> None:
+    """What was not trained anew stays as it is."""
+    if trained.is_file():
+        _write(load_file(trained), path, metadata)
 
 
 def _write(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> None:

@@ -50,10 +50,15 @@ class Family:
         with torch.autocast("cpu", torch.bfloat16):
             return self.call(model, weights, noised, level, context).float()
 
+    def shares(self, level: Tensor) -> tuple[Tensor, Tensor]:
+        """How much of the clean latent and how much of the noise is in a noised one: two of (n)."""
+        one, none = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)
+        return self.noised(one, none, level).flatten(), self.noised(none, one, level).flatten()
+
     def beside(self, level: Tensor) -> Tensor:
-        """How much noise lies beside a clean latent of size 1 (n): the same in every family where it is the same."""
-        ends = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)
-        return (self.noised(ends[1], ends[0], level) / self.noised(ends[0], ends[1], level)).flatten()
+        """Noise over clean latent (n), which means the same in every family."""
+        clean, noise = self.shares(level)
+        return noise / clean
 
     def gradients(self) -> AbstractContextManager[Any]:
         """Within this, the backward pass works too: what it needs is copied before it can be changed.

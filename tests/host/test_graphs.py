@@ -26,6 +26,7 @@ NODE_IDS = (
     "LoraTransferProject",
     "LoraTransferApply",
     "LoraTransferCheck",
+    "LoraTransferPrompts",
     "LoraTransferSave",
 )
 

@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +13,10 @@ from core.lessons import Lessons, aims, way_down
 from core.refine import RefineSettings, Step, refine
 from core.trainable import from_zeros, trainable
 
-from .engine import Factors
-from .families import Family, State
-from .training import EMPTY_PROMPTS, with_lora
+from ..quality.autoencoder import decode, encode
+from ..quality.engine import Factors
+from ..quality.families import Family, State
+from ..quality.training import EMPTY_PROMPTS, levels, with_lora
 
 HELD_OUT = 1 / 8  # of the samplings: what the score is taken on
 GROUP = 8  # samplings that go down the schedule side by side
@@ -62,9 +64,9 @@ def teach(
         for context in prompts.split(GROUP):
             now = torch.randn(len(context), 16, 8, 8, generator=generator)
             shares = way_down(steps, float(torch.rand(1, generator=generator)))
-            levels = [max(0.004, 0.998 * share) for share in shares]
+            way = [max(0.004, 0.998 * share) for share in shares]
             group: list[tuple[Tensor, ...]] = []
-            for here, following in zip(levels, [*levels[1:], 0.0], strict=True):
+            for here, following in zip(way, [*way[1:], 0.0], strict=True):
                 at = torch.full((len(now),), here)
                 answer = family.predict(model, changed, now, at, context)
                 denoised = family.denoised(now, answer, at)
@@ -75,6 +77,20 @@ def teach(
     seconds = time.monotonic() - started  # without the LoRA only to match differences: not counted
     plain = _denoised(family, model, base, noised, level, context)
     return TeacherSet(family, noised, level, context, teacher, plain, samplings, seconds)
+
+
+def through_pictures(taught: TeacherSet, autoencoder: Any, seed: int) -> TeacherSet:
+    """What is left of a teacher where the target has latents of its own: its finished pictures, decoded and encoded
+    anew, noised afresh. The aim is the picture itself; there is nothing to take a difference of."""
+    started = time.monotonic()
+    rows = len(taught.level) // taught.samplings
+    finished = taught.teacher[rows - 1 :: rows]
+    pictures = encode(autoencoder, decode(autoencoder, finished)).repeat_interleave(rows, 0)
+    generator = torch.Generator().manual_seed(seed)
+    level = levels(len(pictures), generator)
+    noised = taught.family.noised(pictures, torch.randn(pictures.shape, generator=generator), level)
+    seconds = taught.seconds + time.monotonic() - started
+    return replace(taught, noised=noised, level=level, teacher=pictures, plain=pictures, seconds=seconds)
 
 
 @dataclass(frozen=True)
@@ -142,15 +158,17 @@ def refined(
 
 
 def _at_the_desk(pupil: Pupil, taught: TeacherSet) -> Pupil:
-    """The same noised latents in the target's own terms: at the noise level with the same share of noise."""
+    """The same noised latents in the target's own terms: at the level with as much noise beside a clean latent."""
     if pupil.family.name == taught.family.name:
         return pupil
     ours = torch.linspace(0.002, 0.998, 1999)
-    sigma, wanted = pupil.family.beside(ours), taught.family.beside(taught.level)
-    level = ours[torch.searchsorted(sigma, wanted).clamp(max=len(ours) - 1)]
-    clean_share = (pupil.family.noised(torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1), level)).flatten()
-    theirs = (taught.family.noised(torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1), taught.level)).flatten()
-    return replace(pupil, noised=taught.noised * (clean_share / theirs)[:, None, None, None], level=level)
+    wanted = taught.family.beside(taught.level)
+    level = ours[torch.searchsorted(pupil.family.beside(ours), wanted).clamp(max=len(ours) - 1)]
+    shares = [torch.stack(family.shares(at)) for family, at in ((pupil.family, level), (taught.family, taught.level))]
+    # By the larger share: at the ends of a schedule there may be no level that is quite as noisy.
+    by_noise = shares[1][1] > shares[1][0]
+    factor = torch.where(by_noise, shares[0][1] / shares[1][1], shares[0][0] / shares[1][0])
+    return replace(pupil, noised=taught.noised * factor[:, None, None, None], level=level)
 
 
 def _denoised(

@@ -1,0 +1,127 @@
+"""The tables of RESULTS.md, out of the points."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..quality.figures import Point, damage, mean_share, recovered
+from ..quality.tables import DRIFTED, table
+from .pairs import rows_of_training
+from .runs import ABLATIONS, DIFFERENCES, LONG, REFINED, UNLIKE
+
+Results = Mapping[str, Sequence[Point]]  # the label of a pair -> the points of its seeds
+NAMES = ("copy", "restore_both", REFINED.name, DIFFERENCES.name, LONG.name)
+MOST_COMPUTE = 0.25  # of training the LoRA on the target from data
+
+
+def sections(results: Results, ablations: Results) -> list[tuple[str, str]]:
+    found = [
+        ("Recovered fraction", by_name(results, NAMES, lambda points, name: str(recovered(points, name)))),
+        (
+            "Loss on the target's own style, with the LoRA over without",
+            by_name(results, (*NAMES, "trained"), lambda points, name: f"{damage(points, name):.2f}"),
+        ),
+        ("What a run costs and how it ends", costs(results)),
+    ]
+    if ablations:  # the whole run, with a network that sees styles
+        found.append(("Distance of the drawings to the style: mean of the seeds", distances(results)))
+        found.append(("Steps, teacher's set, start, rank, rate: recovered fraction, first seed", ablation(ablations)))
+    return found
+
+
+def by_name(results: Results, wanted: Sequence[str], cell: Callable[[Sequence[Point], str], str]) -> str:
+    names = [name for name in wanted if any(_has(points, name) for points in results.values())]
+    rows = [
+        [label, *(cell(points, name) if _has(points, name) else "" for name in names)]
+        for label, points in results.items()
+    ]
+    return table(["pair", *names], rows)
+
+
+def distances(results: Results) -> str:
+    def cell(points: Sequence[Point], name: str) -> str:
+        if name in ("none", "trained"):
+            found = [point["baseline"].get(f"{name}, distance") for point in points]
+        else:
+            found = [point[name].get("distance") for point in points]
+        return f"{np.mean(found):.2f}" if None not in found else ""
+
+    return by_name(results, ("none", *NAMES, "trained"), cell)
+
+
+def costs(results: Results) -> str:
+    """Of the default run: compute against training the LoRA on the target, seconds, the score and where it ended."""
+    rows: list[list[str]] = []
+    for label, points in results.items():
+        found = [point[REFINED.name] for point in points]
+        rows.append(
+            [
+                label,
+                f"{compute(label, points):.2f}",
+                f"{_mean(found, 'teaching'):.1f}",
+                f"{_mean(found, 'seconds'):.1f}",
+                f"{_mean(found, 'start'):.2f}",
+                f"{_mean(found, 'score'):.2f}",
+                " ".join(f"{one['best']}/{one['steps']}" for one in found),
+            ]
+        )
+    heads = ["pair", "compute over training's", "teacher, s", "student, s", "score at start", "at the end", "best/last"]
+    return table(heads, rows)
+
+
+def ablation(results: Results) -> str:
+    names = [REFINED.name, *(run.name for run in ABLATIONS)]
+    rows = [
+        [name, *(f"{mean_share(points, name):.2f}" if _has(points, name) else "" for points in results.values())]
+        for name in names
+    ]
+    return table(["run", *results], rows)
+
+
+def compute(label: str, points: Sequence[Point]) -> float:
+    lora = label.split(", ")[1].split(":")[0]
+    return _mean([point[REFINED.name] for point in points], "rows") / rows_of_training(lora)
+
+
+def promises(results: Results) -> dict[str, bool]:
+    """What the issue asks for, and whether it holds."""
+    drifted = [_share(results, label) for label in results if _base(label) in DRIFTED]
+    pruned = [_share(results, label) for label in results if _base(label) == "pruned"]
+    unlike = [_share(results, label) for label in results if _base(label) in UNLIKE]
+    return {
+        "drifted targets recover .80 on average": _least_mean(drifted, 0.80),
+        "the pruned child recovers .93 on average": _least_mean(pruned, 0.93),
+        "unrelated and other width recover .50 on average": _least_mean(unlike, 0.50),
+        "at no more than a quarter of the training's compute": all(
+            compute(label, points) <= MOST_COMPUTE for label, points in results.items()
+        ),
+        "never below the start by more than .02": all(
+            mean_share([point], REFINED.name) >= _start(point) - 0.02 for points in results.values() for point in points
+        ),
+    }
+
+
+def _least_mean(shares: Sequence[float], least: float) -> bool:
+    return not shares or float(np.mean(shares)) >= least
+
+
+def _start(point: Point) -> float:
+    """What the run started from recovers; zeros recover nothing."""
+    return mean_share([point], "restore_both") if "restore_both" in point else 0.0
+
+
+def _share(results: Results, label: str) -> float:
+    return mean_share(results[label], REFINED.name)
+
+
+def _base(label: str) -> str:
+    return label.rpartition(": ")[2]
+
+
+def _has(points: Sequence[Point], name: str) -> bool:
+    return name in ("none", "trained") or all(name in point for point in points)
+
+
+def _mean(found: Sequence[Mapping[str, Any]], key: str) -> float:
+    return float(np.mean([one[key] for one in found]))
