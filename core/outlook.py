@@ -22,7 +22,7 @@ _KEPT = 0.76e6  # bytes a token that a row keeps for it, with checkpoints: 1.0 G
 _ADAM = 16  # bytes of a factor's entry: itself, its gradient and two moments in float32
 _MARGIN = 1.1  # gradients in flight and the allocator's gaps
 
-_LESSONS = 576  # of the node's defaults: 64 samplings of nine calls
+_LESSONS = 512  # of the node's defaults: 64 samplings of eight calls
 _HELD_OUT = 1 / 8  # of them: those that the score is taken on
 _LEFT_BEHIND = 0.05  # share of the LoRA from which there is something to learn back
 
