@@ -27,6 +27,9 @@ SAME_DELTA = 1e-5
 # float16 differences by 3e-4. Without a tolerance such rounding would be a way to go, and every adapter leads off it.
 SAME_OUTPUT = 1e-3
 
+# The same as a share of the noise, for answers that were kept in float16: that loses up to 5e-4 of them.
+SAME_ANSWER = 1e-3
+
 # The largest angle (boundary_error) up to which a float32 Gram matrix is good enough. Measured over flat and steep
 # spectra of 640 to 2048: the delta's error is 2e-6 plus about 2e-3 of this angle, and 2e-4 is what we promise.
 CLEAR_GAP = 5e-3

@@ -1,7 +1,7 @@
 """Is it worth refining on this pair of bases, and what will it cost? A sentence for a person, before anything is run.
 
 Worth: what 60 steps won in benchmarks/quality. Cost: an estimate from the target's size and the speed of the device,
-by the counts of benchmarks/quality/memory.py.
+by the counts of benchmarks/refine/memory.py.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ _KEPT = 0.76e6  # bytes a token that a row keeps for it, with checkpoints: 1.0 G
 _ADAM = 16  # bytes of a factor's entry: itself, its gradient and two moments in float32
 _MARGIN = 1.1  # gradients in flight and the allocator's gaps
 
-_LESSONS = 576  # of the node's defaults: 64 samplings of nine calls
+_LESSONS = 512  # of the node's defaults: 64 samplings of eight calls
 _HELD_OUT = 1 / 8  # of them: those that the score is taken on
 _LEFT_BEHIND = 0.05  # share of the LoRA from which there is something to learn back
 

@@ -1,6 +1,7 @@
 """Talks to a running ComfyUI the way its own page does: HTTP for prompts and files, a websocket for what happens."""
 
 import json
+import struct
 import time
 import urllib.error
 import urllib.parse
@@ -20,6 +21,7 @@ class RunResult:
     """What became of a prompt. status: success, error, interrupted, or refused (by validation, before anything ran).
 
     outputs: node id -> what the node showed. errors: node id -> sentence. progress: node id -> (last value, maximum).
+    said: node id -> the texts that it showed while it ran. previews: how many pictures came on the way.
     """
 
     status: str = "running"
@@ -27,6 +29,8 @@ class RunResult:
     outputs: dict[str, Any] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
     progress: dict[str, tuple[int, int]] = field(default_factory=dict)
+    said: dict[str, list[str]] = field(default_factory=dict)
+    previews: int = 0
     seconds: float = 0.0
 
 
@@ -74,9 +78,11 @@ class ComfyClient:
             over = result.status == "refused"
             while not over:
                 message = socket.recv()
-                if isinstance(message, str):  # binary ones are preview pictures
+                if isinstance(message, str):
                     event = json.loads(message)
                     over = _take(result, event["type"], event["data"], listener)
+                else:
+                    _take_binary(result, message)
         finally:
             socket.close()
         if result.status == "success":
@@ -95,6 +101,19 @@ class ComfyClient:
             }
             return RunResult(status="refused", errors=sentences or {"": answer["error"]["message"]})
         return RunResult(prompt_id=answer["prompt_id"])
+
+
+_PREVIEWS, _TEXT = (1, 4), 3  # ComfyUI's numbers of its binary messages
+
+
+def _take_binary(result: RunResult, message: bytes) -> None:
+    """A preview picture, or a text as (length of the node's id, id, text)."""
+    kind, length = struct.unpack_from(">II", message)
+    if kind in _PREVIEWS:
+        result.previews += 1
+    elif kind == _TEXT:
+        node, text = message[8 : 8 + length].decode(), message[8 + length :].decode()
+        result.said.setdefault(node, []).append(text)
 
 
 def _take(result: RunResult, kind: str, event: dict[str, Any], listener: Callable[[str, dict[str, Any]], None]) -> bool:

@@ -20,8 +20,8 @@ NODES: list[type[io.ComfyNode]] = [
     ProjectLora,
     ApplyLora,
     CheckTransfer,
-    PromptsForRefine,
     RefineLora,
+    PromptsForRefine,
     SaveLora,
 ]
 

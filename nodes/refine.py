@@ -40,7 +40,7 @@ class RefineLora(io.ComfyNode):
                     default=RefineSettings.steps,
                     min=0,
                     max=10000,
-                    tooltip="Gradient steps. Most is won in the first 60; it ends by itself where the score stops "
+                    tooltip="Gradient steps. Most is won in the first 80; it ends by itself where the score stops "
                     "rising. Time goes with steps times batch.",
                 ),
                 io.Int.Input(
@@ -62,7 +62,7 @@ class RefineLora(io.ComfyNode):
                     default=TeacherSettings.samples,
                     min=2,
                     max=10000,
-                    tooltip="Short samplings that the source makes, nine calls of the model each; an eighth of them is "
+                    tooltip="Short samplings that the source makes, eight calls of the model each; an eighth of them is "
                     "kept for the score. They are kept on disk: another target or run with the same prompts, seed and "
                     "size asks the source nothing.",
                 ),

@@ -51,5 +51,5 @@ def ablated(workshop: Workshop) -> Iterator[tuple[Pair, tuple[Run, ...]]]:
         for run in ABLATIONS:
             for base in ABLATED:
                 pair = Pair(workshop, workshop, lora, base, 0)
-                if pair.trained():
+                if pair.trained() and (run.start in ("default", "zeros") or not pair.unlike):
                     yield pair, (run,)

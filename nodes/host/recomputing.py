@@ -57,7 +57,8 @@ class _Recomputed(torch.autograd.Function):
             answer = ctx.again([one.clone() for one in leaves])
         answers = answer if isinstance(answer, (tuple, list)) else (answer,)
         told = [(one, by) for one, by in zip(answers, gradients, strict=True) if _has_gradient(one) and by is not None]
-        torch.autograd.backward([one for one, _ in told], [by for _, by in told])
+        if told:
+            torch.autograd.backward([one for one, _ in told], [by for _, by in told])
         return None, None, *(one.grad for one in leaves)
 
 

@@ -9,8 +9,10 @@ import comfy.utils
 import torch
 from torch import Tensor
 
+from ...core.arrival import difference
 from ...core.errors import NotMeasurable
 from ...core.lessons import Lessons, aims
+from ...core.linalg import SAME_ANSWER
 from ...core.refine import Best, RefineSettings
 from ...core.refine_report import RefineReport
 from ...core.report import Identity
@@ -186,7 +188,20 @@ def _lessons(target: Any, found: Taught, prompts: list[Prompt], settings: Refine
     bare = torch.cat(asked)
     with torch.inference_mode(False):
         wanted = aims(settings.match, found.teacher, found.plain, bare if rows == len(found.teacher) else None)
-        return Lessons(wanted, found.desk.levels, found.held_out, bare[-found.held_out :])
+        lessons = Lessons(wanted, found.desk.levels, found.held_out, bare[-found.held_out :])
+    _require_a_way(lessons)
+    return lessons
+
+
+def _require_a_way(lessons: Lessons) -> None:
+    """NotMeasurable where the bare target answers as it is to answer already."""
+    some = slice(lessons.seen(), None)
+    way = difference(lessons.bare, lessons.aims[some], lessons.levels[some])
+    if float(way.square().mean().sqrt()) < SAME_ANSWER:
+        raise NotMeasurable(
+            "The target without a LoRA: expected answers that are to change, found those that it is to learn. There is "
+            "nothing to refine: is the LoRA merged into the target, or without effect on the source?"
+        )
 
 
 def _refined(

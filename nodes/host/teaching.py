@@ -18,7 +18,7 @@ from .outputs import Outputs, Start, outputs
 from .prompts import Prompt, together
 from .teacher_cache import TeacherCache
 
-_STEPS = 8  # of a sampling; what is learnt is how to answer on the way, not a finished picture
+_STEPS = 7  # of a sampling; what is learnt is how to answer on the way, not a finished picture
 _GROUP = 8  # samplings that go down the schedule side by side
 _HELD_OUT = 1 / 8  # of the samplings: what the score is taken on
 _GOLDEN = (math.sqrt(5) - 1) / 2  # multiples of it, less their whole part, are spread evenly however many there are

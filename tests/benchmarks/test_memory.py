@@ -1,10 +1,10 @@
-"""The counter behind the figures of benchmarks/quality/memory.py, on a layer whose figures are known."""
+"""The counter behind the figures of benchmarks/refine/memory.py, on a layer whose figures are known."""
 
 import torch
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from lora_transfer.benchmarks.quality.memory import BF16, META, RANK, Kept, adapted, checkpointed, storages_of
+from lora_transfer.benchmarks.refine.memory import BF16, META, RANK, Kept, adapted, checkpointed, storages_of
 
 ROWS, WIDE, NARROW = 5, 8, 6
 INPUT, INNER, UP = 2 * ROWS * WIDE, 2 * ROWS * RANK, 2 * NARROW * RANK  # bytes in bfloat16

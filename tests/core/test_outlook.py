@@ -34,7 +34,7 @@ def test_the_advice_follows_the_word_and_what_is_left_behind() -> None:
     ("size", "counted", "together"), [(SDXL, 6.8e12, 6.8e9), (FLUX, 69.8e12, 27.2e9)], ids=["SDXL", "Flux dev"]
 )
 def test_the_estimate_is_that_of_the_counted_models(size: ModelSize, counted: float, together: float) -> None:
-    """counted, together: operations of a forward pass and bytes of benchmarks/quality/memory.py, depth 2."""
+    """counted, together: operations of a forward pass and bytes of benchmarks/refine/memory.py, depth 2."""
     once = cost_of(size, CARD, 1024, RefineSettings(steps=0, checks=0), lessons=100)
     assert once.seconds == pytest.approx(125 * counted / 75e12, rel=0.05)
     assert once.bytes == pytest.approx(1.1 * together, rel=0.05)

@@ -269,8 +269,8 @@ def test_a_delta_of_zeros_has_gradients_that_are_not_zero() -> None:
 
 def test_a_rate_is_a_share_of_each_factors_own_size_and_zeros_and_small_ones_have_one_too() -> None:
     ones = torch.ones(2, 2)
-    assert sizes({"a": (4 * ones, 2 * ones), "b": (0.1 * ones, 0 * ones)}) == pytest.approx([4, 2, 0.6, 0.05])
-    assert sizes({"a": (0 * ones, 0 * ones)}) == [0.05, 0.05]
+    assert sizes({"a": (4 * ones, 2 * ones), "b": (0.1 * ones, 0 * ones)}) == pytest.approx([4, 2, 0.6, 0.1])
+    assert sizes({"a": (0 * ones, 0 * ones)}) == [0.1, 0.1]
 
 
 def test_from_zeros_changes_nothing_and_takes_no_more_rank_than_there_is() -> None:

@@ -52,6 +52,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     link_models(SMALL_MODELS, base)
     add_demo(base)
     shutil.rmtree(base / "user" / "lora_transfer", ignore_errors=True)  # what an earlier version of the code kept
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the server; why: one_thread in tests/conftest.py
     server = ComfyServer(Path(os.environ["LORA_TRANSFER_COMFYUI"]), base)
     with server as client:
         yield Host(client, base, server.log)

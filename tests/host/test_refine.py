@@ -149,6 +149,23 @@ def test_gradients_are_those_of_the_loss(models: Emoji, lighter: bool) -> None:
     assert found[0] == pytest.approx(found[1], rel=0.02)
 
 
+def test_a_unet_whose_blocks_are_computed_again_has_the_same_gradients(pair: SmallPair) -> None:
+    small = loaded(pair)
+    start = refinable(small.lora, base_from_model(small.target), small.target, 0)
+    found: list[list[Tensor]] = []
+    for lighter in (False, True):
+        factors = with_gradients(start.factors(), torch.device("cpu"))
+
+        def lesson(student: HostStudent, lighter: bool = lighter) -> None:
+            student.checkpointing = lighter
+            student.answers(torch.arange(2)).square().mean().backward()
+
+        in_host(small.target, a_desk(4), prompts_of(text(768)), factors, 2, lesson)
+        found.append([one.grad for pair in factors.values() for one in pair if one.grad is not None])
+    assert len(found[0]) == len(found[1]) == 2 * len(start.deltas)
+    assert all(torch.allclose(one, other, rtol=1e-3, atol=1e-7) for one, other in zip(*found, strict=True))
+
+
 def test_an_adapter_that_was_carried_to_a_base_by_its_file_is_refined_on_the_loaded_model(models: Emoji) -> None:
     path = DEMO_MODELS / "diffusion_models" / "emoji_target.safetensors"
     carried = replace(models.lora, fits=base_from_file(path, "emoji_target"))
@@ -176,6 +193,12 @@ def test_a_run_that_only_gets_worse_gives_the_start_back(models: Emoji) -> None:
     refined = models.refined(replace(SHORT, steps=2, rate=1.0))
     assert refined.adapter is models.lora
     assert "the LoRA to start from is given out" in refined.report.sentence()
+
+
+def test_where_the_lora_is_part_of_the_target_there_is_nothing_to_refine(models: Emoji) -> None:
+    merged = apply(models.lora, models.source, None, 1.0, 0.0).model
+    with pytest.raises(NotMeasurable, match="There is nothing to refine"):
+        models.refined(target=merged)
 
 
 def test_a_turbo_target_is_taught_at_its_own_levels_alone(models: Emoji) -> None:

@@ -1,4 +1,4 @@
-"""What a step of Refine takes on a card, by calculation: python -m benchmarks.quality.memory
+"""What a step of Refine takes on a card, by calculation: python -m benchmarks.refine.memory
 
 ComfyUI's own models in their published sizes, on the meta device, with rank-16 factors beside every linear layer of
 their transformer blocks. Counted: what autograd keeps for the backward pass (each storage once), with and without
