@@ -1,7 +1,8 @@
-"""The demo's trained models, its node and its workflow, in a real ComfyUI."""
+"""The demo's trained models, its node and its workflows, in a real ComfyUI."""
 
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 import comfy.lora
@@ -14,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from dev.client import RunResult
-from dev.paths import DEMO_MODELS, DEMO_WORKFLOW
+from dev.paths import DEMO_MODELS, DEMO_WORKFLOW, REFINE_WORKFLOW
 from dev.workflow import to_prompt
 from tests.host.conftest import Host
 from tests.host.prompts import node
@@ -56,6 +57,35 @@ def test_the_demo_draws_each_base_without_and_with_the_lora(host: Host) -> None:
     assert [report["verdict"]["word"] for report in reports] == ["works", "works"]
 
 
+def test_the_demo_refines_on_the_pruned_child_and_from_zeros_on_a_stranger(host: Host) -> None:
+    prompt = _demo(host, "ghost", steps=2, workflow=REFINE_WORKFLOW)
+    for content in prompt.values():
+        if _is(content, "LoraTransferRefine"):
+            content["inputs"] |= {"steps": 20, "batch": 8, "samples": 16}
+    result = host.client.queue(prompt)
+    assert result.status == "success", result.errors
+    drawn = _drawn(host, prompt, result)
+    assert len({image for images in drawn.values() for image in images}) == 8
+    reports = {
+        prompt[key]["_meta"]["title"]: json.loads(shown["text"][0])
+        for key, shown in result.outputs.items()
+        if _is(prompt[key], "PreviewAny")
+    }
+    pruned, stranger = (reports[f"Refine report, {base}"] for base in ("pruned child", "stranger"))
+    assert pruned["score"]["best"] > pruned["score"]["before"] + 0.03
+    assert pruned["score"]["before"] > 0.5
+    assert stranger["score"]["before"] == pytest.approx(0, abs=1e-6)
+    assert stranger["score"]["best"] > 0.5
+
+
+def test_no_prompt_that_is_drawn_was_taught(host: Host) -> None:
+    prompt = to_prompt(json.loads(REFINE_WORKFLOW.read_text()), host.client.object_info())
+    names = {content["_meta"]["title"]: content["inputs"].get("names", "").splitlines() for content in prompt.values()}
+    assert len(names["Prompts"]) == 8
+    assert len(names["Prompts to teach on"]) == 24
+    assert not set(names["Prompts"]) & set(names["Prompts to teach on"])
+
+
 def test_a_line_of_prompts_is_an_image_and_does_not_depend_on_the_others(host: Host) -> None:
     both, alone = (_source_alone(_demo(host, names, steps=2)) for names in ("ghost\ngrinning cat", "ghost"))
     first, second = (_drawn(host, prompt, host.client.queue(prompt)) for prompt in (both, alone))
@@ -75,8 +105,8 @@ def test_an_unknown_prompt_is_refused_in_a_sentence(host: Host) -> None:
     assert result.errors["prompts"].startswith("Emoji Prompts knows no 'a house by a lake'. Its 162 names are: ")
 
 
-def _demo(host: Host, names: str, steps: int) -> dict[str, Any]:
-    prompt = to_prompt(json.loads(DEMO_WORKFLOW.read_text()), host.client.object_info())
+def _demo(host: Host, names: str, steps: int, workflow: Path = DEMO_WORKFLOW) -> dict[str, Any]:
+    prompt = to_prompt(json.loads(workflow.read_text()), host.client.object_info())
     for content in prompt.values():
         inputs = content["inputs"]
         if content["_meta"]["title"] == "Prompts":

@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from dev.paths import EXAMPLE
+from dev.paths import EXAMPLE, REFINE_EXAMPLE
 from dev.small_models import kohya_modules
 from dev.workflow import to_prompt
 from lora_transfer.core.methods import METHODS
@@ -27,6 +27,7 @@ NODE_IDS = (
     "LoraTransferApply",
     "LoraTransferCheck",
     "LoraTransferPrompts",
+    "LoraTransferRefine",
     "LoraTransferSave",
 )
 
@@ -62,6 +63,39 @@ def test_the_example_workflow_runs_and_shows_what_it_promises(host: Host) -> Non
     ]
     assert len(set(images)) == 3
     assert "not writable" not in host.log.read_text()  # what torch says of a picture that it may not change
+
+
+def test_the_example_of_refining_runs_from_the_files_to_three_images(host: Host) -> None:
+    prompt = to_prompt(json.loads(REFINE_EXAMPLE.read_text()), host.client.object_info())
+    in_short: dict[str, dict[str, Any]] = {
+        "LoraTransferPrompts": {"count": 3},
+        "LoraTransferRefine": {"steps": 2, "batch": 2, "samples": 4, "size": 64},
+        "EmptyLatentImage": {"width": 64, "height": 64},
+        "KSampler": {"steps": 2},
+    }
+    for content in prompt.values():
+        content["inputs"] |= in_short.get(content["class_type"], {})
+    result = host.client.queue(prompt)
+    assert result.status == "success", result.errors
+    shown = {prompt[key]["_meta"]["title"]: value for key, value in result.outputs.items()}
+    prompts = shown["The prompts"]["text"][0].splitlines()
+    assert len(prompts) == 3
+    assert all(one.startswith("smallstyle, ") for one in prompts)
+    told = json.loads(shown["Report"]["text"][0])
+    assert told["source"]["name"] == "small_source.safetensors"
+    assert told["target"]["name"] == "small_target.safetensors"
+    assert told["start"]
+    assert len(shown["Refine LoRA"]["images"]) == 1
+    assert len(shown["Pictures on the way"]["images"]) == len(told["scores"])
+    assert shown["Save LoRA (Transfer)"]["text"][0].endswith(".safetensors")
+    images = {host.client.view(shown[title]["images"][0]) for title in ("No LoRA", "The projected LoRA")}
+    assert len(images) == 2
+
+
+def test_a_seed_stays_as_it_is_from_run_to_run(host: Host) -> None:
+    info = host.client.object_info()
+    for node_id in ("LoraTransferCheck", "LoraTransferPrompts", "LoraTransferRefine"):
+        assert info[node_id]["input"]["required"]["seed"][1]["control_after_generate"] == "fixed", node_id
 
 
 def test_progress_has_one_step_for_every_layer(host: Host) -> None:
