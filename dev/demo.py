@@ -25,7 +25,7 @@ easy to see. All prompts but "neutral face" were kept from the LoRA's training.
 """
 _REFINED = """
   Pruned child  The carried LoRA, trained on for 80 steps with the source as the teacher: most of the colour is gone and
-                the outlines are whole. Mouths are not always the source's, sunglasses and horns stay rough.
+                outlines are mostly whole. Mouths are not always the source's, sunglasses and horns stay rough.
   Stranger      draws the same faces, trained from another seed. As it is, the LoRA does next to nothing there, and
                 nothing can be carried. Refined from zeros it draws line art; where there was blue, colour is left.
 The same prompts and seed as above; none of the eight is among the 24 that were taught.

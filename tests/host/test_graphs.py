@@ -90,6 +90,7 @@ def test_the_example_of_refining_runs_from_the_files_to_three_images(host: Host)
     assert shown["Save LoRA (Transfer)"]["text"][0].endswith(".safetensors")
     images = {host.client.view(shown[title]["images"][0]) for title in ("No LoRA", "The projected LoRA")}
     assert len(images) == 2
+    assert len(shown["The refined LoRA"]["images"]) == 1
 
 
 def test_a_seed_stays_as_it_is_from_run_to_run(host: Host) -> None:
