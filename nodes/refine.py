@@ -9,7 +9,7 @@ from ..core.refine import RefineSettings
 from ..core.refine_picture import refine_picture
 from .host.adapter import Adapter
 from .host.refining import Wanted, refine_adapter
-from .host.session import image_of, or_nothing, show
+from .host.session import image_of, or_nothing, show, show_picture
 from .host.teaching import TeacherSettings
 from .sockets import CATEGORY, AdapterSocket, LoraModelSocket
 
@@ -191,7 +191,9 @@ class RefineLora(io.ComfyNode):
         teaching = TeacherSettings(samples, seed, target_steps)
         refined = refine_adapter(wanted, settings, teaching, size, lambda text: show(node, text))
         show(node, refined.report.sentence())
-        graph = image_of(refine_picture(refined.report))
+        picture = refine_picture(refined.report)
+        show_picture(picture, max(1, steps))  # the page would keep the last picture on the way in its place
+        graph = image_of(picture)
         return io.NodeOutput(
             refined.adapter,
             refined.adapter.state_dict(),

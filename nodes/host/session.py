@@ -9,6 +9,7 @@ import numpy
 import psutil
 import torch
 from comfy_execution.graph_utils import ExecutionBlocker
+from PIL import Image
 from server import PromptServer
 
 from ...core.progress import Progress
@@ -50,6 +51,13 @@ def host_progress() -> Progress:
         bar.update_absolute(done, max(1, total))
 
     return report
+
+
+def show_picture(picture: numpy.ndarray, total: int) -> None:
+    """A picture of bytes (height, width, 3) on the node that runs, its progress bar of `total` steps being full: the
+    page lays a run's last preview over what the node gives out."""
+    bar = comfy.utils.ProgressBar(total)
+    bar.update_absolute(total, total, ("PNG", Image.fromarray(picture), None))
 
 
 def image_of(picture: numpy.ndarray) -> torch.Tensor:
