@@ -15,7 +15,7 @@ NAMES = ("copy", "restore_both", REFINED.name, DIFFERENCES.name, LONG.name)
 MOST_COMPUTE = 0.25  # of training the LoRA on the target from data
 
 
-def sections(results: Results, ablations: Results) -> list[tuple[str, str]]:
+def sections(results: Results, ablations: Results, seconds: Mapping[str, Mapping[str, float]]) -> list[tuple[str, str]]:
     found = [
         ("Recovered fraction", by_name(results, NAMES, lambda points, name: str(recovered(points, name)))),
         (
@@ -27,7 +27,20 @@ def sections(results: Results, ablations: Results) -> list[tuple[str, str]]:
     if ablations:  # the whole run, with a network that sees styles
         found.append(("Distance of the drawings to the style: mean of the seeds", distances(results)))
         found.append(("Steps, teacher's set, start, rank, rate: recovered fraction, first seed", ablation(ablations)))
+        found.append(("Seconds, beside training the LoRA on the target from drawings", durations(seconds)))
     return found
+
+
+def durations(seconds: Mapping[str, Mapping[str, float]]) -> str:
+    rows = [
+        [
+            label,
+            *(f"{one[key]:.1f}" for key in ("training", "teaching", "refining")),
+            f"{(one['teaching'] + one['refining']) / one['training']:.2f}",
+        ]
+        for label, one in seconds.items()
+    ]
+    return table(["pair", "training", "teacher's set", "refining", "of training"], rows)
 
 
 def by_name(results: Results, wanted: Sequence[str], cell: Callable[[Sequence[Point], str], str]) -> str:

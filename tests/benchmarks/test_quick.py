@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import ROOT
 
 
-@pytest.mark.parametrize("name", ["matching", "quality"])
+@pytest.mark.parametrize("name", ["matching", "quality", "refine"])
 def test_a_benchmark_in_brief_keeps_what_it_promises(name: str) -> None:
     command = [sys.executable, "-m", f"benchmarks.{name}", "--quick"]
     finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
