@@ -28,7 +28,7 @@ from .previewing import Previews
 from .prompts import Prompt, digest, prompts_of
 from .refinable import Refinable, from_nothing, refinable
 from .student import HostStudent, in_host, with_room
-from .teacher_cache import patches_digest, teacher_cache
+from .teacher_cache import changes_of, teacher_cache
 from .teaching import TeacherSettings, taught
 from .training import Training
 
@@ -139,10 +139,10 @@ def _taught(
         say(f"the source with its LoRA makes lessons: {done} of {total} calls")
 
     latent = torch.zeros_like(latents_of(wanted.source, wanted.latent, size)[:1].float().cpu())
+    changes = changes_of(wanted.source)
     facts = {
         "source": source.fingerprint,
-        "patches": patches_digest(wanted.source),
-        "other changes": sorted(wanted.source.object_patches),
+        "changes": changes,
         "adapter": wanted.adapter.fingerprint,
         "scales": {key: value for key, value in wanted.adapter.metadata.items() if key.startswith("lora_adapter")},
         "prompts": digest(prompts),
@@ -150,8 +150,8 @@ def _taught(
     shares = wanted.shares_latents()
     other = wanted.target if shares else wanted.source  # pictures are sampled on the source's own levels
     own = teaching if shares else replace(teaching, target_steps=0)
-    with_plain = settings.match == "differences"
-    found = taught(wanted.source, patched, other, prompts, latent, own, with_plain, teacher_cache(), facts, tell)
+    with_plain, cache = settings.match == "differences", teacher_cache(changes)
+    found = taught(wanted.source, patched, other, prompts, latent, own, with_plain, cache, facts, tell)
     with torch.inference_mode(False):
         if shares:
             return states_taught(found, wanted.source, wanted.target)
