@@ -62,8 +62,8 @@ class RefineLora(io.ComfyNode):
                     default=TeacherSettings.samples,
                     min=2,
                     max=10000,
-                    tooltip="Short samplings that the source makes, eight calls of the model each; an eighth of them is "
-                    "kept for the score. They are kept on disk: another target or run with the same prompts, seed and "
+                    tooltip="Short samplings that the source makes, eight calls of the model each; an eighth of them "
+                    "is kept for the score. They are kept on disk: another target or run with the same prompts, seed and "
                     "size asks the source nothing.",
                 ),
                 io.Int.Input(

@@ -10,6 +10,7 @@ from typing import Any
 
 import comfy.utils
 import torch
+from comfy.ldm.modules.attention import attention_pytorch
 from torch import Tensor, nn
 
 from ...core.layers import Layer
@@ -20,6 +21,9 @@ _CONVS: dict[type[nn.Module], Callable[..., Tensor]] = {
     nn.Conv2d: nn.functional.conv2d,
     nn.Conv3d: nn.functional.conv3d,
 }
+
+# ComfyUI's kinds of attention that torch has gradients of. Through Sage's none come back, and nothing says so.
+_WITH_GRADIENTS = {f"attention_{kind}" for kind in ("basic", "pytorch", "split", "sub_quad", "xformers")}
 
 Factors = Mapping[str, tuple[Tensor, Tensor]]
 
@@ -103,6 +107,13 @@ def _with_sides(module: Any, forward: Callable[..., Tensor], sides: list[_Side])
         return given
 
     return with_sides
+
+
+def attention_with_gradients(function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+    """Attention of ComfyUI's choice where gradients go through it, else torch's own. In a model's options it takes the
+    place of what another node pack has put there."""
+    chosen = function if function.__name__ in _WITH_GRADIENTS else attention_pytorch
+    return chosen(*args, **kwargs)
 
 
 def usable_for_gradients(model: nn.Module) -> None:

@@ -12,7 +12,7 @@ import torch
 from comfy_extras.nodes_train import TrainGuider, find_modules_at_depth
 from torch import Tensor
 
-from .bypass import Factors, bypassed, usable_for_gradients
+from .bypass import Factors, attention_with_gradients, bypassed, usable_for_gradients
 from .prompts import Prompt, together
 from .recomputing import copies_kept, recomputed
 
@@ -159,6 +159,8 @@ class _Lesson(comfy.samplers.Sampler):
 
     def sample(self, model_wrap: Any, sigmas: Tensor, extra_args: dict[str, Any], *_: Any, **__: Any) -> Tensor:
         usable_for_gradients(self.model)
+        options = extra_args["model_options"]["transformer_options"]  # of this sampling alone
+        options["optimized_attention_override"] = attention_with_gradients
         student = HostStudent(
             model_wrap,
             extra_args,
