@@ -157,7 +157,7 @@ def _taught(
             return states_taught(found, wanted.source, wanted.target)
         say("the lessons' pictures are decoded and encoded")
         vaes = wanted.source_vae, wanted.target_vae
-        return pictures_taught(found, wanted.source, wanted.target, *vaes, teaching.seed)
+        return pictures_taught(found, wanted.source, wanted.target, *vaes, teaching)
 
 
 def _lessons(target: Any, found: Taught, prompts: list[Prompt], settings: RefineSettings, say: Say) -> Lessons:

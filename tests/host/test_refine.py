@@ -102,7 +102,7 @@ def test_differences_complete_lessons_that_were_kept_for_outputs(models: Emoji) 
     told: list[str] = []
     models.refined(replace(SHORT, steps=0, match="differences"), teaching, told)
     calls = [one for one in told if "makes lessons" in one]
-    assert calls[-1].endswith("72 of 72 calls")  # those of the source alone
+    assert calls[-1].endswith("64 of 64 calls")  # those of the source alone
 
 
 def test_what_the_student_computes_is_what_its_saved_adapter_computes(models: Emoji, tmp_path: Path) -> None:

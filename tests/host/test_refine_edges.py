@@ -6,12 +6,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from lora_transfer.core.errors import NotMeasurable
 from lora_transfer.nodes.host.base import base_from_model
+from lora_transfer.nodes.host.desks import pictures_taught
+from lora_transfer.nodes.host.noising import levels_of_steps
 from lora_transfer.nodes.host.prompts import prompts_of
 from lora_transfer.nodes.host.refinable import refinable
 from lora_transfer.nodes.host.student import Desk, HostStudent, in_host, with_gradients
+from lora_transfer.nodes.host.teaching import TeacherSet, TeacherSettings
 from tests.host.conftest import SmallPair
 from tests.host.small_check import Models, loaded, text
+from tests.host.small_refine import demo_model
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +44,51 @@ def test_attention_without_gradients_gives_way_to_one_with(models: Models) -> No
     assert keys
     assert all(bool(up.grad.any()) for up, _ in factors.values())
     assert "optimized_attention_override" in patched.model_options["transformer_options"]
+
+
+def test_a_turbo_targets_levels_are_within_what_the_source_knows(models: Models) -> None:
+    """All noise is level 1 to a flow model; to a diffusion model that would be an infinite one."""
+    levels = levels_of_steps(4, models.source, demo_model("target"))
+    assert bool(levels.isfinite().all())
+    assert float(levels[0]) == pytest.approx(14.61, abs=0.01)
+    assert len(levels) == 4
+    assert bool((levels.diff() < 0).all())
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+def test_pictures_keep_their_prompts_and_are_noised_at_a_turbo_targets_levels(models: Models, steps: int) -> None:
+    target = demo_model("target")
+    taught = pictures_taught(a_set(1), models.source, target, Camera(), Camera(16), TeacherSettings(2, 0, steps))
+    rows = len(taught.desk.levels) // 2
+    assert taught.desk.prompts.tolist() == [0] * rows + [1] * rows
+    assert len(taught.teacher) == 2 * rows
+    own = levels_of_steps(3, target, target).tolist()
+    assert (taught.desk.levels[:rows].tolist() == own) == (steps == 3)
+
+
+def test_frames_that_would_be_taken_for_pictures_are_refused_in_words(models: Models) -> None:
+    with pytest.raises(NotMeasurable, match="found 2 frames"):
+        pictures_taught(a_set(2), models.source, demo_model("target"), Camera(), Camera(16), TeacherSettings(2))
+
+
+class Camera:
+    """An autoencoder that decodes to films and encodes pictures."""
+
+    def __init__(self, channels: int = 4) -> None:
+        self.channels = channels
+
+    def decode(self, latent: Tensor) -> Tensor:
+        return latent[:, :3].movedim(1, -1)  # (films, frames, height, width, 3)
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        assert pictures.ndim == 4
+        return torch.ones(len(pictures), self.channels, *pictures.shape[1:3])
+
+
+def a_set(frames: int) -> TeacherSet:
+    """Two samplings of two levels, of films."""
+    noise = torch.randn(2, 2, 4, frames, 8, 8, generator=torch.Generator().manual_seed(0))
+    return TeacherSet(noise, noise, torch.tensor([[9.0, 0.4]] * 2), torch.tensor([0, 1]), None)
 
 
 def a_desk() -> Desk:
