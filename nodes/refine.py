@@ -63,8 +63,8 @@ class RefineLora(io.ComfyNode):
                     min=2,
                     max=10000,
                     tooltip="Short samplings that the source makes, eight calls of the model each; an eighth of them "
-                    "is kept for the score. They are kept on disk: another target or run with the same prompts, seed and "
-                    "size asks the source nothing.",
+                    "is kept for the score. They are kept on disk: another target or run with the same prompts, seed "
+                    "and size asks the source nothing.",
                 ),
                 io.Int.Input(
                     "rank",

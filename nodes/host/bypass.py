@@ -22,6 +22,7 @@ _CONVS: dict[type[nn.Module], Callable[..., Tensor]] = {
     nn.Conv3d: nn.functional.conv3d,
 }
 
+ABSENT = "the target has no such layer"
 # ComfyUI's kinds of attention that torch has gradients of. Through Sage's none come back, and nothing says so.
 _WITH_GRADIENTS = {f"attention_{kind}" for kind in ("basic", "pytorch", "split", "sub_quad", "xformers")}
 
@@ -35,7 +36,7 @@ def why_untrainable(model: nn.Module, layer: Layer) -> str | None:
     try:
         module = comfy.utils.get_attr(model, _place(layer.name))
     except AttributeError:
-        return "the target has no such layer"
+        return ABSENT
     if not isinstance(module, (nn.Linear, *_CONVS)):
         return f"it is no linear layer and no convolution ({type(module).__name__})"
     if getattr(module, "groups", 1) != 1:

@@ -84,6 +84,7 @@ def refine_adapter(wanted: Wanted, settings: RefineSettings, teaching: TeacherSe
     run = Training(lessons, settings, previews, made, say)
     with torch.inference_mode(False):
         run.run(start.with_kept(wanted.target), start, found.desk, prompts[1])
+    pictures = previews.pictures()
     report = RefineReport(
         source=Identity.of(bases[0]),
         target=Identity.of(bases[1]),
@@ -96,11 +97,11 @@ def refine_adapter(wanted: Wanted, settings: RefineSettings, teaching: TeacherSe
         scores=run.scores,
         best_step=run.best.step,
         ended=run.ended,
-        notes=(*_notes(wanted, on_source), *start.notes, *run.notes),
+        notes=(*_notes(wanted, on_source), *start.notes, *run.notes, *previews.notes),
         seconds=run.seconds,
     )
     unchanged = start.start if run.best.step == 0 else None
-    return Refined(unchanged or run.adapter(), report, previews.pictures())
+    return Refined(unchanged or run.adapter(), report, pictures)
 
 
 def _prompts(wanted: Wanted) -> tuple[list[Prompt], list[Prompt]]:

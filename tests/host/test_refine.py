@@ -335,6 +335,13 @@ def test_between_other_latents_the_pictures_are_carried_by_the_vaes(models: Emoj
     assert len(refined.report.losses) == 4
 
 
+def test_a_vae_of_another_model_costs_the_pictures_and_not_the_run(models: Emoji, pair: SmallPair) -> None:
+    other = comfy.sd.load_checkpoint_guess_config(str(pair.source), output_clip=False)[2]
+    refined = models.refined(replace(SHORT, steps=1), vae=other)
+    assert refined.pictures is not None
+    assert any("the VAE cannot decode" in one for one in refined.report.notes)
+
+
 def test_a_noised_latent_is_the_same_to_a_diffusion_and_to_a_flow_model(models: Emoji, pair: SmallPair) -> None:
     diffusion, flow = loaded(pair).source, models.source
     latent, noise = torch.randn(2, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -1,12 +1,15 @@
 """Refine on what other parts of ComfyUI and of users' folders do to models and adapters."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from lora_transfer.core.errors import NotMeasurable
+from lora_transfer.core.errors import NothingToTransfer, NotMeasurable
+from lora_transfer.core.vectors import Vector
+from lora_transfer.nodes.host.adapter import adapter_from_state_dict
 from lora_transfer.nodes.host.base import base_from_model
 from lora_transfer.nodes.host.desks import pictures_taught
 from lora_transfer.nodes.host.noising import levels_of_steps
@@ -69,6 +72,28 @@ def test_pictures_keep_their_prompts_and_are_noised_at_a_turbo_targets_levels(mo
 def test_frames_that_would_be_taken_for_pictures_are_refused_in_words(models: Models) -> None:
     with pytest.raises(NotMeasurable, match="found 2 frames"):
         pictures_taught(a_set(2), models.source, demo_model("target"), Camera(), Camera(16), TeacherSettings(2))
+
+
+def test_biases_of_the_text_encoder_are_none_of_the_students(models: Models) -> None:
+    bias = Vector("clip_l.transformer.text_model.final_layer_norm.bias", "diff", torch.ones(768), ())
+    start = refinable(models.lora, base_from_model(models.target), models.target, 0)
+    assert replace(start, vectors=(bias,)).with_kept(models.target) is models.target
+
+
+def test_a_lora_that_was_carried_to_another_target_is_refused_in_words(models: Models) -> None:
+    """Of the same names, but of other widths."""
+    base = base_from_model(models.target)
+    narrow = {
+        name: replace(layer, weight=replace(layer.weight, shape=(layer.weight.shape[0] // 2, *layer.weight.shape[1:])))
+        for name, layer in base.layers.items()
+    }
+    layer = next(name for name in narrow if name.endswith("attn1.to_k"))
+    rows, columns = narrow[layer].weight.matrix_shape
+    tensors = {f"diffusion_model.{layer}.lora_up.weight": torch.ones(rows, 2)}
+    tensors[f"diffusion_model.{layer}.lora_down.weight"] = torch.ones(2, columns)
+    other = replace(adapter_from_state_dict(tensors, "other"), fits=replace(base, layers=narrow))
+    with pytest.raises(NothingToTransfer, match="the target's layer has another shape"):
+        refinable(other, base, models.target, 0)
 
 
 class Camera:
