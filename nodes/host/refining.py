@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...core.arrival import difference
-from ...core.errors import NotMeasurable
+from ...core.errors import NotEnoughMemory, NotMeasurable
 from ...core.lessons import Lessons, aims
 from ...core.linalg import SAME_ANSWER
 from ...core.refine import Best, RefineSettings
@@ -97,7 +97,7 @@ def refine_adapter(wanted: Wanted, settings: RefineSettings, teaching: TeacherSe
         scores=run.scores,
         best_step=run.best.step,
         ended=run.ended,
-        notes=(*_notes(wanted, on_source), *start.notes, *run.notes, *previews.notes),
+        notes=(*_notes(wanted, on_source, prompts[0], teaching), *start.notes, *run.notes, *previews.notes),
         seconds=run.seconds,
     )
     unchanged = start.start if run.best.step == 0 else None
@@ -185,7 +185,18 @@ def _lessons(target: Any, found: Taught, prompts: list[Prompt], settings: Refine
                 continue
             left = left[len(some) :]
 
-    with_room(attempt)
+    try:
+        with_room(attempt)
+    except RuntimeError as error:
+        if comfy.model_management.is_oom(error):
+            raise NotEnoughMemory(
+                f"The target without a LoRA: expected room for one latent at a time, found none left ({error}). Take "
+                "a smaller size, or a model in a smaller precision (fp8, GGUF)."
+            ) from error
+        raise NotMeasurable(
+            f"The target on its prompts: expected an answer, found an error ({error}). Connect as target_conditioning "
+            "the same prompts by the target's own text encoder, where that is not the source's."
+        ) from error
     bare = torch.cat(asked)
     with torch.inference_mode(False):
         wanted = aims(settings.match, found.teacher, found.plain, bare if rows == len(found.teacher) else None)
@@ -217,12 +228,14 @@ def _refined(
     return Adapter(name, fingerprint_of(tensors), metadata, tensors=tensors, fits=start.fits)
 
 
-def _notes(wanted: Wanted, on_source: Applied) -> tuple[str, ...]:
+def _notes(wanted: Wanted, on_source: Applied, prompts: list[Prompt], teaching: TeacherSettings) -> tuple[str, ...]:
     notes = [
         f"the connected {name} model has {len(model.patches)} patched weights already: they count as part of it"
         for name, model in (("source", wanted.source), ("target", wanted.target))
         if model.patches
     ]
+    if (left := len(prompts) - teaching.samples) > 0:
+        notes.append(f"the last {left} of {len(prompts)} prompts are left out: there are {teaching.samples} samplings")
     if on_source.left:
         notes.append(f"the LoRA on the source: {on_source.summary()}")
     if OF_TEXT_ENCODER in on_source.left.values():
