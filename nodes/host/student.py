@@ -178,13 +178,16 @@ class _Lesson(comfy.samplers.Sampler):
 
 @contextmanager
 def _training() -> Iterator[None]:
-    """ComfyUI's models take paths that gradients go through."""
-    before = comfy.model_management.in_training
-    comfy.model_management.in_training = True
+    """ComfyUI's models take paths that gradients go through, and weights that stay in main memory come to the card on
+    the stream that computes: ComfyUI's others reuse a weight's memory as soon as the forward pass is through with it,
+    while the backward pass still wants it."""
+    state: Any = comfy.model_management
+    before = state.in_training, state.NUM_STREAMS
+    state.in_training, state.NUM_STREAMS = True, 0
     try:
         yield
     finally:
-        comfy.model_management.in_training = before
+        state.in_training, state.NUM_STREAMS = before
 
 
 def _for_training(model: Any) -> Any:

@@ -2,7 +2,9 @@
 
 from dataclasses import replace
 from typing import Any
+from unittest.mock import Mock
 
+import comfy.model_management
 import pytest
 import torch
 from torch import Tensor
@@ -56,6 +58,24 @@ def test_a_turbo_targets_levels_are_within_what_the_source_knows(models: Models)
     assert float(levels[0]) == pytest.approx(14.61, abs=0.01)
     assert len(levels) == 4
     assert bool((levels.diff() < 0).all())
+
+
+def test_weights_come_to_the_card_on_the_stream_that_computes(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two streams that share buffers, ComfyUI's default on a card, hand the backward pass another layer's weights."""
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(comfy.model_management, "NUM_STREAMS", 2)
+    monkeypatch.setattr(comfy.model_management, "STREAMS", {cpu: [Mock(), Mock()]})
+    found: list[Any] = []
+
+    def lesson(student: HostStudent) -> None:
+        found.append(comfy.model_management.get_offload_stream(cpu))
+        raise KeyError("an error within")
+
+    with pytest.raises(KeyError):
+        in_host(models.target, a_desk(), prompts_of(text(768)), {}, 2, lesson)
+    assert found == [None]
+    assert comfy.model_management.NUM_STREAMS == 2
+    assert not comfy.model_management.in_training
 
 
 @pytest.mark.parametrize("steps", [0, 3])
