@@ -150,6 +150,8 @@ def _unchanged(reasons: Mapping[str, str], misfits: Mapping[str, str], placed: P
     notes = [f"{count} layers go along unchanged: {reason}" for reason, count in Counter(reasons.values()).items()]
     if placed.vectors:
         notes.append(f"{len(placed.vectors)} biases and norms go along unchanged")
+    if passed := sum(reason == OF_TEXT_ENCODER for reason in placed.unread.values()):
+        notes.append(f"{passed} tensors of the text encoder go along unchanged")
     lost = Counter(reason for reason in placed.unread.values() if reason != OF_TEXT_ENCODER)
     lost.update([*(one.reason for one in placed.skipped), *misfits.values()])
     return notes + [f"{count} of the LoRA's keys or layers are left out: {reason}" for reason, count in lost.items()]

@@ -24,6 +24,7 @@ from .grouping import OF_TEXT_ENCODER
 from .metadata import refined_metadata
 from .noising import latent_space
 from .outputs import latents_of
+from .peft import SETTINGS
 from .previewing import Previews
 from .prompts import Prompt, digest, prompts_of
 from .refinable import Refinable, from_nothing, refinable
@@ -145,7 +146,7 @@ def _taught(
         "source": source.fingerprint,
         "changes": changes,
         "adapter": wanted.adapter.fingerprint,
-        "scales": {key: value for key, value in wanted.adapter.metadata.items() if key.startswith("lora_adapter")},
+        "scales": {key: wanted.adapter.metadata[key] for key in SETTINGS if key in wanted.adapter.metadata},
         "prompts": digest(prompts),
     }
     shares = wanted.shares_latents()
