@@ -22,6 +22,7 @@ from .bypass import ABSENT, why_untrainable
 from .grouping import OF_TEXT_ENCODER
 from .names import UNET, slice_of
 from .placing import PlacedAdapter, place
+from .scaling import told_cut
 from .writing import to_state_dict
 
 
@@ -69,7 +70,7 @@ def refinable(adapter: Adapter, target: HostBase, model: Any, seed: int) -> Refi
     reasons: dict[str, str] = {}
     deltas: dict[str, LowRankDelta] = {}
     kept: dict[str, LowRankDelta] = {}
-    notes: list[str] = []
+    lost: list[float] = []
     misfits: dict[str, str] = {}
     for name in placed.layers():
         reason = why_untrainable(model.model, fits.layers[name])
@@ -79,7 +80,7 @@ def refinable(adapter: Adapter, target: HostBase, model: Any, seed: int) -> Refi
         reason = "it widens its layer" if name in placed.widened() else reason
         delta = placed.deltas[name]
         if reason is None:
-            deltas[name] = LowRankDelta(*trainable(_factored(name, delta, placed, notes), generator))
+            deltas[name] = LowRankDelta(*trainable(_factored(name, delta, placed, lost), generator))
         else:
             kept[name], reasons[name] = delta, reason
     if not deltas:
@@ -97,7 +98,7 @@ def refinable(adapter: Adapter, target: HostBase, model: Any, seed: int) -> Refi
         scales=placed.scales,
         widened=placed.widened(),
         passed=_of_text_encoder(adapter, placed),
-        notes=(*notes, *_unchanged(reasons, misfits, placed)),
+        notes=(*told_cut(adapter.name, lost), *_unchanged(reasons, misfits, placed)),
     )
 
 
@@ -123,12 +124,12 @@ def _kind(layer: Layer) -> str:
     return "convolution" if math.prod(layer.weight.shape[2:]) > 1 else "linear"
 
 
-def _factored(name: str, delta: LowRankDelta, placed: PlacedAdapter, notes: list[str]) -> LowRankDelta:
+def _factored(name: str, delta: LowRankDelta, placed: PlacedAdapter, lost: list[float]) -> LowRankDelta:
     """A layer without a low-rank form is cut, as where an adapter is scaled."""
     if name in placed.factored:
         return delta
-    cut, lost = delta.truncated(TransferSettings.dense_rank)
-    notes.append(f"{name} has no low-rank form: cut to rank {cut.rank}, which loses {lost:.0%} of its energy")
+    cut, share = delta.truncated(TransferSettings.dense_rank)
+    lost.append(share)
     return cut
 
 

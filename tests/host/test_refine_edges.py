@@ -116,6 +116,20 @@ def test_a_lora_that_was_carried_to_another_target_is_refused_in_words(models: M
         refinable(other, base, models.target, 0)
 
 
+def test_layers_without_a_low_rank_form_are_cut_and_told_in_one_note(models: Models) -> None:
+    held = models.lora.state_dict()
+    downs = [key for key in held if key.endswith("lora_down.weight")][:3]
+    full: dict[str, Tensor] = {}
+    for down in downs:
+        up = held[down.replace("lora_down", "lora_up")]
+        whole = torch.randn(up.shape[0], *held[down].shape[1:], generator=torch.Generator().manual_seed(0))
+        full[down.replace("lora_down.weight", "diff")] = whole
+    start = refinable(adapter_from_state_dict(full, "full"), base_from_model(models.target), models.target, 0)
+    assert max(delta.rank for delta in start.deltas.values()) <= 64
+    [note] = start.notes
+    assert note.startswith("full: 3 layers without a low-rank form are cut to rank 64; the worst loses ")
+
+
 class Camera:
     """An autoencoder that decodes to films and encodes pictures."""
 
