@@ -206,8 +206,15 @@ def _for_training(model: Any) -> Any:
 
 def _normal(prompt: Prompt) -> Prompt:
     """The prompt in tensors that a backward pass can save."""
-    options = {key: value.clone() if isinstance(value, Tensor) else value for key, value in prompt.options.items()}
-    return Prompt(None if prompt.text is None else prompt.text.clone(), options)
+    return Prompt(_own(prompt.text), _own(dict(prompt.options)))
+
+
+def _own(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.clone()
+    if type(value) in (list, tuple):
+        return type(value)(_own(one) for one in value)
+    return {key: _own(one) for key, one in value.items()} if type(value) is dict else value
 
 
 def _alike(first: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

@@ -41,7 +41,7 @@ class TeacherCache:
         if self.folder is None or not (path := self._path(key)).is_file():
             return None
         try:
-            tensors = load_file(path)
+            tensors = {name: one.clone() for name, one in load_file(path).items()}  # Windows keeps a mapped file locked
             if not tensors.keys() >= _TENSORS:
                 raise SafetensorError("it lacks tensors")
             os.utime(path)

@@ -78,6 +78,20 @@ def test_weights_come_to_the_card_on_the_stream_that_computes(models: Models, mo
     assert not comfy.model_management.in_training
 
 
+def test_pictures_that_hang_on_a_prompt_can_be_saved_for_a_backward_pass(models: Models) -> None:
+    """Edit models have lists of reference latents there; nodes make them in torch's inference mode."""
+    with torch.inference_mode():
+        [[context, options]] = text(768)
+        prompts = prompts_of([[context + 0, {**options, "reference_latents": [torch.ones(1, 4, 8, 8)]}]])
+    found: list[Any] = []
+
+    def lesson(student: HostStudent) -> None:
+        found.append(student.call.conds["positive"][0]["reference_latents"][0].is_inference())
+
+    in_host(models.target, a_desk(), prompts, {}, 2, lesson)
+    assert found == [False]
+
+
 @pytest.mark.parametrize("steps", [0, 3])
 def test_pictures_keep_their_prompts_and_are_noised_at_a_turbo_targets_levels(models: Models, steps: int) -> None:
     target = demo_model("target")
