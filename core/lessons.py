@@ -11,7 +11,7 @@ from .errors import InvalidSetting
 Match = Literal["outputs", "differences"]
 MATCHES: Mapping[Match, str] = {
     "outputs": "answer as the source with its LoRA answers; undoes the drift between the models too",
-    "differences": "change your answer as the LoRA changes the source's; keeps the target's own manner (turbo)",
+    "differences": "change your answer as the LoRA changes the source's; keeps the target's own manner, and its drift",
 }
 
 

@@ -22,8 +22,8 @@ class RefineLora(io.ComfyNode):
             display_name="Refine LoRA",
             category=CATEGORY,
             description="Trains a carried LoRA on for a few dozen steps, without data: the source with its LoRA makes "
-            "the lessons, the target learns to answer as it does. Takes the memory of a LoRA training; of the two "
-            "models only one at a time.",
+            "the lessons, the target learns to answer as it does. Takes the memory of a LoRA training; on the card "
+            "only one of the two models at a time.",
             is_output_node=True,
             inputs=[
                 io.Model.Input("source_model", tooltip="The model that the LoRA was trained on, without the LoRA."),
@@ -112,7 +112,7 @@ class RefineLora(io.ComfyNode):
                     "transferred",
                     optional=True,
                     tooltip="The LoRA for the target to go on from: from Project LoRA, or one refined before. Empty: "
-                    "from zeros, for targets to which nothing can be carried; take two to four times the steps.",
+                    "from zeros, for targets to which nothing can be carried.",
                 ),
                 io.Conditioning.Input(
                     "target_conditioning",

@@ -10,6 +10,7 @@ from typing import Any
 
 import comfy.utils
 import torch
+from comfy.ldm.modules.attention import attention_pytorch
 from torch import Tensor, nn
 
 from ...core.layers import Layer
@@ -21,6 +22,10 @@ _CONVS: dict[type[nn.Module], Callable[..., Tensor]] = {
     nn.Conv3d: nn.functional.conv3d,
 }
 
+ABSENT = "the target has no such layer"
+# ComfyUI's kinds of attention that torch has gradients of. Through Sage's none come back, and nothing says so.
+_WITH_GRADIENTS = {f"attention_{kind}" for kind in ("basic", "pytorch", "split", "sub_quad", "xformers")}
+
 Factors = Mapping[str, tuple[Tensor, Tensor]]
 
 
@@ -31,7 +36,7 @@ def why_untrainable(model: nn.Module, layer: Layer) -> str | None:
     try:
         module = comfy.utils.get_attr(model, _place(layer.name))
     except AttributeError:
-        return "the target has no such layer"
+        return ABSENT
     if not isinstance(module, (nn.Linear, *_CONVS)):
         return f"it is no linear layer and no convolution ({type(module).__name__})"
     if getattr(module, "groups", 1) != 1:
@@ -103,6 +108,13 @@ def _with_sides(module: Any, forward: Callable[..., Tensor], sides: list[_Side])
         return given
 
     return with_sides
+
+
+def attention_with_gradients(function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+    """Attention of ComfyUI's choice where gradients go through it, else torch's own. In a model's options it takes the
+    place of what another node pack has put there."""
+    chosen = function if function.__name__ in _WITH_GRADIENTS else attention_pytorch
+    return chosen(*args, **kwargs)
 
 
 def usable_for_gradients(model: nn.Module) -> None:

@@ -13,9 +13,9 @@ from torch import Tensor
 from ...core.errors import InvalidSetting, NotMeasurable
 from ...core.lessons import Match, way_down
 from ...core.refine_report import Teaching
-from .noising import latent_space, levels_at, noising
+from .noising import latent_space, levels_at, levels_of_steps, noising
 from .student import Desk
-from .teaching import TeacherSet
+from .teaching import TeacherSet, TeacherSettings
 
 _LEVELS = 8  # at which each picture is noised
 
@@ -68,19 +68,25 @@ def states_taught(found: TeacherSet, source: Any, target: Any) -> Taught:
     return Taught(desk, teacher, plain, rows, _account(found, rows))
 
 
-def pictures_taught(found: TeacherSet, source: Any, target: Any, source_vae: Any, target_vae: Any, seed: int) -> Taught:
-    """The teacher's finished pictures, noised afresh at levels spread over the target's schedule; the answer to learn
-    is the picture."""
+def pictures_taught(
+    found: TeacherSet, source: Any, target: Any, source_vae: Any, target_vae: Any, settings: TeacherSettings
+) -> Taught:
+    """The teacher's finished pictures, noised afresh at levels spread over the target's schedule, or at those of a
+    turbo target's steps; the answer to learn is the picture."""
     started = time.monotonic()
     clean = _carried(found.denoised(found.noise)[:, -1], source, target, source_vae, target_vae)
     sampling = target.get_model_object("model_sampling")
-    levels = torch.stack([_spread(index, len(clean), target) for index in range(len(clean))])  # (pictures, _LEVELS)
-    latents = clean.repeat_interleave(_LEVELS, 0)
-    noises: Any = comfy.sample.prepare_noise(latents, seed)
+    if settings.target_steps:
+        levels = levels_of_steps(settings.target_steps, target, target).expand(len(clean), -1)
+    else:
+        levels = torch.stack([_spread(index, len(clean), target) for index in range(len(clean))])
+    each = levels.shape[1]
+    latents = clean.repeat_interleave(each, 0)
+    noises: Any = comfy.sample.prepare_noise(latents, settings.seed)
     rows = zip(levels.flatten(), noises, latents, strict=True)
     states = torch.stack([sampling.noise_scaling(level, noise[None], one[None])[0] for level, noise, one in rows])
-    held_out = found.held_out * _LEVELS
-    desk = Desk(states, levels.flatten(), found.prompts.repeat_interleave(_LEVELS))
+    held_out = found.held_out * each
+    desk = Desk(states, levels.flatten(), found.prompts.repeat_interleave(each))
     account = _account(found, held_out, len(clean), len(states), found.seconds + time.monotonic() - started)
     return Taught(desk, latents, None, held_out, account)
 
@@ -92,8 +98,15 @@ def _carried(latents: Tensor, source: Any, target: Any, source_vae: Any, target_
     for latent in latents.split(1):
         comfy.model_management.throw_exception_if_processing_interrupted()
         with torch.inference_mode():  # their weights were made in it
-            picture = source_vae.decode(spaces[0].process_out(latent))
-            carried.append(spaces[1].process_in(target_vae.encode(picture[..., :3])).float().cpu())
+            picture = source_vae.decode(spaces[0].process_out(latent))[..., :3]
+            frames = picture.reshape(-1, *picture.shape[-3:])  # autoencoders of films give (films, frames, ...)
+            encoded = target_vae.encode(frames)
+            if len(encoded) != 1:
+                raise NotMeasurable(
+                    f"The lessons' pictures: expected one of each sampling, found {len(frames)} frames, which the "
+                    "target's VAE encodes one by one. Connect an empty latent of a single frame."
+                )
+            carried.append(spaces[1].process_in(encoded).float().cpu())
     return torch.cat(carried).clone()
 
 

@@ -7,6 +7,7 @@ sigma = s / (1 - s), the two are the same but for a factor: x_flow = x / (1 + si
 from dataclasses import dataclass
 from typing import Any
 
+import comfy.samplers
 import torch
 from torch import Tensor
 
@@ -71,6 +72,13 @@ def levels_at(shares: list[float], source: Any, target: Any) -> Tensor:
     sampling = source.get_model_object("model_sampling")
     found = [float(sampling.percent_to_sigma(1 - max(_LEAST, share))) for share in shares]
     return torch.tensor(found).clamp(*_range(source, target))
+
+
+def levels_of_steps(steps: int, source: Any, target: Any) -> Tensor:
+    """The source's sigma at the levels of the target's own sampling in so many steps, within what both models know: to
+    a diffusion model a flow's level of all noise is infinite."""
+    own = comfy.samplers.calculate_sigmas(target.get_model_object("model_sampling"), "simple", steps)[:-1]
+    return noising(source, target).back().levels(own.float().cpu()).clamp(*_range(source, target))
 
 
 def _range(source: Any, target: Any) -> tuple[float, float]:

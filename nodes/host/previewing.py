@@ -29,6 +29,7 @@ class Previews:
     seed: int
     steps: int
     latents: list[Tensor] = field(default_factory=list[Tensor])
+    notes: list[str] = field(default_factory=list[str])
 
     def taken(self, student: HostStudent) -> Image.Image | None:
         """Sample once more; the picture, where it can be had without touching the model in training."""
@@ -49,15 +50,15 @@ class Previews:
         """All of them, decoded (n, height, width, 3); None without any."""
         if not self.latents:
             return None
+        decoded = [self._decoded(one) for one in self.latents] if self.vae is not None else []
         if self.vae is not None:
-            return torch.cat([self._decoded(one) for one in self.latents])
+            return torch.cat([one for one in decoded if one is not None])
         shown = [self._rough(one) for one in self.latents]
         return None if any(one is None for one in shown) else torch.cat([_tensor(one) for one in shown if one])
 
     def _shown(self, latent: Tensor) -> Image.Image | None:
-        if self.vae is not None and self._fits(latent):
-            return _image(self._decoded(latent))
-        return self._rough(latent)
+        decoded = self._decoded(latent) if self.vae is not None and self._fits(latent) else None
+        return self._rough(latent) if decoded is None else _image(decoded)
 
     def _fits(self, latent: Tensor) -> bool:
         """Whether the decoder can be loaded with no part of the model in training sent off the card."""
@@ -65,12 +66,19 @@ class Previews:
         if device.type == "cpu":
             return True
         wanted = self.vae.memory_used_decode(latent.shape, self.vae.vae_dtype) + self.vae.patcher.model_size()
-        return comfy.model_management.get_free_memory(device) > _ROOM * wanted
+        kept_free = comfy.model_management.minimum_inference_memory()  # ComfyUI makes that room first, however little
+        return comfy.model_management.get_free_memory(device) > kept_free + _ROOM * wanted
 
-    def _decoded(self, latent: Tensor) -> Tensor:
+    def _decoded(self, latent: Tensor) -> Tensor | None:
+        """A picture, or None and a note where the VAE cannot decode it: no training is to be lost by that."""
         space = self.model.get_model_object("latent_format")
-        with torch.inference_mode():  # its weights were made in it
-            decoded = self.vae.decode(space.process_out(latent))
+        try:
+            with torch.inference_mode():  # its weights were made in it
+                decoded = self.vae.decode(space.process_out(latent))
+        except RuntimeError as error:
+            self.vae = None
+            self.notes.append(f"the VAE cannot decode the target's latents, the pictures are rough ({error})")
+            return None
         return decoded.reshape(-1, *decoded.shape[-3:])[:1].float().cpu()  # of a film its first frame
 
     def _rough(self, latent: Tensor) -> Image.Image | None:

@@ -18,10 +18,11 @@ from ...core.vectors import Vector
 from .adapter import Adapter, fingerprint_of
 from .applying import apply
 from .base import HostBase
-from .bypass import why_untrainable
+from .bypass import ABSENT, why_untrainable
 from .grouping import OF_TEXT_ENCODER
-from .names import slice_of
+from .names import UNET, slice_of
 from .placing import PlacedAdapter, place
+from .scaling import told_cut
 from .writing import to_state_dict
 
 
@@ -46,9 +47,10 @@ class Refinable:
     def with_kept(self, model: Any) -> Any:
         """The model with what is not trained; the text encoder's part is none of it."""
         layers = {name: delta for name, delta in self.kept.items() if not self.fits.layers[name].text_encoder}
-        if not layers and not self.vectors:
+        vectors = [one for one in self.vectors if one.parameter.startswith(UNET)]
+        if not layers and not vectors:
             return model
-        tensors = to_state_dict(layers, self.scales, self.fits, vectors=self.vectors, widened=self.widened)
+        tensors = to_state_dict(layers, self.scales, self.fits, vectors=vectors, widened=self.widened)
         kept = Adapter("what is not refined", fingerprint_of(tensors), {}, tensors=tensors, fits=self.fits)
         return apply(kept, model, None, 1.0, 0.0).model
 
@@ -68,16 +70,21 @@ def refinable(adapter: Adapter, target: HostBase, model: Any, seed: int) -> Refi
     reasons: dict[str, str] = {}
     deltas: dict[str, LowRankDelta] = {}
     kept: dict[str, LowRankDelta] = {}
-    notes: list[str] = []
+    lost: list[float] = []
+    misfits: dict[str, str] = {}
     for name in placed.layers():
-        reason = "it widens its layer" if name in placed.widened() else why_untrainable(model.model, fits.layers[name])
+        reason = why_untrainable(model.model, fits.layers[name])
+        if (misfit := _misfit(reason, fits.layers[name], target)) is not None:
+            misfits[name] = misfit
+            continue
+        reason = "it widens its layer" if name in placed.widened() else reason
         delta = placed.deltas[name]
         if reason is None:
-            deltas[name] = LowRankDelta(*trainable(_factored(name, delta, placed, notes), generator))
+            deltas[name] = LowRankDelta(*trainable(_factored(name, delta, placed, lost), generator))
         else:
             kept[name], reasons[name] = delta, reason
     if not deltas:
-        layer, reason = next(iter(reasons.items()), ("none", "it has no layers"))
+        layer, reason = next(iter({**misfits, **reasons}.items()), ("none", "it has no layers"))
         raise NothingToTransfer(
             f"Refining {adapter.name}: expected layers that can be trained, found none ({layer}: {reason}). Leave "
             "`transferred` empty to start from zeros."
@@ -91,7 +98,7 @@ def refinable(adapter: Adapter, target: HostBase, model: Any, seed: int) -> Refi
         scales=placed.scales,
         widened=placed.widened(),
         passed=_of_text_encoder(adapter, placed),
-        notes=(*notes, *_unchanged(reasons, placed)),
+        notes=(*told_cut(adapter.name, lost), *_unchanged(reasons, misfits, placed)),
     )
 
 
@@ -117,12 +124,12 @@ def _kind(layer: Layer) -> str:
     return "convolution" if math.prod(layer.weight.shape[2:]) > 1 else "linear"
 
 
-def _factored(name: str, delta: LowRankDelta, placed: PlacedAdapter, notes: list[str]) -> LowRankDelta:
+def _factored(name: str, delta: LowRankDelta, placed: PlacedAdapter, lost: list[float]) -> LowRankDelta:
     """A layer without a low-rank form is cut, as where an adapter is scaled."""
     if name in placed.factored:
         return delta
-    cut, lost = delta.truncated(TransferSettings.dense_rank)
-    notes.append(f"{name} has no low-rank form: cut to rank {cut.rank}, which loses {lost:.0%} of its energy")
+    cut, share = delta.truncated(TransferSettings.dense_rank)
+    lost.append(share)
     return cut
 
 
@@ -131,11 +138,21 @@ def _of_text_encoder(adapter: Adapter, placed: PlacedAdapter) -> dict[str, Tenso
     return {key: held[key] for key, reason in placed.unread.items() if reason == OF_TEXT_ENCODER and key in held}
 
 
-def _unchanged(reasons: Mapping[str, str], placed: PlacedAdapter) -> list[str]:
+def _misfit(untrainable: str | None, layer: Layer, target: HostBase) -> str | None:
+    """Why a layer of an adapter that was carried to another base has no place on the target, or None."""
+    if untrainable == ABSENT:
+        return ABSENT
+    own = target.layers.get(layer.name, layer).weight
+    return None if own.matrix_shape == layer.weight.matrix_shape else "the target's layer has another shape"
+
+
+def _unchanged(reasons: Mapping[str, str], misfits: Mapping[str, str], placed: PlacedAdapter) -> list[str]:
     """What is not refined, by reason."""
     notes = [f"{count} layers go along unchanged: {reason}" for reason, count in Counter(reasons.values()).items()]
     if placed.vectors:
         notes.append(f"{len(placed.vectors)} biases and norms go along unchanged")
+    if passed := sum(reason == OF_TEXT_ENCODER for reason in placed.unread.values()):
+        notes.append(f"{passed} tensors of the text encoder go along unchanged")
     lost = Counter(reason for reason in placed.unread.values() if reason != OF_TEXT_ENCODER)
-    lost.update(one.reason for one in placed.skipped)
+    lost.update([*(one.reason for one in placed.skipped), *misfits.values()])
     return notes + [f"{count} of the LoRA's keys or layers are left out: {reason}" for reason, count in lost.items()]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...core.arrival import difference
-from ...core.errors import NotMeasurable
+from ...core.errors import NotEnoughMemory, NotMeasurable
 from ...core.lessons import Lessons, aims
 from ...core.linalg import SAME_ANSWER
 from ...core.refine import Best, RefineSettings
@@ -24,11 +24,12 @@ from .grouping import OF_TEXT_ENCODER
 from .metadata import refined_metadata
 from .noising import latent_space
 from .outputs import latents_of
+from .peft import SETTINGS
 from .previewing import Previews
 from .prompts import Prompt, digest, prompts_of
 from .refinable import Refinable, from_nothing, refinable
 from .student import HostStudent, in_host, with_room
-from .teacher_cache import patches_digest, teacher_cache
+from .teacher_cache import changes_of, teacher_cache
 from .teaching import TeacherSettings, taught
 from .training import Training
 
@@ -84,6 +85,7 @@ def refine_adapter(wanted: Wanted, settings: RefineSettings, teaching: TeacherSe
     run = Training(lessons, settings, previews, made, say)
     with torch.inference_mode(False):
         run.run(start.with_kept(wanted.target), start, found.desk, prompts[1])
+    pictures = previews.pictures()
     report = RefineReport(
         source=Identity.of(bases[0]),
         target=Identity.of(bases[1]),
@@ -96,11 +98,11 @@ def refine_adapter(wanted: Wanted, settings: RefineSettings, teaching: TeacherSe
         scores=run.scores,
         best_step=run.best.step,
         ended=run.ended,
-        notes=(*_notes(wanted, on_source), *start.notes, *run.notes),
+        notes=(*_notes(wanted, on_source, prompts[0], teaching), *start.notes, *run.notes, *previews.notes),
         seconds=run.seconds,
     )
     unchanged = start.start if run.best.step == 0 else None
-    return Refined(unchanged or run.adapter(), report, previews.pictures())
+    return Refined(unchanged or run.adapter(), report, pictures)
 
 
 def _prompts(wanted: Wanted) -> tuple[list[Prompt], list[Prompt]]:
@@ -139,25 +141,25 @@ def _taught(
         say(f"the source with its LoRA makes lessons: {done} of {total} calls")
 
     latent = torch.zeros_like(latents_of(wanted.source, wanted.latent, size)[:1].float().cpu())
+    changes = changes_of(wanted.source)
     facts = {
         "source": source.fingerprint,
-        "patches": patches_digest(wanted.source),
-        "other changes": sorted(wanted.source.object_patches),
+        "changes": changes,
         "adapter": wanted.adapter.fingerprint,
-        "scales": {key: value for key, value in wanted.adapter.metadata.items() if key.startswith("lora_adapter")},
+        "scales": {key: wanted.adapter.metadata[key] for key in SETTINGS if key in wanted.adapter.metadata},
         "prompts": digest(prompts),
     }
     shares = wanted.shares_latents()
     other = wanted.target if shares else wanted.source  # pictures are sampled on the source's own levels
     own = teaching if shares else replace(teaching, target_steps=0)
-    with_plain = settings.match == "differences"
-    found = taught(wanted.source, patched, other, prompts, latent, own, with_plain, teacher_cache(), facts, tell)
+    with_plain, cache = settings.match == "differences", teacher_cache(changes)
+    found = taught(wanted.source, patched, other, prompts, latent, own, with_plain, cache, facts, tell)
     with torch.inference_mode(False):
         if shares:
             return states_taught(found, wanted.source, wanted.target)
         say("the lessons' pictures are decoded and encoded")
         vaes = wanted.source_vae, wanted.target_vae
-        return pictures_taught(found, wanted.source, wanted.target, *vaes, teaching.seed)
+        return pictures_taught(found, wanted.source, wanted.target, *vaes, teaching)
 
 
 def _lessons(target: Any, found: Taught, prompts: list[Prompt], settings: RefineSettings, say: Say) -> Lessons:
@@ -184,7 +186,18 @@ def _lessons(target: Any, found: Taught, prompts: list[Prompt], settings: Refine
                 continue
             left = left[len(some) :]
 
-    with_room(attempt)
+    try:
+        with_room(attempt)
+    except RuntimeError as error:
+        if comfy.model_management.is_oom(error):
+            raise NotEnoughMemory(
+                f"The target without a LoRA: expected room for one latent at a time, found none left ({error}). Take "
+                "a smaller size, or a model in a smaller precision (fp8, GGUF)."
+            ) from error
+        raise NotMeasurable(
+            f"The target on its prompts: expected an answer, found an error ({error}). Connect as target_conditioning "
+            "the same prompts by the target's own text encoder, where that is not the source's."
+        ) from error
     bare = torch.cat(asked)
     with torch.inference_mode(False):
         wanted = aims(settings.match, found.teacher, found.plain, bare if rows == len(found.teacher) else None)
@@ -216,12 +229,14 @@ def _refined(
     return Adapter(name, fingerprint_of(tensors), metadata, tensors=tensors, fits=start.fits)
 
 
-def _notes(wanted: Wanted, on_source: Applied) -> tuple[str, ...]:
+def _notes(wanted: Wanted, on_source: Applied, prompts: list[Prompt], teaching: TeacherSettings) -> tuple[str, ...]:
     notes = [
         f"the connected {name} model has {len(model.patches)} patched weights already: they count as part of it"
         for name, model in (("source", wanted.source), ("target", wanted.target))
         if model.patches
     ]
+    if (left := len(prompts) - teaching.samples) > 0:
+        notes.append(f"the last {left} of {len(prompts)} prompts are left out: there are {teaching.samples} samplings")
     if on_source.left:
         notes.append(f"the LoRA on the source: {on_source.summary()}")
     if OF_TEXT_ENCODER in on_source.left.values():

@@ -42,7 +42,7 @@ def scaled(adapter: Adapter, strength: float, base: HostBase) -> Scaled:
     metadata = scaled_metadata(adapter.metadata, tensors, strength)
     name = f"{adapter.name} x {strength:g}"
     made = Adapter(name, fingerprint_of(tensors), metadata, tensors=tensors, fits=fits)
-    return Scaled(made, (*_left_out(name, placed), *_cut(name, lost)))
+    return Scaled(made, (*_left_out(name, placed), *told_cut(name, lost)))
 
 
 def _left_out(name: str, placed: PlacedAdapter) -> tuple[str, ...]:
@@ -52,7 +52,8 @@ def _left_out(name: str, placed: PlacedAdapter) -> tuple[str, ...]:
     return tuple(f"{name} lacks {count} keys: {reason}" for reason, count in reasons.items())
 
 
-def _cut(name: str, lost: list[float]) -> tuple[str, ...]:
+def told_cut(name: str, lost: list[float]) -> tuple[str, ...]:
+    """What cutting layers without a low-rank form cost, given the share of energy that each loses."""
     if not lost:
         return ()
     return (

@@ -12,7 +12,7 @@ import torch
 from comfy_extras.nodes_train import TrainGuider, find_modules_at_depth
 from torch import Tensor
 
-from .bypass import Factors, bypassed, usable_for_gradients
+from .bypass import Factors, attention_with_gradients, bypassed, usable_for_gradients
 from .prompts import Prompt, together
 from .recomputing import copies_kept, recomputed
 
@@ -159,6 +159,8 @@ class _Lesson(comfy.samplers.Sampler):
 
     def sample(self, model_wrap: Any, sigmas: Tensor, extra_args: dict[str, Any], *_: Any, **__: Any) -> Tensor:
         usable_for_gradients(self.model)
+        options = extra_args["model_options"]["transformer_options"]  # of this sampling alone
+        options["optimized_attention_override"] = attention_with_gradients
         student = HostStudent(
             model_wrap,
             extra_args,
@@ -176,13 +178,16 @@ class _Lesson(comfy.samplers.Sampler):
 
 @contextmanager
 def _training() -> Iterator[None]:
-    """ComfyUI's models take paths that gradients go through."""
-    before = comfy.model_management.in_training
-    comfy.model_management.in_training = True
+    """ComfyUI's models take paths that gradients go through, and weights that stay in main memory come to the card on
+    the stream that computes: ComfyUI's others reuse a weight's memory as soon as the forward pass is through with it,
+    while the backward pass still wants it."""
+    state: Any = comfy.model_management
+    before = state.in_training, state.NUM_STREAMS
+    state.in_training, state.NUM_STREAMS = True, 0
     try:
         yield
     finally:
-        comfy.model_management.in_training = before
+        state.in_training, state.NUM_STREAMS = before
 
 
 def _for_training(model: Any) -> Any:
@@ -201,8 +206,15 @@ def _for_training(model: Any) -> Any:
 
 def _normal(prompt: Prompt) -> Prompt:
     """The prompt in tensors that a backward pass can save."""
-    options = {key: value.clone() if isinstance(value, Tensor) else value for key, value in prompt.options.items()}
-    return Prompt(None if prompt.text is None else prompt.text.clone(), options)
+    return Prompt(_own(prompt.text), _own(dict(prompt.options)))
+
+
+def _own(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.clone()
+    if type(value) in (list, tuple):
+        return type(value)(_own(one) for one in value)
+    return {key: _own(one) for key, one in value.items()} if type(value) is dict else value
 
 
 def _alike(first: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

@@ -19,8 +19,9 @@ from .prompts import add_to_digest
 from .settings import cache_place
 
 # Part of every key: raised when the same question would be answered otherwise, which makes old entries unreachable.
-_ALGORITHM = 1
+_ALGORITHM = 2
 _TENSORS = {"states", "noise", "levels", "prompts"}
+_TOLD = {"model_sampling", "manual_cast_dtype"}  # object patches that a key tells, or need not tell
 _UNFINISHED, _A_DAY = ".unfinished", 24 * 3600  # seconds
 
 
@@ -40,8 +41,8 @@ class TeacherCache:
         if self.folder is None or not (path := self._path(key)).is_file():
             return None
         try:
-            tensors = load_file(path)
-            if tensors.keys() < _TENSORS:
+            tensors = {name: one.clone() for name, one in load_file(path).items()}  # Windows keeps a mapped file locked
+            if not tensors.keys() >= _TENSORS:
                 raise SafetensorError("it lacks tensors")
             os.utime(path)
         except (OSError, SafetensorError) as error:
@@ -83,18 +84,31 @@ class TeacherCache:
                 path.unlink(missing_ok=True)
 
 
-def patches_digest(model: Any) -> str:
-    """A hash of what is patched onto a loaded model, which its base's fingerprint leaves out."""
+def changes_of(model: Any) -> dict[str, Any] | None:
+    """What makes a loaded model answer otherwise than its base, whose fingerprint leaves it out, as JSON has it. None
+    where it cannot be told by content: patches of attention, wrappers, modules put in place of others."""
+    others = set(model.model_options) - {"transformer_options"} or model.model_options["transformer_options"]
+    if others or set(model.object_patches) - _TOLD or model.hook_patches or any(model.injections.values()):
+        return None
+    if any(some for by_key in model.wrappers.values() for some in by_key.values()):
+        return None
+    sampling = type(model.get_model_object("model_sampling"))  # with the same levels it may be of noise or of velocity
+    return {"patches": _patches_digest(model), "sampling": [kind.__name__ for kind in sampling.__mro__]}
+
+
+def _patches_digest(model: Any) -> str:
     found = hashlib.sha256()
     for key, patches in sorted(model.patches.items()):
         found.update(key.encode())
         for strength, patch, strength_model, offset, _ in patches:
-            weights = patch[1] if isinstance(patch, tuple) else getattr(patch, "weights", None)
+            # an adapter, a kind with its tensors, or a list with a whole weight: a merge
+            weights = getattr(patch, "weights", patch)
             add_to_digest(found, [strength, strength_model, offset, weights])
     return found.hexdigest()
 
 
-def teacher_cache() -> TeacherCache:
-    """In ComfyUI's user folder, within the limit of the pack's settings; where the user keeps nothing, neither here."""
-    place = cache_place("teacher")
+def teacher_cache(changes: Mapping[str, Any] | None) -> TeacherCache:
+    """In ComfyUI's user folder, within the limit of the pack's settings; where the user keeps nothing, neither here,
+    nor where a model's changes cannot be told."""
+    place = None if changes is None else cache_place("teacher")
     return TeacherCache(None, 0) if place is None else TeacherCache(*place)

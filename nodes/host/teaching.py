@@ -8,12 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.sample
-import comfy.samplers
 import torch
 from torch import Tensor
 
 from ...core.lessons import way_down
-from .noising import levels_at, noising
+from .noising import levels_at, levels_of_steps
 from .outputs import Outputs, Start, outputs
 from .prompts import Prompt, together
 from .teacher_cache import TeacherCache
@@ -134,9 +133,7 @@ def _of_one_form(order: list[int], prompts: Sequence[Prompt]) -> Iterator[list[i
 def _levels(group: int, source: Any, target: Any, settings: TeacherSettings) -> Tensor:
     """The levels of a group in the source's terms."""
     if settings.target_steps:
-        sampling = target.get_model_object("model_sampling")
-        own = comfy.samplers.calculate_sigmas(sampling, "simple", settings.target_steps)[:-1].float().cpu()
-        return noising(source, target).back().levels(own)
+        return levels_of_steps(settings.target_steps, source, target)
     return levels_at(way_down(_STEPS, (group + 0.5) * _GOLDEN % 1), source, target)
 
 

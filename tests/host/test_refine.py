@@ -221,6 +221,20 @@ def test_a_prompt_for_a_part_of_the_picture_is_refused_in_words(models: Emoji) -
         models.refined(target_conditioning=demo_prompts(["ghost"]))
 
 
+def test_prompts_that_the_target_cannot_read_are_refused_in_words(models: Emoji, pair: SmallPair) -> None:
+    small = loaded(pair)
+    vaes = [comfy.sd.load_checkpoint_guess_config(str(pair.source), output_clip=False)[2]]
+    vaes.append(comfy.sd.VAE(sd=load_file(DEMO_MODELS / "vae" / "emoji_vae.safetensors")))
+    inputs = {"source": small.source, "adapter": small.lora, "source_vae": vaes[0], "target_vae": vaes[1]}
+    with pytest.raises(NotMeasurable, match="Connect as target_conditioning"):
+        models.refined(teaching=replace(FEW, samples=2), conditioning=text(768), **inputs)
+
+
+def test_prompts_that_are_not_painted_are_told(models: Emoji) -> None:
+    refined = models.refined(replace(SHORT, steps=0), replace(FEW, samples=3))
+    assert any("the last 1 of 4 prompts" in one for one in refined.report.notes)
+
+
 def test_where_memory_runs_out_the_run_takes_less_and_says_so(models: Emoji, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = models.refined(replace(SHORT, steps=2))
     full_at(monkeypatch, 3)
@@ -333,6 +347,13 @@ def test_between_other_latents_the_pictures_are_carried_by_the_vaes(models: Emoj
     assert refined.report.teaching.pictures == 2
     assert refined.report.best >= refined.report.before
     assert len(refined.report.losses) == 4
+
+
+def test_a_vae_of_another_model_costs_the_pictures_and_not_the_run(models: Emoji, pair: SmallPair) -> None:
+    other = comfy.sd.load_checkpoint_guess_config(str(pair.source), output_clip=False)[2]
+    refined = models.refined(replace(SHORT, steps=1), vae=other)
+    assert refined.pictures is not None
+    assert any("the VAE cannot decode" in one for one in refined.report.notes)
 
 
 def test_a_noised_latent_is_the_same_to_a_diffusion_and_to_a_flow_model(models: Emoji, pair: SmallPair) -> None:

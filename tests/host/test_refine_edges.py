@@ -1,0 +1,169 @@
+"""Refine on what other parts of ComfyUI and of users' folders do to models and adapters."""
+
+from dataclasses import replace
+from typing import Any
+from unittest.mock import Mock
+
+import comfy.model_management
+import pytest
+import torch
+from torch import Tensor
+
+from lora_transfer.core.errors import NothingToTransfer, NotMeasurable
+from lora_transfer.core.vectors import Vector
+from lora_transfer.nodes.host.adapter import adapter_from_state_dict
+from lora_transfer.nodes.host.base import base_from_model
+from lora_transfer.nodes.host.desks import pictures_taught
+from lora_transfer.nodes.host.noising import levels_of_steps
+from lora_transfer.nodes.host.prompts import prompts_of
+from lora_transfer.nodes.host.refinable import refinable
+from lora_transfer.nodes.host.student import Desk, HostStudent, in_host, with_gradients
+from lora_transfer.nodes.host.teaching import TeacherSet, TeacherSettings
+from tests.host.conftest import SmallPair
+from tests.host.small_check import Models, loaded, text
+from tests.host.small_refine import demo_model
+
+
+@pytest.fixture(scope="module")
+def models(pair: SmallPair) -> Models:
+    return loaded(pair)
+
+
+def test_attention_without_gradients_gives_way_to_one_with(models: Models) -> None:
+    """Sage attention, by a flag of ComfyUI or by another pack's patch, gives back tensors without a gradient."""
+
+    def attention_sage(q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> Tensor:
+        return (q + k.mean(1, keepdim=True) + v.mean(1, keepdim=True)).detach()
+
+    patched = models.target.clone()
+    options = patched.model_options["transformer_options"]
+    options["optimized_attention_override"] = lambda _, *args, **kwargs: attention_sage(*args, **kwargs)
+    start = refinable(models.lora, base_from_model(models.target), models.target, 0)
+    keys = {name: pair for name, pair in start.factors().items() if name.endswith("attn1.to_k")}
+    factors = with_gradients(keys, torch.device("cpu"))
+
+    def lesson(student: HostStudent) -> None:
+        student.answers(torch.arange(2)).square().mean().backward()
+
+    in_host(patched, a_desk(), prompts_of(text(768)), factors, 2, lesson)
+    assert keys
+    assert all(bool(up.grad.any()) for up, _ in factors.values())
+    assert "optimized_attention_override" in patched.model_options["transformer_options"]
+
+
+def test_a_turbo_targets_levels_are_within_what_the_source_knows(models: Models) -> None:
+    """All noise is level 1 to a flow model; to a diffusion model that would be an infinite one."""
+    levels = levels_of_steps(4, models.source, demo_model("target"))
+    assert bool(levels.isfinite().all())
+    assert float(levels[0]) == pytest.approx(14.61, abs=0.01)
+    assert len(levels) == 4
+    assert bool((levels.diff() < 0).all())
+
+
+def test_weights_come_to_the_card_on_the_stream_that_computes(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two streams that share buffers, ComfyUI's default on a card, hand the backward pass another layer's weights."""
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(comfy.model_management, "NUM_STREAMS", 2)
+    monkeypatch.setattr(comfy.model_management, "STREAMS", {cpu: [Mock(), Mock()]})
+    found: list[Any] = []
+
+    def lesson(student: HostStudent) -> None:
+        found.append(comfy.model_management.get_offload_stream(cpu))
+        raise KeyError("an error within")
+
+    with pytest.raises(KeyError):
+        in_host(models.target, a_desk(), prompts_of(text(768)), {}, 2, lesson)
+    assert found == [None]
+    assert comfy.model_management.NUM_STREAMS == 2
+    assert not comfy.model_management.in_training
+
+
+def test_pictures_that_hang_on_a_prompt_can_be_saved_for_a_backward_pass(models: Models) -> None:
+    """Edit models have lists of reference latents there; nodes make them in torch's inference mode."""
+    with torch.inference_mode():
+        [[context, options]] = text(768)
+        prompts = prompts_of([[context + 0, {**options, "reference_latents": [torch.ones(1, 4, 8, 8)]}]])
+    found: list[Any] = []
+
+    def lesson(student: HostStudent) -> None:
+        found.append(student.call.conds["positive"][0]["reference_latents"][0].is_inference())
+
+    in_host(models.target, a_desk(), prompts, {}, 2, lesson)
+    assert found == [False]
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+def test_pictures_keep_their_prompts_and_are_noised_at_a_turbo_targets_levels(models: Models, steps: int) -> None:
+    target = demo_model("target")
+    taught = pictures_taught(a_set(1), models.source, target, Camera(), Camera(16), TeacherSettings(2, 0, steps))
+    rows = len(taught.desk.levels) // 2
+    assert taught.desk.prompts.tolist() == [0] * rows + [1] * rows
+    assert len(taught.teacher) == 2 * rows
+    own = levels_of_steps(3, target, target).tolist()
+    assert (taught.desk.levels[:rows].tolist() == own) == (steps == 3)
+
+
+def test_frames_that_would_be_taken_for_pictures_are_refused_in_words(models: Models) -> None:
+    with pytest.raises(NotMeasurable, match="found 2 frames"):
+        pictures_taught(a_set(2), models.source, demo_model("target"), Camera(), Camera(16), TeacherSettings(2))
+
+
+def test_biases_of_the_text_encoder_are_none_of_the_students(models: Models) -> None:
+    bias = Vector("clip_l.transformer.text_model.final_layer_norm.bias", "diff", torch.ones(768), ())
+    start = refinable(models.lora, base_from_model(models.target), models.target, 0)
+    assert replace(start, vectors=(bias,)).with_kept(models.target) is models.target
+
+
+def test_a_lora_that_was_carried_to_another_target_is_refused_in_words(models: Models) -> None:
+    """Of the same names, but of other widths."""
+    base = base_from_model(models.target)
+    narrow = {
+        name: replace(layer, weight=replace(layer.weight, shape=(layer.weight.shape[0] // 2, *layer.weight.shape[1:])))
+        for name, layer in base.layers.items()
+    }
+    layer = next(name for name in narrow if name.endswith("attn1.to_k"))
+    rows, columns = narrow[layer].weight.matrix_shape
+    tensors = {f"diffusion_model.{layer}.lora_up.weight": torch.ones(rows, 2)}
+    tensors[f"diffusion_model.{layer}.lora_down.weight"] = torch.ones(2, columns)
+    other = replace(adapter_from_state_dict(tensors, "other"), fits=replace(base, layers=narrow))
+    with pytest.raises(NothingToTransfer, match="the target's layer has another shape"):
+        refinable(other, base, models.target, 0)
+
+
+def test_layers_without_a_low_rank_form_are_cut_and_told_in_one_note(models: Models) -> None:
+    held = models.lora.state_dict()
+    downs = [key for key in held if key.endswith("lora_down.weight")][:3]
+    full: dict[str, Tensor] = {}
+    for down in downs:
+        up = held[down.replace("lora_down", "lora_up")]
+        whole = torch.randn(up.shape[0], *held[down].shape[1:], generator=torch.Generator().manual_seed(0))
+        full[down.replace("lora_down.weight", "diff")] = whole
+    start = refinable(adapter_from_state_dict(full, "full"), base_from_model(models.target), models.target, 0)
+    assert max(delta.rank for delta in start.deltas.values()) <= 64
+    [note] = start.notes
+    assert note.startswith("full: 3 layers without a low-rank form are cut to rank 64; the worst loses ")
+
+
+class Camera:
+    """An autoencoder that decodes to films and encodes pictures."""
+
+    def __init__(self, channels: int = 4) -> None:
+        self.channels = channels
+
+    def decode(self, latent: Tensor) -> Tensor:
+        return latent[:, :3].movedim(1, -1)  # (films, frames, height, width, 3)
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        assert pictures.ndim == 4
+        return torch.ones(len(pictures), self.channels, *pictures.shape[1:3])
+
+
+def a_set(frames: int) -> TeacherSet:
+    """Two samplings of two levels, of films."""
+    noise = torch.randn(2, 2, 4, frames, 8, 8, generator=torch.Generator().manual_seed(0))
+    return TeacherSet(noise, noise, torch.tensor([[9.0, 0.4]] * 2), torch.tensor([0, 1]), None)
+
+
+def a_desk() -> Desk:
+    states = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    return Desk(states, torch.tensor([9.0, 0.4]), torch.tensor([0, 0]))
