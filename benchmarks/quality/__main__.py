@@ -99,6 +99,8 @@ def _train(workshop: Workshop) -> None:
         for seed in SEEDS:
             for base in ("A", "drifted", "far", "pruned"):
                 workshop.lora(SUBJECT, base, seed)
+            for lora in STYLES:  # for benchmarks/refine: nothing can be carried to another width
+                workshop.lora(lora, "wide", seed)
 
 
 def _measured(workshop: Workshop) -> dict[str, dict[str, list[dict[str, object]]]]:

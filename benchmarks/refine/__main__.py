@@ -53,7 +53,12 @@ def _in_short() -> _Measured:
 
 
 def _whole() -> _Measured:
-    latents = load(MODELS / "latents.safetensors")
+    kept = MODELS / "latents.safetensors"
+    if not kept.is_file():
+        sys.exit(
+            f"{kept}: not found. Run `python3 run.py bench quality` first, which trains the models, or use --quick."
+        )
+    latents = load(kept)
     desk = Desk(eye(latents, MODELS / "features.safetensors"), FOLDER)
     trained = workshops(latents, MODELS)
     results: dict[str, list[Point]] = {}
