@@ -85,7 +85,6 @@ def refine_adapter(wanted: Wanted, settings: RefineSettings, teaching: TeacherSe
     run = Training(lessons, settings, previews, made, say)
     with torch.inference_mode(False):
         run.run(start.with_kept(wanted.target), start, found.desk, prompts[1])
-    pictures = previews.pictures()
     report = RefineReport(
         source=Identity.of(bases[0]),
         target=Identity.of(bases[1]),
@@ -102,7 +101,7 @@ def refine_adapter(wanted: Wanted, settings: RefineSettings, teaching: TeacherSe
         seconds=run.seconds,
     )
     unchanged = start.start if run.best.step == 0 else None
-    return Refined(unchanged or run.adapter(), report, pictures)
+    return Refined(unchanged or run.adapter(), report, run.pictures)
 
 
 def _prompts(wanted: Wanted) -> tuple[list[Prompt], list[Prompt]]:

@@ -9,6 +9,7 @@ from typing import Any
 import comfy.model_management
 import comfy.utils
 import torch
+from torch import Tensor
 
 from ...core.errors import NotEnoughMemory
 from ...core.files import write_new
@@ -46,6 +47,7 @@ class Training:
     ended: str = ""
     seconds: float = 0.0
     best: Best = _NONE
+    pictures: Tensor | None = None  # what was painted on the way (n, height, width, 3)
     _done: int = 0  # steps of an attempt before this one
 
     def adapter(self) -> Adapter:
@@ -65,6 +67,8 @@ class Training:
 
         try:
             with_room(attempt)
+            self.seconds = time.monotonic() - self._started
+            self.pictures = self.previews.pictures()
         except comfy.model_management.InterruptProcessingException:
             self.say(f"cancelled {self._where()}; {self._saved()}")
             raise
@@ -75,8 +79,6 @@ class Training:
                 f"Refining {self._where()}: expected room for one latent at a time, found none left ({error}). "
                 f"{self._saved()} Take a smaller size or rank, or a model in a smaller precision (fp8, GGUF)."
             ) from error
-        finally:
-            self.seconds = time.monotonic() - self._started
 
     def _go_on(self, factors: Factors) -> None:
         """From the best so far, for what is left of the steps."""
@@ -126,7 +128,10 @@ class Training:
         return f"step {step.number} of {self.settings.steps}{loss}, score {latest:.2f}{left}"
 
     def _where(self) -> str:
-        return f"at step {len(self.losses) + 1} of {self.settings.steps}" if self.scores else "before the first step"
+        if not self.scores:
+            return "before the first step"
+        reached = len(self.losses) + 1
+        return "after all steps" if reached > self.settings.steps else f"at step {reached} of {self.settings.steps}"
 
     def _saved(self) -> str:
         """The best so far as a file, and the sentence that says so."""

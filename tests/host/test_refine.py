@@ -22,6 +22,7 @@ from lora_transfer.nodes.host.applying import apply
 from lora_transfer.nodes.host.base import base_from_model
 from lora_transfer.nodes.host.base_file import base_from_file
 from lora_transfer.nodes.host.noising import levels_at, noising
+from lora_transfer.nodes.host.previewing import Previews
 from lora_transfer.nodes.host.prompts import prompts_of
 from lora_transfer.nodes.host.refinable import refinable
 from lora_transfer.nodes.host.saving import for_file
@@ -301,6 +302,19 @@ def test_a_cancelled_run_saves_its_best_and_says_where(models: Emoji) -> None:
     kept = adapter_from_file(path, name)
     assert json.loads(kept.metadata["lora_transfer"])["refined"]["steps"] == 4
     assert models.refined(replace(SHORT, steps=1), transferred=kept, target=models.pruned).report.before > 0.5
+
+
+def test_a_run_that_is_cancelled_while_its_pictures_are_decoded_is_saved_too(
+    models: Emoji, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cancelled(_: Previews) -> None:
+        raise comfy.model_management.InterruptProcessingException
+
+    monkeypatch.setattr(Previews, "pictures", cancelled)
+    told: list[str] = []
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        models.refined(told=told, target=models.pruned)
+    assert told[-1].startswith("cancelled after all steps; the best so far (step 8, score ")
 
 
 def test_a_loss_that_is_no_number_goes_back_to_the_best_and_is_told(
