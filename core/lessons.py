@@ -14,6 +14,10 @@ MATCHES: Mapping[Match, str] = {
     "differences": "change your answer as the LoRA changes the source's; keeps the target's own manner, and its drift",
 }
 
+SAMPLINGS = 64  # that the teacher makes: more of them bring a subtle style further (benchmarks/refine)
+STEPS_DOWN = 7  # of each: what is learnt is how to answer on the way, not a finished picture
+_HELD_OUT = 1 / 8  # of the samplings: what the score is taken on
+
 
 @dataclass(frozen=True)
 class Lessons:
@@ -37,6 +41,11 @@ class Lessons:
 
     def seen(self) -> int:
         return len(self.levels) - self.held_out
+
+
+def held_out(samplings: int) -> int:
+    """How many of the samplings are kept for the score: at least one."""
+    return max(1, round(samplings * _HELD_OUT))
 
 
 def aims(match: Match, teacher: Tensor, plain: Tensor | None, bare: Tensor | None) -> Tensor:

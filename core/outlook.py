@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .layers import Base, Layer
+from .lessons import SAMPLINGS, STEPS_DOWN, held_out
 from .refine import RefineSettings
 from .verdict import Verdict
 
@@ -22,8 +23,6 @@ _KEPT = 0.76e6  # bytes a token that a row keeps for it, with checkpoints: 1.0 G
 _ADAM = 16  # bytes of a factor's entry: itself, its gradient and two moments in float32
 _MARGIN = 1.1  # gradients in flight and the allocator's gaps
 
-_LESSONS = 512  # of the node's defaults: 64 samplings of eight calls
-_HELD_OUT = 1 / 8  # of them: those that the score is taken on
 _LEFT_BEHIND = 0.05  # share of the LoRA from which there is something to learn back
 
 
@@ -117,13 +116,14 @@ def size_of(base: Base) -> ModelSize:
 
 
 def cost_of(
-    size: ModelSize, device: Device, pixels: int, settings: RefineSettings | None = None, lessons: int = _LESSONS
+    size: ModelSize, device: Device, pixels: int, settings: RefineSettings | None = None, samplings: int = SAMPLINGS
 ) -> Cost:
-    """Of a run on square pictures: lessons, steps and scores, on a source of the target's size."""
+    """Of a run on square pictures: samplings, steps and scores, on a source of the target's size."""
     wanted = settings or RefineSettings()
     tokens = (_TOKENS_UNET if size.unet else _TOKENS_TRANSFORMER) * (pixels / _PIXELS) ** 2
-    scored = _HELD_OUT * lessons * (2 + wanted.checks)  # the bare target's, the start's, and each check's
-    passes = lessons + wanted.steps * wanted.batch * _BOTH_WAYS + scored
+    each = STEPS_DOWN + 1
+    scored = held_out(samplings) * each * (2 + wanted.checks)  # the bare target's, the start's, and each check's
+    passes = samplings * each + wanted.steps * wanted.batch * _BOTH_WAYS + scored
     seconds = passes * 2 * size.parameters * tokens / device.speed
     memory = _MARGIN * (size.bytes + _ADAM * wanted.rank * size.sides + _KEPT * tokens)
     return Cost(seconds, memory, pixels, wanted.steps, device)

@@ -40,7 +40,7 @@ class RefineLora(io.ComfyNode):
                     default=RefineSettings.steps,
                     min=0,
                     max=10000,
-                    tooltip="Gradient steps. Most is won in the first 80; it ends by itself where the score stops "
+                    tooltip="Gradient steps. Most is won in the first 40; it ends by itself where the score stops "
                     "rising. Time goes with steps times batch.",
                 ),
                 io.Int.Input(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from core.delta import LowRankDelta
-from core.lessons import Lessons, aims, way_down
+from core.lessons import STEPS_DOWN, Lessons, aims, held_out, way_down
 from core.refine import RefineSettings, Step, refine
 from core.trainable import from_zeros, trainable
 
@@ -18,7 +18,6 @@ from ..quality.engine import Factors
 from ..quality.families import Family, State
 from ..quality.training import EMPTY_PROMPTS, levels, with_lora
 
-HELD_OUT = 1 / 8  # of the samplings: what the score is taken on
 GROUP = 8  # samplings that go down the schedule side by side
 
 
@@ -38,7 +37,7 @@ class TeacherSet:
 
     def held_out(self) -> int:
         """Rows at the end that are not trained on: those of whole samplings."""
-        return len(self.level) // self.samplings * max(1, round(self.samplings * HELD_OUT))
+        return len(self.level) // self.samplings * held_out(self.samplings)
 
 
 def teach(
@@ -48,7 +47,6 @@ def teach(
     lora: Factors,
     contexts: Tensor,
     samplings: int,
-    steps: int,
     seed: int,
 ) -> TeacherSet:
     """Sample with source + LoRA for prompts drawn from contexts (prompts, 10, 384), some of them empty."""
@@ -63,7 +61,7 @@ def teach(
     with torch.inference_mode():
         for context in prompts.split(GROUP):
             now = torch.randn(len(context), 16, 8, 8, generator=generator)
-            shares = way_down(steps, float(torch.rand(1, generator=generator)))
+            shares = way_down(STEPS_DOWN, float(torch.rand(1, generator=generator)))
             way = [max(0.004, 0.998 * share) for share in shares]
             group: list[tuple[Tensor, ...]] = []
             for here, following in zip(way, [*way[1:], 0.0], strict=True):

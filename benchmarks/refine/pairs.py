@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from core.lessons import SAMPLINGS
 from core.refine import RefineSettings
 
 from ..kept_base import KeptBase
@@ -23,7 +24,6 @@ from ..quality.sampling import Sampler
 from ..quality.training import with_lora
 from .desk import Refined, TeacherSet, refined, teach, through_pictures
 
-TEACHER_STEPS = 7
 CARRIED = ("copy", "restore_both")  # what a refined one is held against
 
 
@@ -35,7 +35,7 @@ class Run:
     name: str
     settings: RefineSettings = field(default_factory=RefineSettings)
     start: str = "default"
-    samplings: int = 64
+    samplings: int = SAMPLINGS
     prompts: int | None = None
     pictures: bool = False
 
@@ -101,9 +101,7 @@ class Pair:
             contexts = latents.context[latents.seen[:: max(1, len(latents.seen) // (run.prompts or 10**9))]]
             base, lora = self.source.base("A", 0), self.source.lora(self.lora, "A", self.seed)
             contexts = contexts[: run.prompts]
-            kept[key] = teach(
-                self.source.family, self.models[0], base, lora, contexts, run.samplings, TEACHER_STEPS, self.seed
-            )
+            kept[key] = teach(self.source.family, self.models[0], base, lora, contexts, run.samplings, self.seed)
         return kept[key]
 
     def refined(self, run: Run, kept: dict[Any, TeacherSet]) -> Refined:

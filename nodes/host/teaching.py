@@ -11,15 +11,13 @@ import comfy.sample
 import torch
 from torch import Tensor
 
-from ...core.lessons import way_down
+from ...core.lessons import SAMPLINGS, STEPS_DOWN, held_out, way_down
 from .noising import levels_at, levels_of_steps
 from .outputs import Outputs, Start, outputs
 from .prompts import Prompt, together
 from .teacher_cache import TeacherCache
 
-_STEPS = 7  # of a sampling; what is learnt is how to answer on the way, not a finished picture
 _GROUP = 8  # samplings that go down the schedule side by side
-_HELD_OUT = 1 / 8  # of the samplings: what the score is taken on
 _GOLDEN = (math.sqrt(5) - 1) / 2  # multiples of it, less their whole part, are spread evenly however many there are
 _KEPT = torch.float16  # the states are rounded before the model sees them, the rest is in the unit of the noise
 
@@ -30,7 +28,7 @@ Tell = Callable[[int, int], None]  # calls of the source that are done, of all
 class TeacherSettings:
     """samples: samplings in all; target_steps: of a turbo target, whose levels alone are taken; 0 any."""
 
-    samples: int = 64
+    samples: int = SAMPLINGS
     seed: int = 0
     target_steps: int = 0
 
@@ -59,10 +57,6 @@ class TeacherSet:
         """Clean latents as float32 (samplings, levels, ...)."""
         levels = self.levels.reshape(*self.levels.shape, *(1 for _ in self.states.shape[2:]))
         return self.states.float() - levels * noise.float()
-
-
-def held_out(samplings: int) -> int:
-    return max(1, round(samplings * _HELD_OUT))
 
 
 def taught(
@@ -134,7 +128,7 @@ def _levels(group: int, source: Any, target: Any, settings: TeacherSettings) -> 
     """The levels of a group in the source's terms."""
     if settings.target_steps:
         return levels_of_steps(settings.target_steps, source, target)
-    return levels_at(way_down(_STEPS, (group + 0.5) * _GOLDEN % 1), source, target)
+    return levels_at(way_down(STEPS_DOWN, (group + 0.5) * _GOLDEN % 1), source, target)
 
 
 def _asked(
