@@ -63,8 +63,8 @@ class Family:
     def gradients(self) -> AbstractContextManager[Any]:
         """Within this, the backward pass works too: what it needs is copied before it can be changed.
 
-        Not allow_mutation_on_saved_tensors: it knows tensors by their id, mistook one for another after a few hundred
-        steps, and takes a third longer."""
+        Not allow_mutation_on_saved_tensors: with it the training of the wide transformer broke off in the backward pass
+        (torch 2.13: "t() expects a tensor with <= 2 dimensions"), probably because it knows tensors by their id."""
         if not self.adds_in_place:
             return nullcontext()
         return torch.autograd.graph.saved_tensors_hooks(
