@@ -67,9 +67,7 @@ class Family:
         (torch 2.13: "t() expects a tensor with <= 2 dimensions"), probably because it knows tensors by their id."""
         if not self.adds_in_place:
             return nullcontext()
-        return torch.autograd.graph.saved_tensors_hooks(
-            lambda one: one if one.is_leaf else one.clone(), lambda one: one
-        )
+        return torch.autograd.graph.saved_tensors_hooks(_kept, lambda one: one)
 
     def pruned_weights(self, weights: State) -> dict[str, Tensor]:
         """The weights of the whole one that its pruned child starts from."""
