@@ -7,7 +7,7 @@ from torch import Tensor
 
 from core.layers import Layer, WeightRef
 
-# One step of a model's depth, as nodes/host/names.py takes it from ComfyUI's names.
+# One step of a model's depth, as nodes/host/base/names takes it from ComfyUI's names.
 _BLOCK = re.compile(r"^(?:.*\.)?(?:\w*blocks?)\.\d+(?:\.\d+)*(?=\.)")
 
 

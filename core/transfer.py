@@ -8,13 +8,13 @@ import torch
 
 from .delta import LowRankDelta
 from .drift import Drift, compare_weights
-from .layer_report import LayerReport
 from .layers import Base
 from .linalg import SAME_DELTA
 from .matching.channels import Channels
 from .methods import LayerPairBases
 from .plan import PlannedPair, TransferPlan, TransferSettings
 from .reader import LayerReader, pair_subspaces
+from .reports.layer import LayerReport
 from .resources import Resources
 from .similarity import LayerSimilarity
 from .subspace import Subspace

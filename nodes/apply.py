@@ -4,8 +4,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .host.adapter import Adapter
-from .host.applying import apply
+from .host.adapter.adapter import Adapter
+from .host.adapter.apply import apply
 from .host.session import show
 from .sockets import CATEGORY, AdapterSocket
 

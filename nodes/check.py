@@ -4,10 +4,10 @@ from typing import Any, get_args
 
 from comfy_api.latest import io, ui
 
-from ..core.arrival import CheckSettings, Search
-from ..core.arrival_picture import arrival_picture
-from .host.adapter import Adapter
-from .host.checking import Sides, check
+from ..core.check import CheckSettings, Search
+from ..core.pictures.check import arrival_picture
+from .host.adapter.adapter import Adapter
+from .host.check import Sides, check
 from .host.session import host_progress, image_of, show
 from .sockets import CATEGORY, AdapterSocket
 

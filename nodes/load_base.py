@@ -4,8 +4,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .host.base import HostBase, base_from_model, with_text_encoder
-from .host.base_file import base_from_file
+from .host.base.from_file import base_from_file
+from .host.base.from_model import HostBase, base_from_model, with_text_encoder
 from .host.paths import base_names, base_path, state_of
 from .sockets import CATEGORY, BaseSocket
 

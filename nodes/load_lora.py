@@ -6,7 +6,7 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from .host.adapter import adapter_from_file, adapter_from_state_dict
+from .host.adapter.adapter import adapter_from_file, adapter_from_state_dict
 from .host.paths import adapter_names, adapter_path, state_of
 from .sockets import CATEGORY, AdapterSocket, LoraModelSocket
 

@@ -15,16 +15,16 @@ from ..core.plan import (
     plan_transfer,
     refuse_unless_forced,
 )
-from ..core.report import Identity, transfer_report
+from ..core.reports.transfer import Identity, transfer_report
 from ..core.similarity import Comparison
 from ..core.transfer import transfer
 from ..core.vectors import plan_vectors
-from .host.adapter import Adapter, transferred_adapter
-from .host.base import HostBase
-from .host.placing import place
-from .host.saving import growth
+from .host.adapter.adapter import Adapter, transferred_adapter
+from .host.adapter.place import place
+from .host.adapter.save import growth
+from .host.adapter.write import to_state_dict
+from .host.base.from_model import HostBase
 from .host.session import resources, show
-from .host.writing import to_state_dict
 from .sockets import CATEGORY, AdapterSocket, LoraModelSocket, SimilaritySocket
 
 

@@ -4,9 +4,9 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .host.adapter import Adapter
+from .host.adapter.adapter import Adapter
+from .host.refine.prompt_list import choose, conditioning_of
 from .host.session import host_progress, show
-from .host.wording import choose, conditioning_of
 from .sockets import CATEGORY, AdapterSocket
 
 

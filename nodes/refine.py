@@ -4,13 +4,13 @@ from typing import Any, get_args
 
 from comfy_api.latest import io, ui
 
-from ..core.lessons import MATCHES, Match
-from ..core.refine import RefineSettings
-from ..core.refine_picture import refine_picture
-from .host.adapter import Adapter
-from .host.refining import Wanted, refine_adapter
+from ..core.pictures.refine import refine_picture
+from ..core.refine.loop import RefineSettings
+from ..core.refine.teacher_samples import MATCHES, Match
+from .host.adapter.adapter import Adapter
+from .host.refine.run import Wanted, refine_adapter
+from .host.refine.teacher import TeacherSettings
 from .host.session import image_of, or_nothing, show, show_picture
-from .host.teaching import TeacherSettings
 from .sockets import CATEGORY, AdapterSocket, LoraModelSocket
 
 

@@ -3,10 +3,10 @@
 from comfy_api.latest import io, ui
 
 from ..core.files import write_new
-from .host.adapter import Adapter
+from .host.adapter.adapter import Adapter
+from .host.adapter.save import SAVED_DTYPES, for_file, respelled
+from .host.adapter.write import SPELLINGS
 from .host.paths import metadata_allowed, output_place
-from .host.saving import SAVED_DTYPES, for_file, respelled
-from .host.writing import SPELLINGS
 from .sockets import CATEGORY, AdapterSocket
 
 

@@ -5,17 +5,17 @@ from typing import Any, get_args
 
 from comfy_api.latest import io, ui
 
-from ..core.depth_picture import depth_picture
-from ..core.heatmap import similarity_heatmap
-from ..core.map_picture import block_map_picture
-from ..core.report import Identity, similarity_report
+from ..core.pictures.block_map import block_map_picture
+from ..core.pictures.depth import depth_picture
+from ..core.pictures.heatmap import similarity_heatmap
+from ..core.reports.transfer import Identity, similarity_report
 from ..core.similarity import Measure, compare
 from ..core.subspace import RankRule
 from ..core.survey import MatchBy, survey
-from .host.adapter import Adapter
-from .host.base import HostBase
-from .host.estimating import outlook_here
-from .host.placing import place
+from .host.adapter.adapter import Adapter
+from .host.adapter.place import place
+from .host.base.from_model import HostBase
+from .host.refine.estimate import outlook_here
 from .host.session import image_of, resources, show
 from .sockets import CATEGORY, AdapterSocket, BaseSocket, SimilaritySocket
 

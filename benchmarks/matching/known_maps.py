@@ -9,10 +9,10 @@ from typing import Any, get_args
 import torch
 from PIL import Image
 
-from core.depth_picture import depth_picture
-from core.map_picture import block_map_picture
 from core.matching import BlockMap, Measure, map_blocks, match_by_blocks, score_blocks
-from core.report import similarity_report
+from core.pictures.block_map import block_map_picture
+from core.pictures.depth import depth_picture
+from core.reports.transfer import similarity_report
 from core.similarity import compare
 from core.subspace import RankRule
 from core.verdict import verdict

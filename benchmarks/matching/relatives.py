@@ -166,7 +166,7 @@ def _score(weights: tuple[Tensor, Tensor], measure: Literal["plain cosine", "wei
 def copied(families: Sequence[Family], folder: Path) -> list[dict[str, Any]]:
     """How far a LoRA gets on each child and on a stranger, on the same noised drawings: G, the share of the change that
     it makes to the model's output, and the share of the way from the bare target to the source with the LoRA that it
-    closes (both as core/arrival has them)."""
+    closes (both as core/check has them)."""
     lines: list[dict[str, Any]] = []
     for index, family in enumerate(families):
         lora = trained_lora(family.base, "rings", folder / f"lora{index}.pt")

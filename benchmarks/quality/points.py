@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from core.arrival import measure
+from core.check import measure
 
 from ..kept_base import KeptBase
 from .bases import BASES, LORAS, Workshop

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from core.delta import LowRankDelta
-from core.lessons import STEPS_DOWN, Lessons, aims, held_out, way_down
-from core.refine import RefineSettings, Step, refine
-from core.trainable import from_zeros, trainable
+from core.refine.loop import RefineSettings, Step, refine
+from core.refine.teacher_samples import STEPS_DOWN, Lessons, aims, held_out, way_down
+from core.refine.trainable import from_zeros, trainable
 
 from ..quality.autoencoder import decode, encode
 from ..quality.engine import Factors

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from core.lessons import SAMPLINGS
-from core.refine import RefineSettings
+from core.refine.loop import RefineSettings
+from core.refine.teacher_samples import SAMPLINGS
 
 from ..kept_base import KeptBase
 from ..quality.autoencoder import load

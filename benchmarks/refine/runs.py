@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from core.refine import RefineSettings
+from core.refine.loop import RefineSettings
 
 from ..quality.bases import Workshop
 from ..quality.tables import RELATED

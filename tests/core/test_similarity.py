@@ -4,10 +4,10 @@ import torch
 from lora_transfer.core import subspace
 from lora_transfer.core.delta import LowRankDelta
 from lora_transfer.core.drift import compare_weights
-from lora_transfer.core.heatmap import similarity_heatmap
 from lora_transfer.core.kinds import full
 from lora_transfer.core.matching import match_by_name
-from lora_transfer.core.report import similarity_report
+from lora_transfer.core.pictures.heatmap import similarity_heatmap
+from lora_transfer.core.reports.transfer import similarity_report
 from lora_transfer.core.resources import Resources
 from lora_transfer.core.similarity import LayerSimilarity, compare, layer_similarity, side_similarity
 from lora_transfer.core.subspace import RankRule, subspaces

@@ -11,9 +11,9 @@ from lora_transfer.core.plan import TransferSettings, plan_transfer
 from lora_transfer.core.similarity import compare
 from lora_transfer.core.subspace import RankRule
 from lora_transfer.core.transfer import transfer
-from lora_transfer.nodes.host.adapter import adapter_from_file
-from lora_transfer.nodes.host.base_file import base_from_file
-from lora_transfer.nodes.host.placing import place
+from lora_transfer.nodes.host.adapter.adapter import adapter_from_file
+from lora_transfer.nodes.host.adapter.place import place
+from lora_transfer.nodes.host.base.from_file import base_from_file
 
 
 def main(source_path: Path, target_path: Path, lora_path: Path) -> int:

@@ -7,10 +7,10 @@ import comfy.sd
 import torch
 from torch import Tensor
 
-from lora_transfer.core.arrival import CheckSettings
+from lora_transfer.core.check import CheckSettings
 from lora_transfer.core.progress import silent
-from lora_transfer.nodes.host.adapter import Adapter, adapter_from_file, adapter_from_state_dict
-from lora_transfer.nodes.host.checking import Checked, Sides, check
+from lora_transfer.nodes.host.adapter.adapter import Adapter, adapter_from_file, adapter_from_state_dict
+from lora_transfer.nodes.host.check import Checked, Sides, check
 from tests.host.conftest import SmallPair
 
 SMALL = CheckSettings(timesteps=3, size=64)

@@ -9,10 +9,10 @@ import torch
 from safetensors import safe_open
 
 from dev.paths import DEMO_MODELS
-from lora_transfer.core.refine import RefineSettings
-from lora_transfer.nodes.host.adapter import Adapter, adapter_from_file
-from lora_transfer.nodes.host.refining import Refined, Wanted, refine_adapter
-from lora_transfer.nodes.host.teaching import TeacherSettings
+from lora_transfer.core.refine.loop import RefineSettings
+from lora_transfer.nodes.host.adapter.adapter import Adapter, adapter_from_file
+from lora_transfer.nodes.host.refine.run import Refined, Wanted, refine_adapter
+from lora_transfer.nodes.host.refine.teacher import TeacherSettings
 
 SHORT = RefineSettings(steps=8, batch=8, checks=2)
 FEW = TeacherSettings(samples=8)

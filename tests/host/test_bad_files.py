@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lora_transfer.core.errors import InvalidSetting, UnreadableFile, UnsupportedBase, UnwritableFile
-from lora_transfer.nodes.host.adapter import adapter_from_file
-from lora_transfer.nodes.host.base_file import base_from_file
+from lora_transfer.nodes.host.adapter.adapter import adapter_from_file
+from lora_transfer.nodes.host.base.from_file import base_from_file
 from lora_transfer.nodes.host.paths import output_place
 from tests.host.conftest import SmallPair
 

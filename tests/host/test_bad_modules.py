@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from lora_transfer.core.errors import UnsupportedAdapter
-from lora_transfer.nodes.host.adapter import Adapter
-from lora_transfer.nodes.host.base import HostBase
-from lora_transfer.nodes.host.base_file import base_from_file, base_from_header
-from lora_transfer.nodes.host.placing import PlacedAdapter, place
+from lora_transfer.nodes.host.adapter.adapter import Adapter
+from lora_transfer.nodes.host.adapter.place import PlacedAdapter, place
+from lora_transfer.nodes.host.base.from_file import base_from_file, base_from_header
+from lora_transfer.nodes.host.base.from_model import HostBase
 from tests.host.conftest import SmallPair
 from tests.host.families import header_of
 

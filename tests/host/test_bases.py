@@ -5,11 +5,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lora_transfer.core.matching import match_by_name
-from lora_transfer.nodes.host.adapter import Adapter, adapter_from_file, adapter_from_state_dict
-from lora_transfer.nodes.host.base import base_from_model
-from lora_transfer.nodes.host.base_file import base_from_file
-from lora_transfer.nodes.host.placing import place
-from lora_transfer.nodes.host.writing import to_state_dict
+from lora_transfer.nodes.host.adapter.adapter import Adapter, adapter_from_file, adapter_from_state_dict
+from lora_transfer.nodes.host.adapter.place import place
+from lora_transfer.nodes.host.adapter.write import to_state_dict
+from lora_transfer.nodes.host.base.from_file import base_from_file
+from lora_transfer.nodes.host.base.from_model import base_from_model
 from tests.host.conftest import SmallPair
 
 PREFIX = "model.diffusion_model."

@@ -11,14 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lora_transfer.core.arrival import STRENGTHS
+from lora_transfer.core.check import STRENGTHS
 from lora_transfer.core.errors import NotMeasurable, UnsupportedAdapter
-from lora_transfer.nodes.host.adapter import Adapter, adapter_from_file, adapter_from_state_dict
-from lora_transfer.nodes.host.applying import apply
-from lora_transfer.nodes.host.base import layers_of_model
-from lora_transfer.nodes.host.metadata import method_of
-from lora_transfer.nodes.host.placing import place
-from lora_transfer.nodes.host.scaling import scaled
+from lora_transfer.nodes.host.adapter.adapter import Adapter, adapter_from_file, adapter_from_state_dict
+from lora_transfer.nodes.host.adapter.apply import apply
+from lora_transfer.nodes.host.adapter.metadata import method_of
+from lora_transfer.nodes.host.adapter.place import place
+from lora_transfer.nodes.host.adapter.strength import scaled
+from lora_transfer.nodes.host.base.from_model import layers_of_model
 from tests.host.conftest import Host, SmallPair
 from tests.host.prompts import node, transfer_prompt
 from tests.host.small_check import SEARCH, SMALL, Models, loaded, pooled, random_like, strengthened, text

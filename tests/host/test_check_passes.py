@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from lora_transfer.core.errors import NotMeasurable
-from lora_transfer.nodes.host import outputs as host_outputs
-from lora_transfer.nodes.host.adapter import adapter_from_file
+from lora_transfer.nodes.host.adapter.adapter import adapter_from_file
+from lora_transfer.nodes.host.sampling import outputs as host_outputs
 from tests.host.conftest import SmallPair
 from tests.host.small_check import SEARCH, SMALL, Models, loaded, pooled, strengthened, text
 from tests.host.small_families import SMALL_FAMILIES, write_small

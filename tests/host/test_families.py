@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from lora_transfer.core.files import TensorFile, TensorHeader
-from lora_transfer.nodes.host.adapter import Adapter, adapter_from_file
-from lora_transfer.nodes.host.base import HostBase
-from lora_transfer.nodes.host.base_file import base_from_header
-from lora_transfer.nodes.host.names import parse_target
-from lora_transfer.nodes.host.placing import PlacedAdapter, place
+from lora_transfer.nodes.host.adapter.adapter import Adapter, adapter_from_file
+from lora_transfer.nodes.host.adapter.place import PlacedAdapter, place
+from lora_transfer.nodes.host.base.from_file import base_from_header
+from lora_transfer.nodes.host.base.from_model import HostBase
+from lora_transfer.nodes.host.base.names import parse_target
 from tests.conftest import ROOT
 from tests.host.families import FAMILIES, TRANSFORMERS, UNETS, clip_g_in_sdxl, header_of
 from tests.host.formulas import delta_of

@@ -18,10 +18,10 @@ from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from torch import Tensor, nn
 
 from lora_transfer.core.delta import LowRankDelta
-from lora_transfer.nodes.host.adapter import Adapter
-from lora_transfer.nodes.host.base import HostBase
-from lora_transfer.nodes.host.base_file import base_from_file, base_from_header
-from lora_transfer.nodes.host.placing import PlacedAdapter, place
+from lora_transfer.nodes.host.adapter.adapter import Adapter
+from lora_transfer.nodes.host.adapter.place import PlacedAdapter, place
+from lora_transfer.nodes.host.base.from_file import base_from_file, base_from_header
+from lora_transfer.nodes.host.base.from_model import HostBase
 from tests.host.conftest import SmallPair
 from tests.host.families import header_of
 from tests.host.formulas import changed_weight, delta_of, dora

@@ -5,13 +5,13 @@ import json
 import pytest
 import torch
 
-from lora_transfer.core.report import Identity, Report
-from lora_transfer.nodes.host.adapter import Adapter, adapter_from_file, transferred_adapter
-from lora_transfer.nodes.host.base import HostBase
-from lora_transfer.nodes.host.base_file import base_from_file, base_from_header
-from lora_transfer.nodes.host.placing import place
-from lora_transfer.nodes.host.saving import for_file, growth, respelled
-from lora_transfer.nodes.host.writing import SPELLINGS, to_state_dict
+from lora_transfer.core.reports.transfer import Identity, Report
+from lora_transfer.nodes.host.adapter.adapter import Adapter, adapter_from_file, transferred_adapter
+from lora_transfer.nodes.host.adapter.place import place
+from lora_transfer.nodes.host.adapter.save import for_file, growth, respelled
+from lora_transfer.nodes.host.adapter.write import SPELLINGS, to_state_dict
+from lora_transfer.nodes.host.base.from_file import base_from_file, base_from_header
+from lora_transfer.nodes.host.base.from_model import HostBase
 from tests.host.conftest import SmallPair
 from tests.host.families import header_of
 from tests.host.test_bad_modules import LAYER, LOHA, PEFT, module

@@ -4,8 +4,8 @@ import pytest
 
 from lora_transfer.core.files import TensorHeader
 from lora_transfer.core.matching.blocks import blocks_of, kinds_of
-from lora_transfer.nodes.host.base_file import base_from_header
-from lora_transfer.nodes.host.names import block_and_role, layers_of
+from lora_transfer.nodes.host.base.from_file import base_from_header
+from lora_transfer.nodes.host.base.names import block_and_role, layers_of
 from tests.host.families import header_of
 
 

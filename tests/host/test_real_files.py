@@ -12,12 +12,12 @@ from lora_transfer.core.plan import TransferSettings, plan_transfer
 from lora_transfer.core.similarity import Comparison, LayerSimilarity
 from lora_transfer.core.subspace import RankRule
 from lora_transfer.core.transfer import transfer
-from lora_transfer.nodes.host.adapter import adapter_from_file
-from lora_transfer.nodes.host.base import HostBase
-from lora_transfer.nodes.host.base_file import base_from_header
-from lora_transfer.nodes.host.placing import place
-from lora_transfer.nodes.host.saving import for_file
-from lora_transfer.nodes.host.writing import SPELLINGS, to_state_dict
+from lora_transfer.nodes.host.adapter.adapter import adapter_from_file
+from lora_transfer.nodes.host.adapter.place import place
+from lora_transfer.nodes.host.adapter.save import for_file
+from lora_transfer.nodes.host.adapter.write import SPELLINGS, to_state_dict
+from lora_transfer.nodes.host.base.from_file import base_from_header
+from lora_transfer.nodes.host.base.from_model import HostBase
 from tests.host.families import header_of
 from tests.host.formulas import delta_of
 from tests.host.test_families import REAL, needs_shared

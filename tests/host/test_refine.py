@@ -17,16 +17,16 @@ from torch import Tensor
 from dev.paths import DEMO_MODELS
 from lora_transfer.core.errors import InvalidSetting, NotEnoughMemory, NotMeasurable
 from lora_transfer.core.files import write_new
-from lora_transfer.nodes.host.adapter import Adapter, adapter_from_file
-from lora_transfer.nodes.host.applying import apply
-from lora_transfer.nodes.host.base import base_from_model
-from lora_transfer.nodes.host.base_file import base_from_file
-from lora_transfer.nodes.host.noising import levels_at, noising
-from lora_transfer.nodes.host.previewing import Previews
-from lora_transfer.nodes.host.prompts import prompts_of
-from lora_transfer.nodes.host.refinable import refinable
-from lora_transfer.nodes.host.saving import for_file
-from lora_transfer.nodes.host.student import Desk, HostStudent, in_host, with_gradients
+from lora_transfer.nodes.host.adapter.adapter import Adapter, adapter_from_file
+from lora_transfer.nodes.host.adapter.apply import apply
+from lora_transfer.nodes.host.adapter.save import for_file
+from lora_transfer.nodes.host.base.from_file import base_from_file
+from lora_transfer.nodes.host.base.from_model import base_from_model
+from lora_transfer.nodes.host.refine.previews import Previews
+from lora_transfer.nodes.host.refine.start import refinable
+from lora_transfer.nodes.host.refine.student import Desk, HostStudent, in_host, with_gradients
+from lora_transfer.nodes.host.sampling.conditioning import prompts_of
+from lora_transfer.nodes.host.sampling.noise import levels_at, noising
 from tests.host.conftest import SmallPair
 from tests.host.small_check import loaded, text
 from tests.host.small_refine import FEW, SHORT, Emoji, demo_prompts, emoji

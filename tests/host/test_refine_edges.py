@@ -11,14 +11,14 @@ from torch import Tensor
 
 from lora_transfer.core.errors import NothingToTransfer, NotMeasurable
 from lora_transfer.core.vectors import Vector
-from lora_transfer.nodes.host.adapter import adapter_from_state_dict
-from lora_transfer.nodes.host.base import base_from_model
-from lora_transfer.nodes.host.desks import pictures_taught
-from lora_transfer.nodes.host.noising import levels_of_steps
-from lora_transfer.nodes.host.prompts import prompts_of
-from lora_transfer.nodes.host.refinable import refinable
-from lora_transfer.nodes.host.student import Desk, HostStudent, in_host, with_gradients
-from lora_transfer.nodes.host.teaching import TeacherSet, TeacherSettings
+from lora_transfer.nodes.host.adapter.adapter import adapter_from_state_dict
+from lora_transfer.nodes.host.base.from_model import base_from_model
+from lora_transfer.nodes.host.refine.inputs import pictures_taught
+from lora_transfer.nodes.host.refine.start import refinable
+from lora_transfer.nodes.host.refine.student import Desk, HostStudent, in_host, with_gradients
+from lora_transfer.nodes.host.refine.teacher import TeacherSet, TeacherSettings
+from lora_transfer.nodes.host.sampling.conditioning import prompts_of
+from lora_transfer.nodes.host.sampling.noise import levels_of_steps
 from tests.host.conftest import SmallPair
 from tests.host.small_check import Models, loaded, text
 from tests.host.small_refine import demo_model

@@ -10,13 +10,13 @@ from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
 from safetensors.torch import load_file, save_file
 
 from dev.small_models import kohya_modules
-from lora_transfer.nodes.host.base import base_from_model
-from lora_transfer.nodes.host.base_file import base_from_file
-from lora_transfer.nodes.host.writing import to_state_dict
+from lora_transfer.nodes.host.adapter.write import to_state_dict
+from lora_transfer.nodes.host.base.from_file import base_from_file
+from lora_transfer.nodes.host.base.from_model import base_from_model
 from tests.host.conftest import Host, SmallPair
 from tests.host.prompts import node, transfer_prompt
 from tests.host.small_families import SMALL_FAMILIES, write_small, write_small_unet
-from tests.host.test_writing import random_deltas
+from tests.host.test_write import random_deltas
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
 

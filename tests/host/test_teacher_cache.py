@@ -7,8 +7,8 @@ import torch
 from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 from comfy_extras.nodes_model_merging import ModelMergeSimple
 
-from lora_transfer.nodes.host.applying import apply
-from lora_transfer.nodes.host.teacher_cache import changes_of
+from lora_transfer.nodes.host.adapter.apply import apply
+from lora_transfer.nodes.host.refine.teacher_cache import changes_of
 from tests.host.conftest import SmallPair
 from tests.host.small_check import Models, loaded, strengthened
 

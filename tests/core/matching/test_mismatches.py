@@ -8,7 +8,7 @@ import torch
 from lora_transfer.core.layers import Base
 from lora_transfer.core.matching import Measure, map_blocks, match_by_blocks, match_by_channels, share_lost
 from lora_transfer.core.plan import Module, TransferSettings, plan_transfer
-from lora_transfer.core.report import similarity_report
+from lora_transfer.core.reports.transfer import similarity_report
 from lora_transfer.core.similarity import compare
 from lora_transfer.core.subspace import RankRule
 from lora_transfer.core.verdict import verdict

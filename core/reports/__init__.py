@@ -1,0 +1,1 @@
+"""What a run found, as sentences and as JSON: transfer, check and refine."""

@@ -1,0 +1,64 @@
+"""What a run has to say of one layer."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ..layers import LayerPair
+from ..similarity import LayerSimilarity
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One layer of a run. The figures after `keys` are None or zero in a report of similarity alone.
+
+    norm_ratio: ||dW_t|| / ||dW_s|| (of the part that a narrower target kept); cosine_to_copy: between dW_t and dW_s;
+    energy_lost: share of ||dW_t||^2 lost by cutting the rank; block_energies: shares of ||dW_s||^2 in the source's
+    subspace/subspace, subspace/null, null/subspace and null/null blocks (output/input side).
+    """
+
+    pair: LayerPair
+    similarity: LayerSimilarity
+    decision: Literal["compared", "transferred", "copied"]
+    reason: str
+    keys: tuple[str, ...] = ()
+    rank_in: int | None = None
+    rank_out: int | None = None
+    norm_ratio: float | None = None
+    cosine_to_copy: float | None = None
+    equals_copy: bool | None = None
+    energy_lost: float = 0.0
+    undefined_directions: int = 0
+    block_energies: tuple[float, float, float, float] | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        pair, similarity = self.pair, self.similarity
+        return {
+            "source": pair.source.name,
+            "target": pair.target.name,
+            "match": pair.why,
+            "block": pair.target.block,
+            "role": pair.target.role,
+            "shape": list(pair.target.weight.shape),
+            "k": similarity.rank,
+            "phi": similarity.phi,
+            "phi_above_chance": similarity.above_chance,
+            "phi_left": similarity.left.phi,
+            "phi_right": similarity.right.phi,
+            "chance_left": similarity.left.chance,
+            "chance_right": similarity.right.chance,
+            "energy_source": similarity.source_energy,
+            "energy_target": similarity.target_energy,
+            "weight_cosine": similarity.weight_cosine,
+            "drift": similarity.drift,
+            "decision": self.decision,
+            "reason": self.reason,
+            "keys": list(self.keys),
+            "rank_in": self.rank_in,
+            "rank_out": self.rank_out,
+            "norm_ratio": self.norm_ratio,
+            "cosine_to_copy": self.cosine_to_copy,
+            "equals_copy": self.equals_copy,
+            "energy_lost": self.energy_lost,
+            "undefined_directions": self.undefined_directions,
+            "block_energies": None if self.block_energies is None else list(self.block_energies),
+        }

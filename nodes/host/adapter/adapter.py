@@ -1,0 +1,126 @@
+"""Adapters between nodes: where their tensors are, and what their files say of themselves."""
+
+import hashlib
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ....core.errors import UnreadableFile
+from ....core.files import file_sha256, open_tensor_file
+from ....core.reports.transfer import Report
+from ..base.from_model import HostBase
+from .metadata import transferred_metadata
+from .spelling import number_bare_list
+
+# Pickled files that users still have; what else torch.load may open is no adapter.
+_PICKLED = (".pt", ".bin", ".ckpt", ".pth")
+
+# Files that are chosen by mistake, by how their keys begin.
+_NO_ADAPTERS = {
+    "model.diffusion_model.input_blocks.0.0.weight": "a whole checkpoint",
+    "first_stage_model.": "a whole checkpoint",
+    "control_model.": "a ControlNet",
+    "controlnet_": "a ControlNet",
+    "input_hint_block.": "a ControlNet",
+}
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter by its file or by its tensors (core's LORA_MODEL socket): exactly one of `path` and `tensors`."""
+
+    name: str
+    fingerprint: str
+    metadata: Mapping[str, str]
+    path: Path | None = None
+    tensors: Mapping[str, Tensor] | None = None
+    fits: HostBase | None = None  # the base that it was carried to, which knows the names of its layers
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """A new dict of the adapter's tensors; those of a file are mapped, not read."""
+        if self.tensors is not None:
+            return dict(self.tensors)
+        return _read(Path(str(self.path)), self.name)
+
+
+def adapter_from_file(path: Path, name: str) -> Adapter:
+    """An adapter file; UnreadableFile where it is missing, damaged, empty or no adapter. Pickled files (.pt, .bin) are
+    read with weights_only: code in them is refused, not run."""
+    if path.suffix.lower() not in _PICKLED:
+        file = open_tensor_file(path)
+        keys, metadata = file.tensors.keys(), file.metadata
+    else:
+        keys, metadata = _read(path, name).keys(), {}
+    if not keys:
+        raise UnreadableFile(f"LoRA {name}: expected tensors, found an empty file. Choose another one.")
+    for mark, what in _NO_ADAPTERS.items():
+        if any(key.startswith(mark) for key in keys):
+            raise UnreadableFile(f"LoRA {name}: expected a LoRA, found {what} (its keys begin with {mark}).")
+    return Adapter(name, file_sha256(path), metadata, path=path)
+
+
+def adapter_from_state_dict(tensors: Mapping[str, Tensor], name: str) -> Adapter:
+    """An adapter from a LORA_MODEL socket, which carries tensors and nothing else."""
+    if not tensors:
+        raise UnreadableFile(f"LoRA {name}: expected tensors, found none. Connect a LoRA that holds some.")
+    return Adapter(name, fingerprint_of(tensors), {}, tensors=tensors)
+
+
+def fingerprint_of(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names and bytes; independent of the order of the names."""
+    digest = hashlib.sha256()
+    for key in sorted(tensors):
+        digest.update(key.encode())
+        digest.update(tensors[key].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return "tensors-sha256:" + digest.hexdigest()
+
+
+def transferred_adapter(original: Adapter, tensors: Mapping[str, Tensor], report: Report, target: HostBase) -> Adapter:
+    """The adapter for the target, with the original's metadata and, under `lora_transfer`, its origin as JSON."""
+    metadata = transferred_metadata(original.metadata, tensors, report, target)
+    name = f"{original.name} on {target.name}"
+    return Adapter(name, fingerprint_of(tensors), metadata, tensors=tensors, fits=target)
+
+
+def _read(path: Path, name: str) -> dict[str, Tensor]:
+    """Every tensor of an adapter file; bare lists of factors get numbered keys."""
+    tensors = _unpickled(path, name) if path.suffix.lower() in _PICKLED else comfy.utils.load_torch_file(str(path))
+    if isinstance(tensors, list):
+        wrong = next((type(one).__name__ for one in tensors if not isinstance(one, Tensor)), None)
+        if wrong is not None or len(tensors) % 2:
+            found = f"{len(tensors)} of them" if wrong is None else f"an entry of type {wrong}"
+            raise UnreadableFile(f"LoRA {name}: expected a list of up and down in pairs, found {found}. It is no LoRA.")
+        tensors = number_bare_list(tensors)
+    if not isinstance(tensors, dict):
+        raise UnreadableFile(f"LoRA {name}: expected named tensors, found {type(tensors).__name__}. It is no LoRA.")
+    for key, value in tensors.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise UnreadableFile(
+                f"LoRA {name}: expected tensors by name, found {type(value).__name__} under {key!r}. It is no LoRA."
+            )
+    return {key: value.detach() for key, value in tensors.items()}
+
+
+def _unpickled(path: Path, name: str) -> Any:
+    """What a pickled file holds, at most within `state_dict` or an only entry; code in it is refused, not run."""
+    if not path.is_file():
+        raise UnreadableFile(f"File {path}: not found. Check the name, or refresh the list of files.")
+    try:
+        held: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError) as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        said = next((line for line in lines if "WeightsUnpickler error" in line), lines[0])[:160].strip()
+        raise UnreadableFile(
+            f"LoRA {name}: expected tensors, found a file that holds none, is damaged, or holds code that is not run "
+            f"({said}). Take a safetensors version of it."
+        ) from error
+    if isinstance(held, dict) and isinstance(held.get("state_dict"), dict):
+        return held["state_dict"]
+    only = next(iter(held.values())) if isinstance(held, dict) and len(held) == 1 else None
+    return only if isinstance(only, dict) else held

@@ -1,0 +1,132 @@
+"""An adapter on a loaded model: ComfyUI's own patches of every kind, behind our reading of the file's spelling."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from comfy.weight_adapter import LoRAAdapter
+
+from ....core.errors import ShapeMismatch, UnsupportedAdapter
+from ..base.from_model import HostBase, joined, layers_of_clip, layers_of_model
+from ..base.names import layer_name, parse_target
+from .adapter import Adapter
+from .group import NO_SUCH_LAYER, OF_TEXT_ENCODER, Group, grouped, why_nothing_is_named
+from .kinds import placed_delta
+from .module import MAGNITUDE, read_module
+from .peft import PeftSettings, peft_settings
+
+
+@dataclass(frozen=True)
+class Applied:
+    """The patched model and text encoder, how many of the file's keys are in them, and the others with the reason."""
+
+    model: Any
+    clip: Any | None
+    keys: int = 0
+    left: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def summary(self) -> str:
+        """What was applied in one line, for a person."""
+        if not self.keys:
+            return "strength 0: nothing changed"
+        if not self.left:
+            return f"all {self.keys} keys applied"
+        reason, count = Counter(self.left.values()).most_common(1)[0]
+        left = len(self.left)
+        return f"{self.keys} of {self.keys + left} keys applied; not applied: {left} ({count}: {reason})"
+
+
+@dataclass(frozen=True)
+class _Patches:
+    """ComfyUI's patches of one module, and the file's keys that are in them."""
+
+    patches: Mapping[Any, Any]
+    keys: tuple[str, ...]
+
+
+def apply(adapter: Adapter, model: Any, clip: Any | None, strength_model: float, strength_clip: float) -> Applied:
+    """The adapter on a model and its text encoder. For spellings that ComfyUI reads this is what its LoRA loader does;
+    the others are brought into its spelling first.
+
+    UnsupportedAdapter where nothing of the adapter fits the model.
+    """
+    if strength_model == 0 and strength_clip == 0:
+        return Applied(model, clip)  # as ComfyUI's own loader does: the very same model, bit by bit
+    base = layers_of_model(model) if clip is None else joined(layers_of_model(model), layers_of_clip(clip))
+    groups, left = grouped(adapter.state_dict(), base)
+    if not groups:
+        raise UnsupportedAdapter(why_nothing_is_named(adapter.name, base, left))
+    settings = peft_settings(adapter.metadata, adapter.name)
+    modules: list[_Patches] = []
+    # In the order of the map, as the host: of two names for one layer it takes the last.
+    for spelled in (name for name in base.key_map if name in groups):
+        found, reasons = _patches_of(spelled, groups[spelled], settings, base)
+        modules.append(found)
+        left = {**left, **reasons}
+    patches = {name: patch for module in modules for name, patch in module.patches.items()}
+    patched, patched_clip = model.clone(), None if clip is None else clip.clone()
+    taken = set(patched.add_patches(patches, strength_model))
+    if patched_clip is not None:
+        taken |= set(patched_clip.add_patches(patches, strength_clip))
+    for module in modules:
+        if not taken & module.patches.keys():
+            left = {**left, **dict.fromkeys(module.keys, "the model has no such layer")}
+        elif all(patches[name] is not patch for name, patch in module.patches.items()):
+            left = {**left, **dict.fromkeys(module.keys, "the file changes this layer under another name too")}
+    applied = sum(key not in left for module in modules for key in module.keys)
+    if not applied:
+        raise UnsupportedAdapter(_why_nothing(adapter, base, left))
+    return Applied(patched, patched_clip, applied, left)
+
+
+def _why_nothing(adapter: Adapter, base: HostBase, left: Mapping[str, str]) -> str:
+    telling = {key: reason for key, reason in left.items() if reason not in (NO_SUCH_LAYER, OF_TEXT_ENCODER)}
+    key, reason = next(iter((telling or left).items()))
+    return (
+        f"LoRA {adapter.name} on {base.name}: expected modules that fit, found none. The first, {key}: {reason}. "
+        "Connect the model that it was made for, or project it to this one first."
+    )
+
+
+def _patches_of(spelled: str, group: Group, settings: PeftSettings, base: HostBase) -> tuple[_Patches, dict[str, str]]:
+    """The patches of a module, and its keys that are not in them, with the reason."""
+    target = base.key_map[spelled]
+    try:
+        module = read_module(spelled, group, target)
+        for name, patch in module.patches.items():
+            if name == target and layer_name(target) in base.layers:
+                _check(patch, base, layer_name(target))
+    except (UnsupportedAdapter, ShapeMismatch) as error:
+        return _Patches({}, ()), dict.fromkeys(group.keys(), str(error))
+    left = {group.file_keys[key]: reason for key, reason in module.unread.items() if group.file_keys[key]}
+    magnitude = group.file_keys.get(f"{spelled}{MAGNITUDE}")
+    if magnitude is not None:
+        left[magnitude] = "ComfyUI has no DoRA of PEFT's kind: applied without it; Project LoRA carries it"
+    patches = {_parameter(name, target): patch for name, patch in module.patches.items()}
+    if spelled in base.extra or any(key != own for key, own in group.file_keys.items()):
+        patches = {name: _scaled(patch, settings, spelled) for name, patch in patches.items()}
+    return _Patches(patches, tuple(key for key in group.keys(module.read) if key not in left)), left
+
+
+def _check(patch: Any, base: HostBase, layer: str) -> None:
+    """UnsupportedAdapter where a patch does not fit its layer; no weight is read."""
+    place = base.layers[layer]
+    placed_delta(patch, lambda _: 1.0, place, lambda: base.read(place))
+
+
+def _parameter(name: Any, target: Any) -> Any:
+    """The parameter of a patch. ComfyUI 0.30 names the bias of a slice after the slice's tuple, and then drops it."""
+    key, rows, _ = parse_target(target)
+    if name == target or rows is None:
+        return name
+    return key.removesuffix(".weight") + ".bias", (0, *rows)
+
+
+def _scaled(patch: Any, settings: PeftSettings, spelled: str) -> Any:
+    """A module in a spelling that ComfyUI does not read, at the scale that the file's metadata give it."""
+    if not isinstance(patch, LoRAAdapter) or patch.weights[2] is not None:
+        return patch
+    up, down, _, *others = patch.weights
+    rank = down.shape[0]
+    return LoRAAdapter(patch.loaded_keys, (up, down, rank * settings.scale(spelled, rank), *others))

@@ -1,0 +1,177 @@
+"""From what ComfyUI reads of a module to its delta: exactly factored where the kind allows it, else formed densely."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from comfy.weight_adapter import LoHaAdapter, LoKrAdapter, LoRAAdapter
+from torch import Tensor
+
+from ....core import kinds
+from ....core.delta import LowRankDelta
+from ....core.errors import ShapeMismatch, UnsupportedAdapter
+from ....core.layers import Layer
+from .module import DORA, check_fit, computed, misfit
+
+
+@dataclass(frozen=True)
+class PlacedDelta:
+    """One module's delta, made when it is asked for.
+
+    exact: it has a low-rank form; otherwise it is dense, depends on the source's weight, and is cut after the transfer.
+    scale: alpha / rank of the file, inside the delta already. widened: the shape to which it pads its layer.
+    """
+
+    shape: tuple[int, int]
+    exact: bool
+    scale: float
+    build: Callable[[], LowRankDelta]
+    widened: tuple[int, ...] | None = None
+
+    def rows(self, start: int, length: int) -> "PlacedDelta":
+        """The delta of a slice of a fused weight."""
+
+        def build() -> LowRankDelta:
+            whole = self.build()
+            return LowRankDelta(whole.up[start : start + length], whole.down)
+
+        return PlacedDelta((length, self.shape[1]), self.exact, self.scale, build)
+
+    def arranged(self, function: Callable[[Tensor], Tensor]) -> "PlacedDelta":
+        """The delta with its rows in the model's order, where a file has them in another (Flux's last modulation: scale
+        and shift change places)."""
+
+        def build() -> LowRankDelta:
+            whole = self.build()
+            return LowRankDelta(function(whole.up), whole.down)
+
+        return PlacedDelta(self.shape, self.exact, self.scale, build)
+
+    def plus(self, other: "PlacedDelta") -> "PlacedDelta":
+        """Both changes of one layer; the scale with which they are written is that of the first."""
+        exact = self.exact and other.exact
+        return PlacedDelta(self.shape, exact, self.scale, lambda: self.build().plus(other.build()))
+
+
+class LazyDeltas(Mapping[str, LowRankDelta]):
+    """Deltas by layer, made one at a time: together they can be larger than a base."""
+
+    def __init__(self, placed: Mapping[str, PlacedDelta]) -> None:
+        self._placed = placed
+
+    def __getitem__(self, layer: str) -> LowRankDelta:
+        return self._placed[layer].build()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._placed)
+
+    def __len__(self) -> int:
+        return len(self._placed)
+
+
+def placed_delta(
+    patch: Any, scale_without_alpha: Callable[[int], float], layer: Layer, source_weight: Callable[[], Tensor]
+) -> PlacedDelta:
+    """The delta of a host's patch on a layer. `source_weight` reads the layer's matrix (m, n), if the kind needs it.
+
+    UnsupportedAdapter gives the reason where the patch does not fit the layer."""
+    if isinstance(patch, tuple):
+        return _difference(patch, layer, source_weight)
+    if type(patch) in _FACTORED and patch.weights[DORA[patch.name]] is None:
+        factors, scale = _FACTORED[type(patch)](patch.weights, scale_without_alpha)
+        shape = _shape_of(factors, patch, layer)
+        widened: Any = patch.weights[5] if isinstance(patch, LoRAAdapter) else None
+        # A Kronecker product of another shape is reshaped by the host, which leaves it without factors of that shape.
+        if shape == layer.weight.matrix_shape or widened is not None:
+
+            def build() -> LowRankDelta:
+                return factors(*(_float32(one) for one in patch.weights)).scaled(scale)
+
+            return PlacedDelta(shape, True, scale, build, None if widened is None else tuple(widened))
+        if not isinstance(patch, LoKrAdapter):
+            raise misfit(patch, layer.weight.shape)
+    check_fit(patch, layer.weight.shape)
+
+    def build_densely() -> LowRankDelta:
+        weight = source_weight().reshape(layer.weight.shape)
+        changed, done = computed(patch, weight.clone())
+        if not done:
+            raise UnsupportedAdapter(
+                f"Layer {layer.name}: ComfyUI could not compute its {patch.name}; its log says why. Take the module "
+                "out of the file, or fetch the file again."
+            )
+        return kinds.full((changed - weight).flatten(1))
+
+    return PlacedDelta(layer.weight.matrix_shape, False, 1.0, build_densely)
+
+
+def peft_dora(
+    up: Tensor, down: Tensor, magnitude: Tensor, scale: float, layer: Layer, source_weight: Callable[[], Tensor]
+) -> PlacedDelta:
+    """DoRA as PEFT has it (arXiv 2402.09353, Eq. 5): W' = m (W + dW) / ||W + dW||, the norm over each output's row."""
+
+    def build() -> LowRankDelta:
+        weight = source_weight()
+        changed = weight + kinds.lora(up.float(), down.float()).scaled(scale).dense()
+        norms = torch.linalg.vector_norm(changed, dim=1, keepdim=True)
+        norms = norms.clamp_min(torch.finfo(norms.dtype).tiny)  # a row of zeros stays one
+        return kinds.full(changed * (magnitude.float().reshape(-1, 1) / norms) - weight)
+
+    return PlacedDelta(layer.weight.matrix_shape, False, 1.0, build)
+
+
+def _shape_of(factors: Callable[..., LowRankDelta], patch: Any, layer: Layer) -> tuple[int, int]:
+    """The shape (m, n) of a delta, from the shapes of its tensors alone."""
+    try:
+        return factors(*(one.to("meta") if isinstance(one, Tensor) else one for one in patch.weights)).shape
+    except (IndexError, KeyError, RuntimeError, ShapeMismatch) as error:
+        raise misfit(patch, layer.weight.shape) from error
+
+
+def _difference(patch: tuple[Any, ...], layer: Layer, source_weight: Callable[[], Tensor]) -> PlacedDelta:
+    """Full differences ("diff") and replaced weights ("set")."""
+    kind, (tensor, *_) = patch
+    matrix = tensor.flatten(1) if tensor.ndim > 1 else tensor
+    if tuple(matrix.shape) != layer.weight.matrix_shape:
+        found, expected = list(tensor.shape), list(layer.weight.shape)
+        raise UnsupportedAdapter(f"its {kind} has shape {found}, the layer {expected}")
+    if kind == "set":
+        return PlacedDelta(layer.weight.matrix_shape, False, 1.0, lambda: kinds.full(matrix.float() - source_weight()))
+    return PlacedDelta(layer.weight.matrix_shape, False, 1.0, lambda: kinds.full(matrix.float()))
+
+
+def _float32(value: Any) -> Any:
+    return value.to(torch.float32) if isinstance(value, Tensor) else value
+
+
+def _lora(weights: Any, without_alpha: Callable[[int], float]) -> tuple[Callable[..., LowRankDelta], float]:
+    rank, alpha = weights[1].shape[0], weights[2]
+    return (
+        lambda up, down, alpha, mid, *_: kinds.lora(up, down, mid),
+        without_alpha(rank) if alpha is None else alpha / rank,
+    )
+
+
+def _loha(weights: Any, without_alpha: Callable[[int], float]) -> tuple[Callable[..., LowRankDelta], float]:
+    rank, alpha = weights[1].shape[0], weights[2]
+    return (
+        lambda w1_a, w1_b, alpha, w2_a, w2_b, t1, t2, *_: kinds.loha(w1_a, w1_b, w2_a, w2_b, t1, t2),
+        1.0 if alpha is None else alpha / rank,
+    )
+
+
+def _lokr(weights: Any, without_alpha: Callable[[int], float]) -> tuple[Callable[..., LowRankDelta], float]:
+    """The host takes the rank of w2, else of w1, and no alpha at all where both are full matrices."""
+    _, _, alpha, _, w1_b, _, w2_b, *_ = weights
+    rank = next((factor.shape[0] for factor in (w2_b, w1_b) if factor is not None), None)
+    return (
+        lambda w1, w2, alpha, w1_a, w1_b, w2_a, w2_b, t2, *_: kinds.lokr(
+            kinds.kronecker_factor(w1, w1_a, w1_b), kinds.kronecker_factor(w2, w2_a, w2_b, t2)
+        ),
+        1.0 if alpha is None or rank is None else alpha / rank,
+    )
+
+
+# The host's adapter classes with an exact factored form, which a DoRA scale undoes.
+_FACTORED: dict[type, Any] = {LoRAAdapter: _lora, LoHaAdapter: _loha, LoKrAdapter: _lokr}

@@ -1,0 +1,120 @@
+"""A saved adapter's metadata: the original's, with what is no longer true brought up to date or left out."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ....core.reports.transfer import Report
+from ..base.from_model import HostBase
+from .peft import SETTINGS
+
+PROVENANCE = "lora_transfer"  # the key of our own entry
+
+# Facts about the old base and the old file, as sd-scripts writes them, and PEFT's scale, which is in the factors now.
+_STALE = (
+    "ss_sd_model_hash",
+    "ss_new_sd_model_hash",
+    "sshs_model_hash",
+    "sshs_legacy_hash",
+    "modelspec.hash_sha256",
+    *SETTINGS,
+)
+
+# By ComfyUI's family: what sd-scripts and the modelspec call a LoRA for it. Families that share a class have no entry:
+# a base's header does not tell SD 2 with v-prediction from SD 2 without.
+_BASE_NAMES = {
+    "SD15": ("sd_v1", "stable-diffusion-v1/lora"),
+    "SDXL": ("sdxl_base_v1-0", "stable-diffusion-xl-v1-base/lora"),
+    "Flux": ("flux1", "flux-1-dev/lora"),
+}
+_BASE_ENTRIES = ("ss_base_model_version", "modelspec.architecture")
+
+
+def transferred_metadata(
+    original: Mapping[str, str], tensors: Mapping[str, Tensor], report: Report, target: HostBase
+) -> dict[str, str]:
+    """Trigger words and training settings stay; base, network, rank and alpha follow; our own entry tells the origin
+    as JSON, and of an adapter that was carried over before (A -> B -> C) the whole way."""
+    kept = _on_target(original, tensors, target)
+    provenance = report.provenance()
+    if PROVENANCE in original:
+        provenance["before"] = _from_json(original[PROVENANCE])
+    return {**kept, PROVENANCE: json.dumps(provenance)}
+
+
+def refined_metadata(
+    original: Mapping[str, str], tensors: Mapping[str, Tensor], refined: Mapping[str, Any], target: HostBase
+) -> dict[str, str]:
+    """Those of a refined adapter: `refined` says how, in our own entry; the steps of an adapter that was refined before
+    are counted with its own."""
+    entry = _from_json(original.get(PROVENANCE, "{}"))
+    origin = entry if isinstance(entry, dict) else {"before": entry}
+    before = origin.get("refined", {})
+    steps = before.get("steps", 0) if isinstance(before, dict) else 0
+    provenance = {**origin, "refined": {**refined, "steps": refined["steps"] + steps}}
+    return {**_on_target(original, tensors, target), PROVENANCE: json.dumps(provenance)}
+
+
+def _on_target(original: Mapping[str, str], tensors: Mapping[str, Tensor], target: HostBase) -> dict[str, str]:
+    """The original's entries, with those on the base and on the network brought up to date."""
+    kept = {key: value for key, value in original.items() if key not in (*_STALE, *_BASE_ENTRIES)}
+    names = dict(zip(_BASE_ENTRIES, _BASE_NAMES.get(target.family, ()), strict=False))
+    kept |= {entry: name for entry, name in names.items() if entry in original}
+    kept |= _network(original, tensors)
+    if "ss_sd_model_name" in kept:
+        kept["ss_sd_model_name"] = target.name
+    return kept
+
+
+def scaled_metadata(original: Mapping[str, str], tensors: Mapping[str, Tensor], strength: float) -> dict[str, str]:
+    """Those of an adapter whose strength is in its factors now: rank and alpha follow, our own entry tells it."""
+    kept = {key: value for key, value in original.items() if key not in SETTINGS}
+    entry = _from_json(original.get(PROVENANCE, "{}"))
+    before = entry.get("scaled_by", 1.0) if isinstance(entry, dict) else 1.0
+    provenance = {**(entry if isinstance(entry, dict) else {"before": entry}), "scaled_by": strength * before}
+    return {**kept, **_network(original, tensors), PROVENANCE: json.dumps(provenance)}
+
+
+def method_of(metadata: Mapping[str, str]) -> str | None:
+    """The method that an adapter was carried over by, as its metadata tell; None where they do not."""
+    entry = _from_json(metadata.get(PROVENANCE, ""))
+    settings = entry.get("settings") if isinstance(entry, dict) else None
+    return settings.get("method") if isinstance(settings, dict) else None
+
+
+def _network(original: Mapping[str, str], tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """What the file is now: factors, whatever kind it was. sd-scripts' own network has no name for convolutions with
+    kernels in a file of lycoris; there it is a LoCon."""
+    downs = {key: tensor for key, tensor in tensors.items() if key.endswith(".lora_down.weight")}
+    convs = {key for key, tensor in downs.items() if tensor.ndim > 2 and tensor.shape[2:].numel() > 1}
+    linear = _rank_and_alpha(tensors, downs.keys() - convs or downs.keys())
+    conv = _rank_and_alpha(tensors, convs)
+    if linear is None:
+        return {}
+    conv_args = {} if conv is None else {"conv_dim": conv[0], "conv_alpha": conv[1]}
+    entries = {"ss_network_dim": linear[0], "ss_network_alpha": linear[1]}
+    if original.get("ss_network_module", "").startswith("lycoris"):
+        entries["ss_network_module"] = "lycoris.kohya" if convs else "networks.lora"
+        entries["ss_network_args"] = json.dumps({"algo": "locon", **conv_args} if convs else {})
+    elif isinstance(arguments := _from_json(original.get("ss_network_args", "")), dict):
+        known = {name: value for name, value in conv_args.items() if name in arguments}
+        entries["ss_network_args"] = json.dumps({**arguments, **known})
+    return {entry: value for entry, value in entries.items() if entry in original}
+
+
+def _rank_and_alpha(tensors: Mapping[str, Tensor], downs: Any) -> tuple[str, str] | None:
+    """The largest rank and alpha among modules, as sd-scripts writes them; None without modules."""
+    if not downs:
+        return None
+    alphas = [float(tensors[key.replace(".lora_down.weight", ".alpha")]) for key in downs]
+    return str(max(tensors[key].shape[0] for key in downs)), f"{max(alphas):g}"
+
+
+def _from_json(written: str) -> Any:
+    """What a file's entry says as JSON; the text itself where it is none."""
+    try:
+        return json.loads(written)
+    except ValueError:
+        return written

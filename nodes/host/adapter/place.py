@@ -1,0 +1,175 @@
+"""An adapter on the layers of a base: ComfyUI's reader behind a table of spellings, and every key accounted for."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from comfy.weight_adapter import LoRAAdapter
+from torch import Tensor
+
+from ....core.delta import LowRankDelta
+from ....core.errors import ShapeMismatch, UnsupportedAdapter
+from ....core.layers import Skipped
+from ....core.plan import Module
+from ....core.vectors import Vector
+from ..base.from_model import HostBase
+from ..base.names import layer_name, row_order
+from .adapter import Adapter
+from .group import Group, grouped, why_nothing_is_named
+from .kinds import LazyDeltas, PlacedDelta, peft_dora, placed_delta
+from .module import MAGNITUDE, read_module
+from .peft import PeftSettings, peft_settings
+from .vectors import Rows, together, vectors_of_module
+
+_PlacedDeltas = dict[str, tuple[PlacedDelta, tuple[str, ...]]]
+
+
+@dataclass(frozen=True)
+class PlacedAdapter:
+    """An adapter on the layers of a base. Every key of the file is in a module, a vector, in `skipped` or in `unread`.
+
+    deltas: layer -> delta, scale inside, float32. factored: those of them whose kind has factors. scales: layer ->
+    alpha / rank. A change of a fused weight is split into its slices; its keys are counted with the first of them.
+    """
+
+    modules: tuple[Module, ...]
+    deltas: Mapping[str, LowRankDelta]
+    factored: Mapping[str, LowRankDelta]
+    scales: Mapping[str, float]
+    vectors: tuple[Vector, ...]
+    skipped: tuple[Skipped, ...]
+    unread: Mapping[str, str]
+
+    def layers(self) -> list[str]:
+        return [module.layer for module in self.modules]
+
+    def widened(self) -> dict[str, tuple[int, ...]]:
+        """The shapes to which modules pad their layers."""
+        return {module.layer: module.widened for module in self.modules if module.widened is not None}
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """What one module of the file comes to."""
+
+    deltas: Mapping[str, tuple[PlacedDelta, tuple[str, ...]]] = field(default_factory=dict[str, Any])
+    vectors: tuple[tuple[Vector, Rows], ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+    unread: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+def place(adapter: Adapter, base: HostBase) -> PlacedAdapter:
+    """Put every module of the adapter on its layer of the base. A module that does not fit is a `Skipped`.
+
+    UnsupportedAdapter when nothing of the adapter fits the base, with the reason of the first.
+    """
+    groups, unread = grouped(adapter.state_dict(), base)
+    if not groups:
+        raise UnsupportedAdapter(why_nothing_is_named(adapter.name, base, unread))
+    settings = peft_settings(adapter.metadata, adapter.name)
+    placed: list[_Placed] = []
+    for spelled, group in groups.items():
+        try:
+            placed.append(_place_module(spelled, group, settings, base))
+        except (UnsupportedAdapter, ShapeMismatch) as error:
+            skipped = Skipped(layer_name(base.key_map[spelled]), str(error), group.keys())
+            placed.append(_Placed(skipped=(skipped,)))
+    deltas, doubled = _together(zip(groups, placed, strict=True), base)
+    vectors, doubled_vectors = together(vector for one in placed for vector in one.vectors)
+    skipped = (*(skipped for one in placed for skipped in one.skipped), *doubled, *doubled_vectors)
+    if not deltas and not vectors:
+        raise UnsupportedAdapter(
+            f"LoRA {adapter.name}: expected modules that fit {base.name}, found {len(skipped)} of which none does. The "
+            f"first, {skipped[0].layer}: {skipped[0].reason}. If the base is the one that it was trained on, the file "
+            "is damaged: fetch it again."
+        )
+    order = [layer for layer in base.layers if layer in deltas]
+    modules = [
+        Module(layer, delta.shape, keys, delta.exact, delta.widened)
+        for layer, (delta, keys) in ((layer, deltas[layer]) for layer in order)
+    ]
+    return PlacedAdapter(
+        modules=tuple(modules),
+        deltas=LazyDeltas({layer: deltas[layer][0] for layer in order}),
+        factored=LazyDeltas({one.layer: deltas[one.layer][0] for one in modules if one.exact and one.widened is None}),
+        scales={layer: deltas[layer][0].scale for layer in order},
+        vectors=vectors,
+        skipped=skipped,
+        unread={key: reason for part in (unread, *(one.unread for one in placed)) for key, reason in part.items()},
+    )
+
+
+def _together(placed: Iterable[tuple[str, _Placed]], base: HostBase) -> tuple[_PlacedDeltas, tuple[Skipped, ...]]:
+    """One delta for each layer. As in ComfyUI, a change of a fused weight and one of its slice add up, and of two
+    names for the same weight one counts."""
+    deltas: _PlacedDeltas = {}
+    targets: dict[Any, str] = {}
+    skipped: list[Skipped] = []
+    for spelled, one in placed:
+        target = base.key_map[spelled]
+        if one.deltas and targets.setdefault(target, spelled) != spelled:
+            reason = "the file changes this layer under another name too; that one was taken"
+            keys = tuple(key for _, keys in one.deltas.values() for key in keys)
+            skipped.append(Skipped(next(iter(one.deltas)), reason, keys))
+            continue
+        for layer, (delta, keys) in one.deltas.items():
+            before = deltas.get(layer)
+            deltas[layer] = (delta, keys) if before is None else (before[0].plus(delta), (*before[1], *keys))
+    return deltas, tuple(skipped)
+
+
+def _place_module(spelled: str, group: Group, settings: PeftSettings, base: HostBase) -> _Placed:
+    """One module: its matrix as a delta or as those of its slices, its bias and norm as vectors. UnsupportedAdapter and
+    ShapeMismatch give the reason where nothing of it can be transferred."""
+    target = base.key_map[spelled]
+    layer = layer_name(target)
+    module = read_module(spelled, group, target)
+    if layer not in base.layers and any(not isinstance(patch, tuple) for patch in module.patches.values()):
+        raise UnsupportedAdapter("the base's file does not hold this layer as a matrix of its own")
+    matrix = module.patches.get(target) if layer in base.layers else None
+    vectors, skipped = vectors_of_module(module.patches, matrix, group, target, base)
+    elsewhere = {key for one in (*(vector for vector, _ in vectors), *skipped) for key in one.keys}
+    own = tuple(key for key in group.keys(module.read) if key not in elsewhere)
+    unread = {group.file_keys[key]: reason for key, reason in module.unread.items() if group.file_keys[key]}
+    if matrix is None:
+        return _Placed(vectors=vectors, skipped=skipped, unread=unread)
+    delta = _delta(matrix, spelled, group, layer, settings, base)
+    if (function := row_order(target)) is not None:
+        delta = delta.arranged(function)
+    parts = base.parts_of(layer) if delta.shape == base.layers[layer].weight.matrix_shape else []
+    deltas = {layer: (delta, own)} if not parts else _split(delta, parts, own, base)
+    return _Placed(deltas, vectors, skipped, unread)
+
+
+def _delta(patch: Any, spelled: str, group: Group, layer: str, settings: PeftSettings, base: HostBase) -> PlacedDelta:
+    place_of = base.layers[layer]
+
+    def source_weight() -> Tensor:
+        return base.read(place_of)
+
+    def without_alpha(rank: int) -> float:
+        return settings.scale(spelled, rank)
+
+    placed = placed_delta(patch, without_alpha, place_of, source_weight)
+    magnitude = group.tensors.get(f"{spelled}{MAGNITUDE}")
+    if magnitude is None or not isinstance(patch, LoRAAdapter):
+        return placed
+    if magnitude.numel() != place_of.weight.shape[0]:
+        raise UnsupportedAdapter(
+            f"its lora_magnitude_vector has {magnitude.numel()} values, the layer {place_of.weight.shape[0]} outputs"
+        )
+    up, down, *_ = patch.weights
+    return peft_dora(up, down, magnitude, placed.scale, place_of, source_weight)
+
+
+def _split(
+    delta: PlacedDelta, parts: list[str], keys: tuple[str, ...], base: HostBase
+) -> dict[str, tuple[PlacedDelta, tuple[str, ...]]]:
+    """A delta on a fused weight as deltas on its slices, which start where the last one ended."""
+    split: dict[str, tuple[PlacedDelta, tuple[str, ...]]] = {}
+    row = 0
+    for part in parts:
+        length = base.layers[part].weight.shape[0]
+        split[part] = delta.rows(row, length), (keys if row == 0 else ())
+        row += length
+    return split

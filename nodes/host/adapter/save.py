@@ -1,0 +1,60 @@
+"""An adapter as the tensors of a file: spelling and precision."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ....core.errors import InvalidSetting
+from .adapter import Adapter
+from .place import place
+from .write import to_state_dict
+
+_LARGE = 4  # prolora doubles the rank, and a rank of one or two may be stored as four: that is nothing to warn of
+
+SAVED_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+def respelled(adapter: Adapter, spelling: str) -> dict[str, Tensor]:
+    """The adapter's tensors in a spelling. One that was never carried over has no base to name its layers by: it stays
+    as it is, and any other spelling than "comfy" is refused."""
+    if adapter.fits is not None:
+        placed = place(adapter, adapter.fits)
+        return to_state_dict(placed.deltas, placed.scales, adapter.fits, spelling, placed.vectors, placed.widened())
+    if spelling != "comfy":
+        raise InvalidSetting(
+            f"Saving {adapter.name} as {spelling}: expected an adapter from Project LoRA, whose target names the "
+            "layers; found one as it was loaded. Project it first, or choose comfy to save it unchanged."
+        )
+    return adapter.state_dict()
+
+
+def growth(adapter: Adapter, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """A note where a carried adapter is much larger than its file: LoHa and LoKr say in a few numbers what takes a LoRA
+    of a high rank."""
+    before, after = (sum(one.numel() for one in held.values()) for held in (adapter.state_dict(), tensors))
+    if after < _LARGE * before:
+        return ()
+    return (
+        f"this LoRA is {after / before:.0f} times as large as its file ({after * 2 / 1e6:,.0f} MB in float16): set "
+        "out_rank to cut, with a smaller dense_rank or dense_energy, to make it smaller",
+    )
+
+
+def for_file(tensors: Mapping[str, Tensor], adapter: Adapter, dtype: str) -> dict[str, Tensor]:
+    """An adapter's tensors in a precision for saving; InvalidSetting where it cannot hold them."""
+    cast = {key: _cast(tensor, SAVED_DTYPES[dtype]) for key, tensor in tensors.items()}
+    for key, tensor in cast.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise InvalidSetting(
+                f"Saving {adapter.name} as {dtype}: {key} holds values beyond what {dtype} can (largest "
+                f"{float(tensors[key].abs().max()):.3g}). Nothing was written: choose bfloat16 or float32."
+            )
+    return cast
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Numbers in the precision, in memory of their own, for tensors of an adapter may share it; shapes (reshape_weight)
+    stay whole numbers."""
+    wanted = dtype if tensor.is_floating_point() else tensor.dtype
+    return tensor.to(wanted, copy=True, memory_format=torch.contiguous_format)

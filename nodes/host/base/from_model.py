@@ -1,0 +1,210 @@
+"""A base model as the engine sees it: layers by ComfyUI's names, weights read one at a time."""
+
+import hashlib
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import comfy.lora
+import comfy.model_management
+import comfy.model_patcher
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ....core.errors import UnsupportedBase
+from ....core.files import TensorHeader
+from ....core.layers import Layer, WeightRef
+from ..adapter.spelling import extra_names
+from .names import UNET, layers_of, slice_of
+
+
+@dataclass(frozen=True)
+class HostBase:
+    """A lazy handle on a base model (core.layers.Base) with the host's names for its layers.
+
+    family: the host's class of model (SD15, SDXL, Flux, ...). key_map: adapter names -> model keys, as
+    comfy.lora.model_lora_keys_unet and _clip give it, and the names in `extra`, which those lack. diffusers: diffusers'
+    name of a UNet's module -> the model's key. parameters: shapes of biases and norms by model key. notes: what a
+    reader of the report should know of this base.
+    """
+
+    name: str
+    fingerprint: str
+    family: str
+    key_map: Mapping[str, Any]
+    extra: frozenset[str]
+    diffusers: Mapping[str, str]
+    layers: Mapping[str, Layer]
+    parameters: Mapping[str, tuple[int, ...]]
+    reader: Callable[[WeightRef], Tensor]
+    notes: tuple[str, ...] = ()
+
+    def own_layers(self) -> list[str]:
+        """Every weight once: a fused one as its slices (q, k and v of qkv) where these are all of it."""
+        whole = [name for name in self.layers if slice_of(name)[0] not in self.layers]
+        return [part for name in whole for part in (self.parts_of(name) or [name])]
+
+    def parts_of(self, name: str) -> list[str]:
+        """The slices of a fused layer that together are all of it, in the order of their rows; empty without."""
+        slices = {rows: part for part in self.layers for fused, rows in [slice_of(part)] if fused == name and rows}
+        parts: list[str] = []
+        row = 0
+        while (found := min((rows for rows in slices if rows[0] == row), default=None)) is not None:
+            parts.append(slices[found])
+            row = found[1]
+        return parts if row == self.layers[name].weight.shape[0] else []
+
+    def read(self, layer: Layer) -> Tensor:
+        """The weight as a float32 matrix (m, n); UnsupportedBase where it holds NaN or infinity."""
+        matrix = self.reader(layer.weight).flatten(1)
+        # The sum is finite unless a value is not; looking at every value would take as long as reading them.
+        if not bool(matrix.sum().isfinite()) and not bool(torch.isfinite(matrix).all()):
+            raise UnsupportedBase(
+                f"Base {self.name}, layer {layer.name}: expected finite numbers, found NaN or infinity. The file is "
+                "damaged, or was merged or converted in too small a precision: take another copy of it."
+            )
+        return matrix
+
+
+def base_from_model(model: Any) -> HostBase:
+    """A base from a loaded MODEL of any loader. Patches on it are left out: the pristine weights are read."""
+    return _with_fingerprint(layers_of_model(model))
+
+
+def layers_of_model(model: Any) -> HostBase:
+    """base_from_model without its fingerprint, which takes reading weights."""
+    diffusers = diffusers_names(model.model.model_config, model.model.state_dict())
+    known = comfy.lora.model_lora_keys_unet(model.model, {})
+    extra = {name: key for name, key in extra_names(diffusers).items() if name not in known}
+    base = _from_patcher(model, model.model, {**known, **extra}, type(model.model.model_config).__name__)
+    notes = (f"{len(model.patches)} patched weights of the connected model were read as they were before",)
+    return replace(base, extra=frozenset(extra), diffusers=diffusers, notes=notes if model.patches else ())
+
+
+def with_text_encoder(base: HostBase, clip: Any) -> HostBase:
+    """The base with the layers of a CLIP in place of any text encoder of its own."""
+    encoder = _with_fingerprint(layers_of_clip(clip))
+    return joined(replace(base, fingerprint=f"{base.fingerprint} + {encoder.fingerprint}"), encoder)
+
+
+def layers_of_clip(clip: Any) -> HostBase:
+    """The layers of a CLIP alone, without a fingerprint."""
+    key_map = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, {})
+    return _from_patcher(clip.patcher, clip.cond_stage_model, key_map, "text encoder")
+
+
+def _with_fingerprint(base: HostBase) -> HostBase:
+    return replace(base, fingerprint=_sampled_layers(list(base.layers.values()), base.reader))
+
+
+def joined(base: HostBase, encoder: HostBase) -> HostBase:
+    """A diffusion model and its text encoder as one base."""
+    unet = {name: layer for name, layer in base.layers.items() if name not in encoder.layers}
+    from_encoder = {layer.weight.key for layer in encoder.layers.values()}
+
+    def read(weight: WeightRef) -> Tensor:
+        return encoder.reader(weight) if weight.key in from_encoder else base.reader(weight)
+
+    return replace(
+        base,
+        key_map={**base.key_map, **encoder.key_map},
+        layers={**unet, **encoder.layers},
+        parameters={**base.parameters, **encoder.parameters},
+        reader=read,
+    )
+
+
+def diffusers_names(config: Any, model_keys: Mapping[str, Any]) -> dict[str, str]:
+    """diffusers' name of a UNet's module -> the model's key, for the modules that the model really has."""
+    names = comfy.utils.unet_to_diffusers(config.unet_config)
+    weights = {name: UNET + key for name, key in names.items() if name.endswith(".weight")}
+    return {name.removesuffix(".weight"): key for name, key in weights.items() if key in model_keys}
+
+
+def vectors_of(headers: Mapping[str, TensorHeader]) -> dict[str, tuple[int, ...]]:
+    """Biases and norms by model key."""
+    return {key: header.shape for key, header in headers.items() if len(header.shape) == 1}
+
+
+def _from_patcher(patcher: Any, model: torch.nn.Module, key_map: Mapping[str, Any], family: str) -> HostBase:
+    modules = dict(model.named_modules())
+    # ComfyUI-GGUF adds a tensor of its own making to the state dict, which no module holds.
+    held = {key: value for key, value in _stored(model).items() if key.rpartition(".")[0] in modules}
+    headers = {key: TensorHeader(_shape(modules, key, value), str(value.dtype)) for key, value in held.items()}
+    layers = layers_of(key_map, headers)
+    loaded_from = patcher.cached_patcher_init  # (loader, (path, ...)) where a loader of the host made it
+    source = loaded_from[1][0] if loaded_from else None
+
+    def read(weight: WeightRef) -> Tensor:
+        return _pristine_weight(patcher, model, weight)
+
+    return HostBase(
+        name=Path(source).name if isinstance(source, str) else f"{family} (connected model)",
+        fingerprint="",
+        family=family,
+        key_map=key_map,
+        extra=frozenset(),
+        diffusers={},
+        layers=layers,
+        parameters=vectors_of(headers),
+        reader=read,
+    )
+
+
+def _stored(model: torch.nn.Module) -> dict[str, Tensor]:
+    """The model's tensors; a model whose weights are packed by a kernel of their own is refused."""
+    tensors = model.state_dict()
+    if packed := next((key for key in tensors if key.endswith((".qweight", ".wscales", ".smooth_factor"))), None):
+        raise UnsupportedBase(
+            f"The connected model: expected weights that can be read, found packed ones ({packed}), as Nunchaku "
+            "(SVDQuant) makes them. Take the model in another precision: fp16, bf16, fp8 or GGUF."
+        )
+    return tensors
+
+
+def _shape(modules: Mapping[str, torch.nn.Module], key: str, stored: Tensor) -> tuple[int, ...]:
+    """The weight's own shape. A state dict gives that of the storage, where nvfp4 packs two values to a byte; the
+    parameter itself tells the real one, and ComfyUI-GGUF's as `tensor_shape`."""
+    layer, _, name = key.rpartition(".")
+    weight = getattr(modules[layer], name, stored)
+    return tuple(getattr(weight, "tensor_shape", None) or weight.shape)
+
+
+def _pristine_weight(patcher: Any, model: torch.nn.Module, weight: WeightRef) -> Tensor:
+    """One weight as float32 on the CPU, without the patches that sampling may have written into it, de-quantised."""
+    operation = comfy.utils.get_attr(model, weight.key.rpartition(".")[0])
+    if weight.key in patcher.backup:
+        stored, convert = patcher.backup[weight.key].weight, getattr(operation, "convert_weight", None)
+    else:
+        stored, _, convert = comfy.model_patcher.get_key_weight(model, weight.key)
+    if hasattr(stored, "tensor_shape"):  # ComfyUI-GGUF de-quantises through its layer
+        stored = _from_gguf(stored, operation)
+    copied = comfy.model_management.cast_to_device(stored, torch.device("cpu"), torch.float32, copy=True)
+    plain = (copied if convert is None else convert(copied, inplace=True)).to(torch.float32)
+    return plain if weight.rows is None else plain[weight.rows[0] : sum(weight.rows)]
+
+
+_GGUF_PATCHES = threading.Lock()
+
+
+def _from_gguf(stored: Any, operation: Any) -> Tensor:
+    """De-quantised by the layer of ComfyUI-GGUF that holds it. It would apply the patches that hang on the tensor:
+    these are taken off for the time."""
+    with _GGUF_PATCHES:  # slices of one weight are read by several workers
+        patches, stored.patches = getattr(stored, "patches", []), []
+        try:
+            return operation.get_weight(stored, torch.float32)
+        finally:
+            stored.patches = patches
+
+
+def _sampled_layers(layers: list[Layer], read: Callable[[WeightRef], Tensor], samples: int = 8) -> str:
+    """A content hash of a loaded model: eight layers spread over its depth, in float32."""
+    digest = hashlib.sha256(str(len(layers)).encode())
+    for index in range(min(samples, len(layers))):
+        layer = layers[index * (len(layers) - 1) // max(1, samples - 1)]
+        digest.update(layer.name.encode() + read(layer.weight).contiguous().numpy().tobytes())
+    return "sampled-layers-sha256:" + digest.hexdigest()

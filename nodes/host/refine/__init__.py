@@ -1,0 +1,1 @@
+"""Refines a LoRA inside ComfyUI: teacher samples, the student and the training run."""

@@ -1,0 +1,1 @@
+"""Runs models on noised latents inside ComfyUI's sampling."""

@@ -1,0 +1,107 @@
+"""Prompts one by one: what a CONDITIONING holds, taken apart and put together again."""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ....core.errors import NotMeasurable
+
+# What sets a prompt to a part of the picture or of the way, or hangs another model on it.
+_PARTIAL = ("area", "mask", "control", "gligen", "hooks", "start_percent", "end_percent", "clip_start_percent")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt. text: (1, tokens, width), or None where a model takes none; options: as ComfyUI has them."""
+
+    text: Tensor | None
+    options: Mapping[str, Any]
+
+    @property
+    def form(self) -> tuple[Any, ...]:
+        """Prompts of one form can be put together."""
+        tensors = {"": self.text, **self.options}
+        return tuple((key, _form(value)) for key, value in sorted(tensors.items()))
+
+
+def prompts_of(conditioning: Any) -> list[Prompt]:
+    """Every prompt of a CONDITIONING: an entry whose text has a batch of N is N prompts. NotMeasurable where an entry
+    is for a part of the picture or of the way, or hangs on another model."""
+    found: list[Prompt] = []
+    for text, options in conditioning:
+        if partial := next((key for key in _PARTIAL if key in options), None):
+            raise NotMeasurable(
+                f"The conditioning: expected prompts for the whole picture and all of its steps, found one with "
+                f"{partial}. Connect the prompts as the text encoder gives them."
+            )
+        count = 1 if text is None else len(text)
+        found += [Prompt(_row(text, index, count), _rows(options, index, count)) for index in range(count)]
+    return found
+
+
+def together(prompts: Sequence[Prompt]) -> Any:
+    """Prompts of one form as a CONDITIONING of one entry, a row each."""
+    first = prompts[0]
+    text = None if first.text is None else torch.cat([one.text for one in prompts if one.text is not None])
+    options = {key: _cat(value, [one.options[key] for one in prompts]) for key, value in first.options.items()}
+    return [[text, options]]
+
+
+def part(conditioning: Any, index: int, count: int) -> Any:
+    """A CONDITIONING for one of `count` latents: what it holds for each of them is cut to that one."""
+    return [[_row(text, index, count), _rows(options, index, count)] for text, options in conditioning]
+
+
+def digest(prompts: Iterable[Prompt]) -> str:
+    """A hash of what the prompts say."""
+    found = hashlib.sha256()
+    for prompt in prompts:
+        for key, value in sorted({"": prompt.text, **prompt.options}.items()):
+            found.update(key.encode())
+            add_to_digest(found, value)
+    return found.hexdigest()
+
+
+def _row(value: Any, index: int, count: int) -> Any:
+    return value[index : index + 1] if isinstance(value, Tensor) and _is_batch(value, count) else value
+
+
+def _rows(options: Mapping[str, Any], index: int, count: int) -> dict[str, Any]:
+    return {key: _row(value, index, count) for key, value in options.items()}
+
+
+def _is_batch(value: Tensor, count: int) -> bool:
+    return value.ndim > 0 and len(value) == count
+
+
+def _form(value: Any) -> Any:
+    """What two values must have in common to be put together."""
+    if isinstance(value, Tensor) and _is_batch(value, 1):
+        return tuple(value.shape)
+    return repr(value) if isinstance(value, (str, int, float, type(None))) else id(value)
+
+
+def _cat(first: Any, values: list[Any]) -> Any:
+    return torch.cat(values) if isinstance(first, Tensor) and _is_batch(first, 1) else first
+
+
+def add_to_digest(found: Any, value: Any) -> None:
+    """A value of any kind that ComfyUI hangs on a prompt or a weight, into a hash by its content."""
+    if isinstance(value, Tensor):
+        found.update(str((value.dtype, tuple(value.shape))).encode())
+        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    elif isinstance(value, Mapping):
+        for key, one in sorted(value.items()):
+            found.update(str(key).encode())
+            add_to_digest(found, one)
+    elif isinstance(value, (list, tuple)):
+        for one in value:
+            add_to_digest(found, one)
+    elif isinstance(value, (str, int, float, type(None))):
+        found.update(repr(value).encode())
+    else:
+        found.update(type(value).__name__.encode())

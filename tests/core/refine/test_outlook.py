@@ -1,0 +1,102 @@
+"""Whether refining is worth it and what it costs: in words, from figures that were counted."""
+
+import dataclasses
+import json
+
+import pytest
+
+from lora_transfer.core.layers import Layer, WeightRef
+from lora_transfer.core.refine.loop import RefineSettings
+from lora_transfer.core.refine.outlook import Device, ModelSize, Outlook, advice, cost_of, size_of
+from lora_transfer.core.verdict import PairFigures, judge
+from tests.core.bases import MemoryBase, related_bases
+from tests.core.test_verdict import GOOD
+
+SDXL = ModelSize(parameters=2_565_880_320, sides=3_088_296, bytes=5_131_760_640, unet=True)
+FLUX = ModelSize(parameters=11_898_322_944, sides=4_837_760, bytes=23_796_645_888, unet=False)
+CARD = Device("this card", speed=75e12, memory=24e9)
+
+
+def of(**changes: float | None) -> str:
+    return advice(judge(dataclasses.replace(GOOD, **changes)))  # pyright: ignore[reportArgumentType]
+
+
+def test_the_advice_follows_the_word_and_what_is_left_behind() -> None:
+    assert of().startswith("adds little where the LoRA is strong")
+    assert of(lost=0.01) == of()
+    assert of(lost=0.3) == of(weight_cosine=0.7) == of(matched=0.4)
+    assert of(lost=0.3).startswith("is worth it")
+    assert of(weight_cosine=0.01).startswith("from zeros is the only way")
+    assert advice(judge(PairFigures(sampled=0, matched=0.0))) == of(weight_cosine=0.01)
+
+
+@pytest.mark.parametrize(
+    ("size", "counted", "together"), [(SDXL, 6.8e12, 6.8e9), (FLUX, 69.8e12, 27.2e9)], ids=["SDXL", "Flux dev"]
+)
+def test_the_estimate_is_that_of_the_counted_models(size: ModelSize, counted: float, together: float) -> None:
+    """counted, together: operations of a forward pass and bytes of benchmarks/refine/memory.py, depth 2."""
+    once = cost_of(size, CARD, 1024, RefineSettings(steps=0, checks=0), samplings=64)
+    assert once.seconds == pytest.approx((512 + 2 * 64) * counted / 75e12, rel=0.05)
+    assert once.bytes == pytest.approx(1.1 * together, rel=0.05)
+
+
+def test_time_goes_with_steps_batch_and_area_and_memory_with_area_alone() -> None:
+    def cost(pixels: int = 1024, **settings: int) -> tuple[float, float]:
+        found = cost_of(SDXL, CARD, pixels, RefineSettings(**settings))  # pyright: ignore[reportArgumentType]
+        return found.seconds, found.bytes
+
+    seconds, size = cost()
+    without_steps, _ = cost(steps=0)
+    assert cost(steps=160) == (pytest.approx(2 * seconds - without_steps), size)
+    assert cost(batch=8) == (pytest.approx((seconds + without_steps) / 2), size)
+    smaller = cost(512)
+    assert smaller[0] == pytest.approx(seconds / 4)
+    assert SDXL.bytes < smaller[1] < size
+
+
+def test_the_sentence_says_what_it_is_an_estimate_of() -> None:
+    found = Outlook(of(), cost_of(SDXL, CARD, 1024))
+    assert found.sentence() == (
+        "Refine LoRA adds little where the LoRA is strong (85% of a trained one's gain became 95%), most where it is "
+        "subtle (51% became 83%); about 7 minutes and at least 7.6 GB on this card "
+        "(an estimate for 80 steps at 1024 px)"
+    )
+    told = json.loads(json.dumps(found.as_json()))
+    assert told["sentence"] == found.sentence()
+    assert told["steps"] == 80
+
+
+def test_a_card_that_is_too_small_is_told() -> None:
+    small = cost_of(FLUX, dataclasses.replace(CARD, memory=12e9), 1024)
+    assert (
+        "30 GB on this card, which has 12 GB: take weights in fp8 or smaller pictures (an estimate" in small.sentence()
+    )
+
+
+@pytest.mark.parametrize(
+    ("speed", "said"), [(5e15, "7 seconds"), (1e12, "9 hours"), (25e9, "15 days"), (1e13, "56 minutes")]
+)
+def test_times_are_spoken_as_people_say_them(speed: float, said: str) -> None:
+    assert f"about {said} and" in cost_of(SDXL, dataclasses.replace(CARD, speed=speed), 1024).sentence()
+
+
+def test_a_size_is_read_off_shapes_without_slices_and_text_encoders() -> None:
+    base, _ = related_bases()
+    found = size_of(base)
+    assert found.parameters == 32 * 32 + 48 * 20 + 16 * 6 * 9 + 8 * 12
+    assert found.sides == 64 + 68 + (16 + 54) + 20
+    assert found.bytes == 2 * found.parameters
+    assert found.unet
+    assert not base.reads
+    layers = dict(base.layers)
+    del layers["a.1.conv"]
+    fused = WeightRef("a.0.q", (8, 32), "F32", rows=(0, 8))
+    layers["a.0.q[0:8]"] = Layer("a.0.q[0:8]", "q", "a.0", fused)
+    layers["te"] = Layer("te", "q", "te", WeightRef("te", (99, 99), "F32"), text_encoder=True)
+    layers["b.gone"] = Layer("b.gone", "gone", "b", WeightRef("b.gone", (8, 12), "F8_E4M3"))
+    transformer = MemoryBase("transformer", {})
+    transformer.layers = layers
+    found = size_of(transformer)
+    assert found.parameters == 32 * 32 + 48 * 20 + 8 * 12
+    assert found.bytes == 2 * found.parameters - 8 * 12
+    assert not found.unet

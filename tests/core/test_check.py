@@ -1,0 +1,237 @@
+"""The score of a check, on changes whose figures are known."""
+
+import json
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from lora_transfer.core.check import STRENGTHS, Arrival, Trial, best_of, difference, measure
+from lora_transfer.core.errors import NotMeasurable
+from lora_transfer.core.reports.check import ArrivalReport
+from lora_transfer.core.reports.transfer import Identity
+
+SHAPE = 3, 2, 4, 5, 5  # levels, seeds, latent
+
+
+def random(seed: int) -> Tensor:
+    return torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed))
+
+
+def same_bases(strength: float, on_target: Tensor, on_source: Tensor) -> Arrival:
+    """Where the bare models agree, the way to go is the adapter's own change."""
+    return measure(strength, on_target, on_source, -on_source)
+
+
+def trial(
+    role: str,
+    on_target: Tensor,
+    on_source: Tensor,
+    strengths: tuple[float, ...] = (1.0,),
+    apart: Tensor | None = None,
+) -> Trial:
+    """An adapter whose effect is linear in its strength; without `apart` the bare models agree."""
+    way = -on_source if apart is None else apart
+    arrivals = tuple(measure(strength, strength * on_target, on_source, way) for strength in strengths)
+    label = "the plain copy" if role == "copy" else role
+    return Trial(role, label, f"{role}.safetensors", "sha", "all keys applied", arrivals)  # pyright: ignore[reportArgumentType]
+
+
+def report(*trials: Trial) -> ArrivalReport:
+    source, target, adapter = (Identity(name, "sha") for name in ("source", "target", "adapter"))
+    return ArrivalReport(source, target, adapter, {"seeds": 2}, (9.0, 3.0, 1.0), trials)
+
+
+def test_the_same_change_arrives_whole() -> None:
+    found = same_bases(1.0, random(1), random(1))
+    for agreement in (found.pooled, *found.levels):
+        assert agreement is not None
+        assert agreement.closed == 1
+        assert agreement.arrived == 1
+        assert agreement.cosine == pytest.approx(1)
+        assert agreement.norm_ratio == 1
+
+
+def test_no_change_is_zero_and_the_opposite_change_is_minus_three() -> None:
+    nothing, opposite = (same_bases(1.0, factor * random(1), random(1)).pooled for factor in (0.0, -1.0))
+    assert (nothing.closed, nothing.arrived, nothing.cosine, nothing.norm_ratio) == (0, 0, 0, 0)
+    assert opposite.closed == pytest.approx(-3)
+    assert opposite.arrived == pytest.approx(-3)
+    assert opposite.cosine == pytest.approx(-1)
+
+
+def test_at_half_the_strength_three_quarters_arrive() -> None:
+    found = same_bases(0.5, random(1) / 2, random(1)).pooled
+    assert found.closed == found.arrived == pytest.approx(0.75)
+    assert found.norm_ratio == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("strength", [0.25, 1.0, 2.0])
+def test_between_bases_that_agree_both_figures_are_one(strength: float) -> None:
+    found = same_bases(strength, strength * random(1) + random(2), random(1))
+    for agreement in (found.pooled, *found.levels):
+        assert agreement is not None
+        assert agreement.closed == agreement.arrived
+
+
+def test_what_undoes_the_drift_covers_the_way_and_g_takes_it_for_an_error() -> None:
+    effect, drift = random(1), 0.8 * random(2)  # the target without is the source without, plus drift
+    repaired, carried = (measure(1.0, change, effect, drift - effect).pooled for change in (effect - drift, effect))
+    assert repaired.closed == pytest.approx(1)
+    assert repaired.arrived == pytest.approx(0.36, abs=0.1)
+    assert carried.arrived == 1
+    assert carried.closed == pytest.approx(1 - 0.64 / 1.64, abs=0.1)  # the drift is left
+    trials = [
+        trial(role, change, effect, apart=drift - effect)
+        for role, change in (("copy", effect), ("more", effect - drift))
+    ]
+    assert best_of(trials) is trials[1]
+
+
+def test_an_adapter_that_changes_nothing_covers_nothing_wherever_the_target_stands() -> None:
+    assert measure(1.0, torch.zeros(SHAPE), random(1), random(2)).pooled.closed == 0
+
+
+def test_a_level_with_no_way_to_go_has_no_share_of_it_and_does_not_disturb_the_others() -> None:
+    effect, apart = random(1), random(2)
+    apart[1] = 1e-5 * random(3)[1]  # what two passes of one model may differ by
+    found = measure(1.0, -apart, effect, apart)
+    assert [None if one is None else one.closed for one in found.levels] == [1, None, 1]
+    assert found.pooled.closed == 1
+
+
+def test_a_target_that_answers_as_the_source_with_its_adapter_has_nothing_to_be_carried() -> None:
+    searched = report(
+        trial("projected", random(2), random(1), STRENGTHS, torch.zeros(SHAPE)),
+        trial("copy", random(1), random(1), STRENGTHS, torch.zeros(SHAPE)),
+    )
+    assert searched.sentence().startswith("nothing to carry: the target already answers as the source with its LoRA")
+    assert searched.chosen() == (searched.projected, searched.projected.as_it_is())
+    told = json.loads(searched.dumps())
+    assert told["chosen"]["closed"] is None
+    assert searched.chosen()[1].pooled.score == 0
+
+
+def test_the_figures_are_their_formulas_in_float64() -> None:
+    target, source, apart = random(1), random(2), random(3)
+    found = measure(1.0, target, source, apart)
+    for level, agreement in enumerate(found.levels):
+        t, s, way = (one[level].double().flatten() for one in (target, source, apart))
+        assert agreement is not None
+        assert agreement.closed == pytest.approx(1 - float((t + way) @ (t + way)) / float(way @ way), abs=1e-12)
+        assert agreement.arrived == pytest.approx(1 - float((t - s) @ (t - s)) / float(s @ s), abs=1e-12)
+        assert agreement.cosine == pytest.approx(float(t @ s) / math.sqrt(float(t @ t) * float(s @ s)), abs=1e-12)
+        assert agreement.norm_ratio == pytest.approx(math.sqrt(float(t @ t) / float(s @ s)), abs=1e-12)
+
+
+def test_strangers_have_no_cosine_and_do_harm() -> None:
+    found = same_bases(1.0, random(1), random(2)).pooled
+    assert abs(found.cosine) < 0.15
+    assert found.arrived < -0.7
+
+
+def test_a_level_without_an_effect_has_no_figure_and_does_not_disturb_the_others() -> None:
+    source = random(1)
+    source[1] = 0
+    found = same_bases(1.0, source, source)
+    assert found.levels[1] is None
+    assert found.pooled.arrived == found.pooled.closed == 1
+
+
+def test_an_adapter_that_changes_nothing_on_the_source_is_told_in_a_sentence() -> None:
+    with pytest.raises(NotMeasurable, match="found no change at any noise level"):
+        measure(1.0, random(1), torch.zeros(SHAPE), random(2))
+
+
+def test_what_is_not_finite_is_told_in_a_sentence() -> None:
+    broken = random(1)
+    broken[1, 0, 0] = math.inf
+    for differences in ((broken, random(2), random(3)), (random(2), broken, random(3)), (random(2), random(3), broken)):
+        with pytest.raises(NotMeasurable, match=r"at strength 0\.5: expected finite differences"):
+            measure(0.5, *differences)
+
+
+def test_noise_velocity_and_flow_come_to_one_unit() -> None:
+    sigmas, noise = torch.tensor([9.0, 3.0, 1.0]), random(3)
+    state, effect = random(1), random(2)
+    scaled = sigmas.reshape(-1, 1, 1, 1, 1)
+    found = difference(state - scaled * (noise + effect), state - scaled * noise, sigmas)
+    assert torch.allclose(found, -effect, atol=1e-4)
+
+
+def test_a_search_finds_the_strength_that_undoes_a_scale_and_the_best_adapter() -> None:
+    weak = trial("more", random(1) / 0.75, random(1), STRENGTHS)
+    far = trial("projected", random(1) + 0.5 * random(2), random(1), STRENGTHS)
+    assert weak.best().strength == 0.75
+    assert weak.best().pooled.closed == pytest.approx(1)
+    assert best_of((far, weak)) is weak
+    assert report(far, weak).chosen() == (weak, weak.best())
+
+
+def test_of_equal_strengths_the_one_nearest_to_1_is_taken() -> None:
+    assert trial("projected", torch.zeros(SHAPE), random(1), STRENGTHS).best().strength == 1
+
+
+def test_the_sentence_says_what_arrived_and_what_the_plain_copy_brings() -> None:
+    source = random(1)
+    said = report(trial("projected", 0.5 * source, source), trial("copy", 0.2 * source, source)).sentence()
+    assert said == (
+        "the carried LoRA covers 75% of the way from the bare target to the source with its LoRA "
+        "(G 0.75, cosine 1.00); the plain copy covers 36%"
+    )
+
+
+def test_the_sentence_calls_harm_by_its_name() -> None:
+    source = random(1)
+    said = report(trial("projected", -source, source), trial("copy", 2.5 * source, source)).sentence()
+    assert said == (
+        "leads away: with the carried LoRA the target is 2.00 times as far from the source with its LoRA as without "
+        "(G -3.00, cosine -1.00); the plain copy leads away (1.50 times as far)"
+    )
+
+
+@pytest.mark.parametrize("scale", [-0.001, 0.0, 0.001])
+def test_what_hardly_changes_anything_covers_nothing_and_is_not_called_harm(scale: float) -> None:
+    assert report(trial("projected", scale * random(1), random(1))).sentence().startswith("the carried LoRA covers 0%")
+
+
+def test_after_a_search_the_sentence_names_the_best() -> None:
+    source = random(1)
+    searched = report(trial("projected", 2 * source, source, STRENGTHS))
+    assert searched.sentence().endswith("; best of the search: projected at strength 0.5, which covers 100%")
+
+
+@pytest.mark.parametrize(
+    ("scale", "said"),
+    [
+        (0.4, "at strength 1.25, which covers 75%; none larger was tried: one may be better"),
+        (8.0, "at strength 0.25, which covers 0%; none smaller was tried: one may be better"),
+        (-1.0, "at strength 0.25, which leads away (1.25 times as far); none smaller was tried: one may be better"),
+    ],
+    ids=["weak", "strong", "harm"],
+)
+def test_a_best_strength_at_the_edge_of_the_search_is_told(scale: float, said: str) -> None:
+    searched = report(trial("projected", scale * random(1), random(1), STRENGTHS))
+    assert searched.sentence().endswith(f"best of the search: projected {said}")
+
+
+def test_without_a_search_the_projected_adapter_is_chosen_as_it_is() -> None:
+    source = random(1)
+    projected, copy = trial("projected", 0.1 * source, source), trial("copy", source, source)
+    assert report(projected, copy).chosen() == (projected, projected.as_it_is())
+
+
+def test_the_report_is_json_with_every_field() -> None:
+    source = random(1)
+    source[2] = 0
+    told = json.loads(report(trial("projected", source, source, STRENGTHS)).dumps())
+    assert told["schema"] == 1
+    assert told["kind"] == "check"
+    assert told["chosen"]["strength"] == 1
+    assert told["sentence"].startswith("the carried LoRA covers 100% of")
+    [only] = told["trials"]
+    assert [one["strength"] for one in only["strengths"]] == list(STRENGTHS)
+    whole = {"closed": 1, "arrived": 1, "cosine": pytest.approx(1), "norm_ratio": 1}
+    assert only["strengths"][3]["levels"][0] == whole
+    assert only["strengths"][3]["levels"][2] is None
