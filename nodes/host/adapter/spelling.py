@@ -1,7 +1,7 @@
 """How the keys of adapter files are spelled, where ComfyUI's own reader stops short.
 
-ComfyUI knows the module names of thirty families (base/names.py asks it) and six spellings of up and down. What it does not
-read is brought into its spelling by one table of rewrites; names of modules that it lacks are added to its map.
+ComfyUI knows the module names of thirty families (base/names.py asks it) and six spellings of up and down. What it does
+not read is brought into its spelling by one table of rewrites; names of modules that it lacks are added to its map.
 """
 
 import re
