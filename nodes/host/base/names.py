@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ....core.files import TensorHeader
@@ -31,8 +32,14 @@ def parse_target(target: Any) -> tuple[str, Rows | None, bool]:
 
 
 def row_order(target: Any) -> Callable[[Tensor], Tensor] | None:
-    """What the host does to the rows of a delta before it adds it; None for most layers."""
+    """Puts rows of an adapter file into the model's order; None for most layers, whose order is the same in both."""
     return target[2] if isinstance(target, tuple) and len(target) > 2 else None
+
+
+def in_file_order(target: Any, weight: Tensor) -> Tensor:
+    """The model's weight of a layer with its rows as the adapter's trainer had them."""
+    to_model_order = row_order(target)
+    return weight if to_model_order is None else weight[to_model_order(torch.arange(len(weight))).argsort()]
 
 
 def layer_name(target: Any) -> str:
