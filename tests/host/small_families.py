@@ -37,9 +37,13 @@ _SMALL_HEADERS: dict[str, dict[str, Any]] = {
 }
 
 
+def small_settings(family: str) -> dict[str, Any]:
+    return {**TRANSFORMERS[family][2], **_SMALL_HEADERS[family]}
+
+
 def small_header(family: str) -> TensorFile:
     """The header of a model of the family with a block or two."""
-    model = model_of(family, {**TRANSFORMERS[family][2], **_SMALL_HEADERS[family]})
+    model = model_of(family, small_settings(family))
     return TensorFile(Path(family), {key: header_of_tensor(value) for key, value in model.state_dict().items()}, {})
 
 
