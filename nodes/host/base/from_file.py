@@ -15,7 +15,7 @@ from ....core.errors import UnsupportedBase
 from ....core.files import TORCH_DTYPES, TensorFile, TensorHeader, open_tensor_file, sampled_fingerprint
 from ....core.layers import Layer, WeightRef
 from ..adapter.spelling import extra_names
-from .from_model import HostBase, diffusers_names, joined, vectors_of
+from .from_model import HostBase, diffusers_names, joined, parameters_of
 from .layout import Places, find_views, header_at, read_pieces, trace_rows
 from .names import UNET, layers_of
 
@@ -91,7 +91,7 @@ def _base(
         extra=frozenset(),
         diffusers={},
         layers=layers_of(key_map, headers),
-        parameters=vectors_of(headers),
+        parameters=parameters_of(headers),
         reader=read,
     )
 
