@@ -41,8 +41,8 @@ def left_out(adapter: Adapter, spelling: str) -> tuple[str, ...]:
     if not keys:
         return ()
     return (
-        f"Not in the file: {len(keys)} of the LoRA's keys (first: {keys[0]}). {spelling} refuses a file with changes of "
-        "biases, norms or shapes; comfy and kohya keep them.",
+        f"Not in the file: {len(keys)} of the LoRA's keys (first: {keys[0]}). {spelling} refuses a file with changes "
+        "of biases, norms or shapes; comfy and kohya keep them.",
     )
 
 

@@ -27,8 +27,8 @@ class HostBase:
 
     family: the host's class of model (SD15, SDXL, Flux, ...). key_map: adapter names -> model keys, as
     comfy.lora.model_lora_keys_unet and _clip give it, and the names in `extra`, which those lack. diffusers: diffusers'
-    name of a UNet's module -> the model's key. parameters: shapes by model key of what is no layer's weight. notes: what
-    a reader of the report should know of this base.
+    name of a UNet's module -> the model's key. parameters: shapes of all but the layers' weights, by model key. notes:
+    what a reader of the report should know of this base.
     """
 
     name: str
