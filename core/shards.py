@@ -67,6 +67,16 @@ def open_model_file(path: Path) -> TensorFile:
     return ShardedFile(path, tensors, metadata, None, shards)
 
 
+def require_whole(file: TensorFile) -> None:
+    """UnreadableFile where a file is one shard of several and was opened alone."""
+    count = len(shard_paths(file.path))
+    if count > 1 and not isinstance(file, ShardedFile):
+        raise UnreadableFile(
+            f"File {file.path}: it is one of the {count} files of a model. Put all of them into its folder, or choose "
+            "a file that holds the whole model."
+        )
+
+
 def shard_paths(path: Path) -> list[Path]:
     """Every file of the model that a file belongs to, whether it is there or not: of the index that names it, else by
     its number; the file alone where it is no shard."""

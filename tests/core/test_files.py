@@ -75,7 +75,6 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     assert os.listdir(tmp_path) == []
 
 
-
 def test_many_threads_at_once_each_write_a_file_of_their_own(tmp_path: Path) -> None:
     def write(number: int) -> tuple[int, Path]:
         return number, write_new(tmp_path, "same", {f"key{number}": torch.full((200, 200), float(number))}, {})
