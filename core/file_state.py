@@ -78,12 +78,34 @@ def open_unchanged(path: Path, state: FileState | None) -> Generator[BufferedRea
         ) from error
 
 
+@contextlib.contextmanager
+def unchanged(path: Path, state: FileState | None) -> Generator[None, None, None]:
+    """For readers that open the path themselves: ChangedFile where the file at the path is in another state than
+    `state` before or after they read (None: in any state)."""
+    _require_at(path, state)
+    try:
+        yield
+    except Exception:
+        _require_at(path, state)
+        raise
+    _require_at(path, state)
+
+
+def _require_at(path: Path, state: FileState | None) -> None:
+    if state is not None and state_at(path) != state:
+        raise _changed(path)
+
+
+def _changed(path: Path) -> ChangedFile:
+    return ChangedFile(
+        f"File {path}: it was changed, replaced or cut short after it was loaded. Run the workflow again, which loads "
+        "it again."
+    )
+
+
 def _require(path: Path, stream: BufferedReader, state: FileState | None) -> None:
     if state is not None and FileState.of(os.fstat(stream.fileno())) != state:
-        raise ChangedFile(
-            f"File {path}: it was changed, replaced or cut short after it was loaded. Run the workflow again, which "
-            "loads it again."
-        )
+        raise _changed(path)
 
 
 def _age(status: os.stat_result) -> int:

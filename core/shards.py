@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .errors import UnreadableFile
 from .files import TensorFile, open_tensor_file
+from .layers import Rows
 
 # "model-00001-of-00003", "model.fp16-00002-of-00002", "model_1_of_2": the number of a shard and how many there are.
 _NUMBERED = re.compile(r"^(?P<before>.*?)(?P<number>\d+)(?P<of>[-_. ]of[-_. ])(?P<total>\d+)(?P<after>.*)$")
@@ -29,7 +30,7 @@ class ShardedFile(TensorFile):
     def mark(self, key: str) -> str | None:
         return self.shards[key].mark(key)
 
-    def read(self, key: str, rows: tuple[int, int] | None = None) -> Tensor:
+    def read(self, key: str, rows: Rows | None = None) -> Tensor:
         return self.shards[key].read(key, rows)
 
 

@@ -57,8 +57,8 @@ def _schema(node_id: str, display_name: str, description: str) -> io.Schema:
             io.Combo.Input(
                 "base_name",
                 options=base_names(),
-                tooltip="A safetensors file of models/checkpoints or models/diffusion_models. It is read layer by layer "
-                "and never loaded whole. Any shard of a model in several files stands for all of them.",
+                tooltip="A safetensors file of models/checkpoints or models/diffusion_models, read layer by layer. "
+                "Any shard of a model in several files stands for all of them.",
             ),
             io.Model.Input(
                 "model",

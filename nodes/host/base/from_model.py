@@ -61,9 +61,9 @@ class HostBase:
         slices = {rows: part for part in self.layers for fused, rows in [slice_of(part)] if fused == name and rows}
         parts: list[str] = []
         row = 0
-        while (found := min((rows for rows in slices if rows[0] == row), default=None)) is not None:
-            parts.append(slices[found])
-            row = found[1]
+        while (rows := min((rows for rows in slices if rows.start == row), default=None)) is not None:
+            parts.append(slices[rows])
+            row = rows.stop
         return parts if row == self.layers[name].weight.shape[0] else []
 
     def read(self, layer: Layer) -> Tensor:
@@ -196,7 +196,7 @@ def _weight(patcher: Any, model: torch.nn.Module, weight: WeightRef) -> Tensor:
     plain = _pristine_weight(patcher, model, weight.key)
     if merge := merge_patches(patcher.patches.get(weight.key, ())):
         plain = comfy.lora.calculate_weight(merge, plain, weight.key)
-    return plain if weight.rows is None else plain[weight.rows[0] : sum(weight.rows)]
+    return plain if weight.rows is None else plain[weight.rows.as_slice]
 
 
 def _pristine_weight(patcher: Any, model: torch.nn.Module, key: str) -> Tensor:

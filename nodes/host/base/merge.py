@@ -16,7 +16,9 @@ _KINDS = {"diff": "full differences", "set": "replaced weights"}
 def merge_patches(patches: Sequence[Patch]) -> list[Patch]:
     """The patches of one weight without those of LoRAs, which merged models may bring along too."""
     return [
-        (strength, _without_loras(value), *rest) for strength, value, *rest in patches if _kind_of_lora(value) is None
+        (strength, _without_loras(value), of_weight, part, function)
+        for strength, value, of_weight, part, function in patches
+        if _kind_of_lora(value) is None
     ]
 
 
