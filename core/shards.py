@@ -13,7 +13,7 @@ from .files import TensorFile, open_tensor_file
 from .layers import Rows
 
 # "model-00001-of-00003", "model.fp16-00002-of-00002", "model_1_of_2": the number of a shard and how many there are.
-_NUMBERED = re.compile(r"^(?P<before>.*?)(?P<number>\d+)(?P<of>[-_. ]of[-_. ])(?P<total>\d+)(?P<after>.*)$")
+_NUMBERED = re.compile(r"^(?P<before>(?:.*\D)?)(?P<number>\d+)(?P<of>[-_. ]of[-_. ])(?P<total>\d+)(?P<after>.*)$")
 
 _MOST_SHARDS = 10_000  # a larger number in a name is no count of shards
 
@@ -45,7 +45,7 @@ def open_model_file(path: Path) -> TensorFile:
         raise UnreadableFile(
             f"File {path}: it is one of the {len(paths)} files of a model, and {', '.join(missing[:3])}"
             f"{' and others are' if len(missing) > 3 else ' is' if len(missing) == 1 else ' are'} not beside it. "
-            "Put all of them into its folder, or choose a file that holds the whole model."
+            "Put all of them into its folder. If it is a whole model, give it a name without such a number."
         )
     files = {shard.name: open_tensor_file(shard) for shard in paths}
     shards: dict[str, TensorFile] = {}
@@ -73,8 +73,8 @@ def require_whole(file: TensorFile) -> None:
     count = len(shard_paths(file.path))
     if count > 1 and not isinstance(file, ShardedFile):
         raise UnreadableFile(
-            f"File {file.path}: it is one of the {count} files of a model. Put all of them into its folder, or choose "
-            "a file that holds the whole model."
+            f"File {file.path}: it is one of the {count} files of a model. Put all of them into its folder, or choose a "
+            "file that holds the whole model."
         )
 
 
