@@ -73,8 +73,8 @@ def require_whole(file: TensorFile) -> None:
     count = len(shard_paths(file.path))
     if count > 1 and not isinstance(file, ShardedFile):
         raise UnreadableFile(
-            f"File {file.path}: it is one of the {count} files of a model. Put all of them into its folder, or choose a "
-            "file that holds the whole model."
+            f"File {file.path}: it is one of the {count} files of a model. Put all of them into its folder, or choose "
+            "a file that holds the whole model."
         )
 
 

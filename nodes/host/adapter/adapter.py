@@ -48,12 +48,12 @@ class Adapter:
     fits: HostBase | None = None  # the base that it was carried to, which knows the names of its layers
 
     def state_dict(self) -> dict[str, Tensor]:
-        """A new dict of the adapter's tensors; those of a file are mapped, not read."""
+        """A new dict of the adapter's tensors; those of a file are read into memory of their own."""
         if self.tensors is not None:
             return dict(self.tensors)
         path = Path(str(self.path))
         with unchanged(path, self.state):
-            return _read(path, self.name)
+            return {key: value.clone() for key, value in _read(path, self.name).items()}
 
 
 def adapter_from_file(path: Path, name: str) -> Adapter:

@@ -166,7 +166,9 @@ def _notes(patcher: Any, what: str) -> tuple[str, ...]:
     """What of a model's patches is read, and what is not."""
     notes: list[str] = []
     if merged := merged_weights(patcher.patches):
-        notes.append(f"the connected {what} is a merge: {len(merged)} of its weights are read as merged")
+        notes.append(
+            f"{len(merged)} weights of the connected {what} were changed by a merge or another node: read as changed"
+        )
     if loras := loras_left_out(patcher):
         notes.append(f"LoRAs on the connected {what} are left out: {'; '.join(loras)}")
     return tuple(notes)
