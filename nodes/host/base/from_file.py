@@ -2,21 +2,26 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import comfy.lora
 import comfy.model_detection
+import comfy.model_management
 import comfy.utils
 import torch
 from torch import Tensor
 
 from ....core.errors import UnsupportedBase
-from ....core.files import TORCH_DTYPES, TensorFile, TensorHeader, open_tensor_file, sampled_fingerprint
+from ....core.files import TORCH_DTYPES, TensorFile, TensorHeader
+from ....core.fingerprint import model_fingerprint
 from ....core.layers import Layer, WeightRef
+from ....core.shards import open_model_file, require_whole
 from ..adapter.spelling import extra_names
-from .from_model import HostBase, diffusers_names, joined, parameters_of
-from .layout import Places, find_views, header_at, read_pieces, trace_rows
+from ..settings import subspace_cache
+from .from_model import Fingerprint, HostBase, diffusers_names, joined, parameters_of
+from .layout import Places, find_views, header_at, mark_of, read_pieces, trace_rows
 from .names import UNET, layers_of
 
 # Marks of a quantised file: its weights mean nothing without the scales beside them.
@@ -29,18 +34,27 @@ _Convert = Callable[[_Tensors], _Tensors]
 
 
 def base_from_file(path: Path, name: str) -> HostBase:
-    """A base from a safetensors checkpoint or diffusion model, with the text encoder that a checkpoint carries."""
+    """A base from a safetensors checkpoint or diffusion model, with the text encoder that a checkpoint carries. One
+    shard of several stands for all of them."""
     if path.suffix.lower() in _PICKLED:
         raise UnsupportedBase(
             f"Base {name}: expected a safetensors file, found a pickled one ({path.suffix}), of which no layer can be "
             "read alone. Load it with ComfyUI's own loader and connect that MODEL to this node."
         )
-    base = base_from_header(open_tensor_file(path), name, sampled_fingerprint(path))
-    return replace(base, layers=_stored_in(path, base.layers))
+    file = open_model_file(path)
+
+    @cache
+    def identify() -> str:
+        tick = comfy.model_management.throw_exception_if_processing_interrupted
+        return model_fingerprint(file, subspace_cache(), tick)
+
+    return base_from_header(file, name, identify)
 
 
-def base_from_header(file: TensorFile, name: str, fingerprint: str) -> HostBase:
-    """A base from a file's header alone; weights are read from the file when their turn comes."""
+def base_from_header(file: TensorFile, name: str, fingerprint: Fingerprint) -> HostBase:
+    """A base from a file's header alone; weights are read from the file when their turn comes. UnreadableFile
+    where it is one shard of several."""
+    require_whole(file)
     if marks := [key for key in file.tensors if key.endswith(_QUANTISED)]:
         raise UnsupportedBase(
             f"Base {name}: expected plain weights, found quantised ones ({marks[0]}). Load it with ComfyUI's own "
@@ -75,7 +89,7 @@ def base_from_header(file: TensorFile, name: str, fingerprint: str) -> HostBase:
 
 
 def _base(
-    name: str, fingerprint: str, family: str, key_map: Mapping[str, Any], places: Places, file: TensorFile
+    name: str, fingerprint: Fingerprint, family: str, key_map: Mapping[str, Any], places: Places, file: TensorFile
 ) -> HostBase:
     """The layers of one part of a file."""
 
@@ -85,22 +99,23 @@ def _base(
     headers = {key: header_at(file, pieces) for key, pieces in places.items()}
     return HostBase(
         name=name,
-        fingerprint=fingerprint,
+        identity=fingerprint,
         family=family,
         key_map=key_map,
         extra=frozenset(),
         diffusers={},
-        layers=layers_of(key_map, headers),
+        layers=_marked(layers_of(key_map, headers), file, places),
         parameters=parameters_of(headers),
         reader=read,
     )
 
 
-def _stored_in(path: Path, layers: Mapping[str, Layer]) -> dict[str, Layer]:
-    """The layers with what tells this file, as it is now, from every other."""
-    status = path.stat()
-    mark = f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
-    return {name: replace(layer, weight=replace(layer.weight, file=mark)) for name, layer in layers.items()}
+def _marked(layers: Mapping[str, Layer], file: TensorFile, places: Places) -> dict[str, Layer]:
+    """The layers with what tells their file, in the state in which it was opened, from every other."""
+    return {
+        name: replace(layer, weight=replace(layer.weight, file=mark_of(file, places[layer.weight.key])))
+        for name, layer in layers.items()
+    }
 
 
 def _detect(meta: _Tensors, file: TensorFile, name: str) -> tuple[Any, _Tensors, _Convert | None]:
@@ -168,7 +183,7 @@ def _places_of_model(
 
 
 def _text_encoder(
-    config: Any, meta: Mapping[str, Tensor], file: TensorFile, name: str, fingerprint: str
+    config: Any, meta: Mapping[str, Tensor], file: TensorFile, name: str, fingerprint: Fingerprint
 ) -> HostBase | None:
     """The text encoder inside a checkpoint; None where there is none that the host knows."""
     places = find_views(meta, config.process_clip_state_dict(dict(meta)))

@@ -35,6 +35,13 @@ def header_at(file: TensorFile, pieces: tuple[Piece, ...]) -> TensorHeader:
     return TensorHeader((sum(piece.rows.length for piece in pieces), *first.shape[1:]), first.dtype)
 
 
+def mark_of(file: TensorFile, pieces: tuple[Piece, ...]) -> str | None:
+    """What tells the files that the pieces are in, as they were when they were opened; None where nothing does."""
+    marks = [file.mark(key) for key in dict.fromkeys(piece.key for piece in pieces)]
+    known = dict.fromkeys(mark for mark in marks if mark is not None)
+    return " ".join(known) if all(mark is not None for mark in marks) else None
+
+
 def read_pieces(file: TensorFile, pieces: tuple[Piece, ...], rows: Rows | None) -> Tensor:
     """The tensor that the pieces make, or some rows of it, as float32; nothing else is read."""
     parts: list[Tensor] = []
