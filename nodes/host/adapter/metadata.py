@@ -13,6 +13,7 @@ from .peft import SETTINGS
 
 PROVENANCE = "lora_transfer"  # the key of our own entry
 
+_LARGEST_NUMBER = 1e9  # of steps or strengths; an integer of JSON can be too large for a float
 _LONGEST_TEXT = 1_000  # characters that are kept of an entry of ours that somebody else wrote
 
 # Facts about the old base and the old file, as sd-scripts writes them, and PEFT's scale, which is in the factors now.
@@ -125,4 +126,4 @@ def _from_json(written: str) -> Any:
 def _number(entry: Any, name: str, otherwise: float) -> float:
     """A number of an entry, or `otherwise` where it holds something else."""
     value = entry.get(name) if isinstance(entry, dict) else None
-    return value if type(value) in (int, float) else otherwise
+    return value if type(value) in (int, float) and abs(value) <= _LARGEST_NUMBER else otherwise
