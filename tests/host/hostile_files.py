@@ -146,7 +146,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "many_keys.safetensors": (_header({f"a{i}": _entry([0], 0, 0) for i in range(90_000)}), "tensors, where"),
     "tiny_modules.safetensors": (
         _header(
-            {f"lora_unet_{i}_x_{i}.lora_up.weight": _entry([1, 1], 2 * i, 2 * i + 2) for i in range(49_000)}, 98_000
+            {f"lora_unet_{i}_x_{i}.lora_up.weight": _entry([1, 1], 2 * i, 2 * i + 2) for i in range(29_000)}, 58_000
         ),
         "none names a layer",
     ),

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lora_transfer.core.errors import InvalidSetting, UnreadableFile
+from lora_transfer.core.errors import InvalidSetting, UnreadableFile, UnsupportedBase
+from lora_transfer.core.header import TensorHeader
 from lora_transfer.nodes.host.adapter.adapter import adapter_from_file
+from lora_transfer.nodes.host.base.from_file import base_from_header
 from lora_transfer.nodes.host.refine.prompt_list import conditioning_of
 from tests.conftest import ROOT
+from tests.host.families import header_of
 from tests.host.hostile_files import GOOD, HOSTILE
 from tests.host.test_memory import RUN, START
 
@@ -75,3 +79,16 @@ def test_a_lora_that_is_cut_short_between_its_header_and_its_values_is_told_in_a
 def test_a_prompt_that_no_text_encoder_reads_is_refused_before_it_is_encoded() -> None:
     with pytest.raises(InvalidSetting, match=r"at most 20,000 characters, found one of 1,000,000"):
         conditioning_of(object(), ("a face", "a " * 500_000), "clip")
+
+
+def test_a_base_of_more_blocks_than_any_model_is_refused_before_comfyui_builds_them() -> None:
+    whole = header_of("Flux dev")
+    more = {f"model.diffusion_model.double_blocks.{index}.x": TensorHeader((1, 1), "F16") for index in range(20_000)}
+    with pytest.raises(UnsupportedBase, match="found one with number 19,999"):
+        base_from_header(replace(whole, tensors={**whole.tensors, **more}), "deep", "header")
+
+
+def test_a_large_vector_of_a_base_takes_no_memory_before_it_is_read() -> None:
+    whole = header_of("SD15")
+    vector = {"model.diffusion_model.x": TensorHeader((1 << 50,), "F16")}
+    assert base_from_header(replace(whole, tensors={**whole.tensors, **vector}), "wide", "header").layers
