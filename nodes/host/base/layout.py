@@ -36,10 +36,9 @@ def header_at(file: TensorFile, pieces: tuple[Piece, ...]) -> TensorHeader:
 
 
 def mark_of(file: TensorFile, pieces: tuple[Piece, ...]) -> str | None:
-    """What tells the files that the pieces are in, as they were when they were opened; None where nothing does."""
-    marks = [file.mark(key) for key in dict.fromkeys(piece.key for piece in pieces)]
-    known = dict.fromkeys(mark for mark in marks if mark is not None)
-    return " ".join(known) if all(mark is not None for mark in marks) else None
+    """The files that hold the pieces and their states, as text (core.files.TensorFile.mark); None: unknown."""
+    marks = {file.mark(piece.key) for piece in pieces}
+    return None if None in marks else " ".join(sorted(str(mark) for mark in marks))
 
 
 def read_pieces(file: TensorFile, pieces: tuple[Piece, ...], rows: Rows | None) -> Tensor:
