@@ -1,5 +1,7 @@
 """A base model from a file's header: ComfyUI detects the family on meta tensors, no weight is read."""
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
@@ -25,6 +27,10 @@ from .names import UNET, layer_name, layers_of
 
 # Marks of a quantised file: its weights mean nothing without the scales beside them.
 _QUANTISED = (".comfy_quant", ".scale_weight", ".weight_scale", "scaled_fp8", ".qweight", ".wscales")
+
+_NUMBER = re.compile(r"\.(\d+)(?=\.)")
+_MOST_BLOCKS = 512  # the deepest models known have about 100 blocks; building one takes milliseconds
+_LARGEST_VECTOR = 1 << 20  # values
 
 _PICKLED = (".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl")
 
@@ -58,6 +64,12 @@ def base_from_header(file: TensorFile, name: str, fingerprint: Fingerprint) -> H
         raise UnsupportedBase(
             f"Base {name}: expected plain weights, found quantised ones ({marks[0]}). Load it with ComfyUI's own "
             "loader and connect that MODEL to this node: it is then de-quantised layer by layer."
+        )
+    deepest = max((int(number) for key in file.tensors for number in _NUMBER.findall(key)), default=0)
+    if deepest >= _MOST_BLOCKS:
+        raise UnsupportedBase(
+            f"Base {name}: expected a model of at most {_MOST_BLOCKS} blocks, found one with number {deepest:,}. "
+            "ComfyUI would build every one of them: choose a model that it knows."
         )
     with torch.inference_mode(False):  # inference tensors do not know what they are a slice of
         meta = {key: _stand_in(header) for key, header in file.tensors.items()}
@@ -211,4 +223,5 @@ def _stand_in(header: TensorHeader) -> Tensor:
     """A tensor without memory. Vectors get zeros: a few families read one to tell their prediction type, which names no
     layer."""
     dtype = TORCH_DTYPES.get(header.dtype, torch.uint8)
-    return torch.empty(header.shape, dtype=dtype, device="meta" if len(header.shape) > 1 else "cpu").fill_(0)
+    is_small = len(header.shape) <= 1 and math.prod(header.shape) <= _LARGEST_VECTOR
+    return torch.empty(header.shape, dtype=dtype, device="cpu" if is_small else "meta").fill_(0)
