@@ -8,8 +8,10 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO
 from uuid import uuid4
 
 import torch
@@ -17,7 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .errors import UnreadableFile, UnwritableFile
+from .errors import ChangedFile, UnreadableFile, UnwritableFile
+from .file_state import FileState, open_unchanged, state_when_opened
 from .header import TensorHeader, read_header, stored_bytes
 from .layers import Rows
 
@@ -48,11 +51,30 @@ _BLOCK = 1 << 19
 
 @dataclass(frozen=True)
 class TensorFile:
-    """A safetensors file by its header."""
+    """A safetensors file by its header.
+
+    state: the file as it was when the header was read; what is read later must come from that state. None: unknown.
+    """
 
     path: Path
     tensors: Mapping[str, TensorHeader]
     metadata: Mapping[str, str]
+    state: FileState | None = None
+
+    def parts(self) -> "tuple[TensorFile, ...]":
+        """The files that the tensors are in: this one."""
+        return (self,)
+
+    def mark(self, key: str) -> str | None:
+        """The file that holds a tensor and its state, as text: equal marks promise equal values. None: unknown."""
+        return None if self.state is None else self._mark
+
+    @cached_property
+    def _mark(self) -> str:
+        # Of a file that has just been written the times promise nothing to later openings: it gets a mark of its own.
+        settled = self.state is not None and self.state.settled
+        state = "" if self.state is None else self.state.mark()
+        return f"{self.path.resolve()} {state}" + ("" if settled else f" {uuid4().hex}")
 
     def read(self, key: str, rows: Rows | None = None) -> Tensor:
         """One tensor, or some rows of it, as float32 in memory of its own.
@@ -70,57 +92,45 @@ class TensorFile:
         rows = rows or Rows(0, header.shape[0] if header.shape else 1)
         row = math.prod(header.shape[1:])
         values = torch.empty((rows.length, *header.shape[1:]) if header.shape else (), dtype=torch.float32)
-        with self.path.open("rb") as stream:
+        with open_unchanged(self.path, self.state) as stream:
             stream.seek(header.start + rows.start * row * dtype.itemsize)
             room = torch.empty(min(_BLOCK, values.numel() * dtype.itemsize), dtype=torch.uint8)
             for block in values.view(-1).split(_BLOCK // dtype.itemsize):
                 stored = room[: len(block) * dtype.itemsize]
                 if stream.readinto(stored.numpy().data) != len(stored):
-                    raise UnreadableFile(f"File {self.path}: it became shorter while it was read. Load the base again.")
+                    raise ChangedFile(f"File {self.path}: it became shorter while it was read. Load it again.")
                 block.copy_(stored.view(dtype))
         return values
 
 
 def open_tensor_file(path: Path) -> TensorFile:
     """Read a safetensors header; UnreadableFile says what is wrong with a file that is none, or is cut short."""
-    with _opened(path) as stream:
-        return _tensor_file(path, stream)
+    if not path.is_file():
+        raise UnreadableFile(f"File {path}: not found. Check the name, or refresh the list of files.")
+    with open_unchanged(path, None) as stream:
+        state = state_when_opened(stream)
+    with open_unchanged(path, state) as stream:
+        try:
+            return TensorFile(path, *read_header(stream, state.size), state)
+        except ValueError as error:
+            raise UnreadableFile(
+                f"File {path}: expected a whole safetensors file, found {state.size:,} bytes that are none ({error}). "
+                "It is damaged or was not downloaded to its end: fetch it again."
+            ) from error
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Every tensor of a file, in the file's precision and in memory of its own: for adapters, which are small.
 
     Never mapped: a mapped file that is cut short while it is in use ends the process. UnreadableFile where the file is
-    none, or changes while it is read.
+    none, ChangedFile where it changes while it is read.
     """
-    with _opened(path) as stream:
-        before = os.fstat(stream.fileno())
-        file = _tensor_file(path, stream)
-        tensors = {key: _stored_values(stream, file, key) for key in file.tensors}
-        after = os.fstat(stream.fileno())
-    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise UnreadableFile(f"File {path}: it changed while it was read. Load it again.")
-    return tensors
+    file = open_tensor_file(path)
+    with open_unchanged(path, file.state) as stream:
+        return {key: _stored_values(stream, file, key) for key in file.tensors}
 
 
-def _opened(path: Path) -> BinaryIO:
-    if not path.is_file():
-        raise UnreadableFile(f"File {path}: not found. Check the name, or refresh the list of files.")
-    return path.open("rb")
-
-
-def _tensor_file(path: Path, stream: BinaryIO) -> TensorFile:
-    size = os.fstat(stream.fileno()).st_size
-    try:
-        return TensorFile(path, *read_header(stream, size))
-    except ValueError as error:
-        raise UnreadableFile(
-            f"File {path}: expected a whole safetensors file, found {size:,} bytes that are none ({error}). It is "
-            "damaged or was not downloaded to its end: fetch it again."
-        ) from error
-
-
-def _stored_values(stream: BinaryIO, file: TensorFile, key: str) -> Tensor:
+def _stored_values(stream: BufferedReader, file: TensorFile, key: str) -> Tensor:
     header = file.tensors[key]
     dtype = _STORED_DTYPES.get(header.dtype)
     if dtype is None:
@@ -131,7 +141,7 @@ def _stored_values(stream: BinaryIO, file: TensorFile, key: str) -> Tensor:
     room = torch.empty(stored_bytes(header), dtype=torch.uint8)
     stream.seek(header.start)
     if read_into(stream, room) != len(room):
-        raise UnreadableFile(f"File {file.path}: it became shorter while it was read. Load it again.")
+        raise ChangedFile(f"File {file.path}: it became shorter while it was read. Load it again.")
     return room.view(dtype).reshape(header.shape)
 
 
@@ -181,26 +191,10 @@ def _publish(unfinished: Path, folder: Path, stem: str) -> Path:
             return path
 
 
-def sampled_fingerprint(path: Path) -> str:
-    """A content hash that costs milliseconds whatever the size: size, header and 64 blocks spread over the file.
-
-    Hashing all of a 24 GB base would take longer than the transfer. Files with one altered tensor can collide only if
-    every block misses it: it identifies a base, it does not protect against forgery.
-    """
-    blocks, block_size = 64, 65536
-    size = path.stat().st_size
-    digest = hashlib.sha256(str(size).encode())
-    with path.open("rb") as stream:
-        for index in range(blocks):
-            stream.seek(index * max(0, size - block_size) // max(1, blocks - 1))
-            digest.update(stream.read(block_size))
-    return "sampled-sha256:" + digest.hexdigest()
-
-
-def file_sha256(path: Path) -> str:
+def file_sha256(path: Path, state: FileState | None = None) -> str:
     """The whole file's SHA-256, as the model sites show it; for adapters, which are small."""
     digest = hashlib.sha256()
-    with path.open("rb") as stream:
+    with open_unchanged(path, state) as stream:
         for chunk in iter(lambda: stream.read(1 << 20), b""):
             digest.update(chunk)
     return "sha256:" + digest.hexdigest()
