@@ -83,6 +83,7 @@ def base_from_header(file: TensorFile, name: str, fingerprint: Fingerprint) -> H
         model = _build(config, tensors, name)
         places = _places(meta, {UNET + k: v for k, v in config.process_unet_state_dict(dict(tensors)).items()})
         encoder = _text_encoder(config, meta, file, name, fingerprint)
+        notes = _absent(model, config, tensors)
     model_keys = model.state_dict()
     diffusers = diffusers_names(config, model_keys)
     known = comfy.lora.model_lora_keys_unet(model, {})
@@ -92,7 +93,7 @@ def base_from_header(file: TensorFile, name: str, fingerprint: Fingerprint) -> H
         places = _foreign_places(file, key_map)
     places = {key: places[key] for key in [*model_keys, *places] if key in places and (foreign or key in model_keys)}
     base = _base(name, fingerprint, type(config).__name__, key_map, places, file)
-    base = replace(base, extra=frozenset(extra), diffusers=diffusers)
+    base = replace(base, extra=frozenset(extra), diffusers=diffusers, notes=notes)
     return base if encoder is None else joined(base, encoder)
 
 
@@ -168,6 +169,18 @@ def _build(config: Any, tensors: Mapping[str, Tensor], name: str) -> Any:
             f"Base {name}: expected a {type(config).__name__}, as which ComfyUI detects it, found shapes of which its "
             f"class makes no model ({type(error).__name__}: {error}). Load it with its loader and connect the MODEL."
         ) from error
+
+
+def _absent(model: Any, config: Any, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """A note where the file lacks matrices of the model that ComfyUI makes of it, as a part of a model does."""
+    held = {UNET + key for key in config.process_unet_state_dict(dict(tensors))}
+    matrices = [key for key, value in model.state_dict().items() if value.ndim > 1]
+    absent = [key for key in matrices if key not in held]
+    if not absent:
+        return ()
+    return (
+        f"the file lacks {len(absent)} of the model's {len(matrices)} matrices (first: {absent[0]}): it may be a part",
+    )
 
 
 def _places(meta: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> _Places:
