@@ -44,13 +44,13 @@ class PlacedDelta:
 
         return PlacedDelta((rows.length, self.shape[1]), self.exact, self.scale, build)
 
-    def arranged(self, function: Callable[[Tensor], Tensor]) -> "PlacedDelta":
+    def arranged(self, to_model_order: Callable[[Tensor], Tensor]) -> "PlacedDelta":
         """The delta with its rows in the model's order, where a file has them in another (Flux's last modulation: scale
         and shift change places)."""
 
         def build() -> LowRankDelta:
             whole = self.build()
-            return LowRankDelta(function(whole.up), whole.down)
+            return LowRankDelta(to_model_order(whole.up), whole.down)
 
         return PlacedDelta(self.shape, self.exact, self.scale, build)
 
@@ -79,7 +79,8 @@ class LazyDeltas(Mapping[str, LowRankDelta]):
 def placed_delta(
     patch: Any, scale_without_alpha: Callable[[int], float], layer: Layer, source_weight: Callable[[], Tensor]
 ) -> PlacedDelta:
-    """The delta of a host's patch on a layer. `source_weight` reads the layer's matrix (m, n), if the kind needs it.
+    """The delta of a host's patch on a layer. `source_weight` reads the layer's matrix (m, n), if the kind needs it,
+    with its rows in the order of the file; the delta has the same order.
 
     UnsupportedAdapter gives the reason where the patch does not fit the layer."""
     if isinstance(patch, tuple):
@@ -101,6 +102,8 @@ def placed_delta(
             return PlacedDelta(shape, True, scale, build, None if widened is None else tuple(widened))
         if not isinstance(patch, LoKrAdapter):
             raise misfit(patch, layer.weight.shape)
+    if isinstance(patch, LoRAAdapter) and patch.weights[5] is not None:
+        raise UnsupportedAdapter("it is a DoRA with a reshape_weight: of a padded layer there are no norms to go by")
     check_fit(patch, layer.weight.shape)
 
     def build_densely() -> LowRankDelta:
