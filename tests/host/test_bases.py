@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lora_transfer.core.errors import UnreadableFile
-from lora_transfer.core.files import open_tensor_file
+from lora_transfer.core.files import TensorFile, open_tensor_file
 from lora_transfer.core.matching import match_by_name
 from lora_transfer.nodes.host.adapter.adapter import Adapter, adapter_from_file, adapter_from_state_dict
 from lora_transfer.nodes.host.adapter.place import place
@@ -17,6 +17,7 @@ from lora_transfer.nodes.host.adapter.write import to_state_dict
 from lora_transfer.nodes.host.base.from_file import base_from_file, base_from_header
 from lora_transfer.nodes.host.base.from_model import base_from_model
 from tests.host.conftest import SmallPair
+from tests.host.families import header_of
 
 PREFIX = "model.diffusion_model."
 
@@ -93,7 +94,9 @@ def test_an_adapter_goes_through_placing_and_writing_unchanged(pair: SmallPair) 
     assert again.scales == first.scales
     for layer, delta in first.deltas.items():
         assert again.deltas[layer].minus(delta).norm() <= 1e-6 * delta.norm()
-    assert all(float(value) == 4.0 for key, value in written.items() if key.endswith(".alpha"))
+    ranks = {key: len(value) for key, value in written.items() if key.endswith(".lora_down.weight")}
+    for key, rank in ranks.items():
+        assert float(written[key.replace(".lora_down.weight", ".alpha")]) == 0.5 * rank
 
 
 def test_a_tucker_core_is_contracted_into_down(pair: SmallPair) -> None:
@@ -161,6 +164,18 @@ def test_a_shard_without_the_others_is_refused(pair: SmallPair, tmp_path: Path, 
             base_from_file(path, path.name)
     with pytest.raises(UnreadableFile, match="one of the 3 files"):
         base_from_header(open_tensor_file(first), "first", "header")
+
+
+def test_a_part_of_a_model_under_another_name_is_told() -> None:
+    whole = {key.removeprefix(PREFIX): header for key, header in header_of("Flux dev").tensors.items()}
+    part = TensorFile(Path("renamed.safetensors"), dict(list(whole.items())[:300]), {})
+    (note,) = base_from_header(part, "renamed", "header").notes
+    assert "it may be a part" in note
+
+
+@pytest.mark.parametrize("family", ["Flux dev", "SD3 medium", "Wan 2.1 1.3B", "SDXL"])
+def test_a_whole_model_has_no_note_of_missing_matrices(family: str) -> None:
+    assert base_from_header(header_of(family), family, "header").notes == ()
 
 
 def test_the_node_watches_every_shard(pair: SmallPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
