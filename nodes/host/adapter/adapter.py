@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,12 @@ from .spelling import number_bare_list
 
 # Pickled files that users still have; what else torch.load may open is no adapter.
 _PICKLED = (".pt", ".bin", ".ckpt", ".pth")
+
+# What unpickling raises: it goes by the bytes of the file, and looks at few of them first.
+_OF_BAD_PICKLES = (
+    *(pickle.UnpicklingError, struct.error, EOFError, ArithmeticError, AssertionError, AttributeError, ImportError),
+    *(LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError),
+)
 
 # Files that are chosen by mistake, by how their keys begin.
 _NO_ADAPTERS = {
@@ -113,7 +120,7 @@ def _unpickled(path: Path, name: str) -> Any:
         raise UnreadableFile(f"File {path}: not found. Check the name, or refresh the list of files.")
     try:
         held: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError) as error:
+    except _OF_BAD_PICKLES as error:
         lines = str(error).splitlines() or [type(error).__name__]
         said = next((line for line in lines if "WeightsUnpickler error" in line), lines[0])[:160].strip()
         raise UnreadableFile(

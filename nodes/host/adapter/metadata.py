@@ -8,18 +8,17 @@ from torch import Tensor
 
 from ....core.reports.transfer import Report
 from ..base.from_model import HostBase
-from .peft import SETTINGS
+from .peft import says_scale
 
 PROVENANCE = "lora_transfer"  # the key of our own entry
 
-# Facts about the old base and the old file, as sd-scripts writes them, and PEFT's scale, which is in the factors now.
+# Facts about the old base and the old file, as sd-scripts writes them.
 _STALE = (
     "ss_sd_model_hash",
     "ss_new_sd_model_hash",
     "sshs_model_hash",
     "sshs_legacy_hash",
     "modelspec.hash_sha256",
-    *SETTINGS,
 )
 
 # By ComfyUI's family: what sd-scripts and the modelspec call a LoRA for it. Families that share a class have no entry:
@@ -29,6 +28,8 @@ _BASE_NAMES = {
     "SDXL": ("sdxl_base_v1-0", "stable-diffusion-xl-v1-base/lora"),
     "Flux": ("flux1", "flux-1-dev/lora"),
 }
+_LARGEST = 1e9  # strength; beyond it an entry is not one of ours
+
 _BASE_ENTRIES = ("ss_base_model_version", "modelspec.architecture")
 
 
@@ -51,15 +52,16 @@ def refined_metadata(
     are counted with its own."""
     entry = _from_json(original.get(PROVENANCE, "{}"))
     origin = entry if isinstance(entry, dict) else {"before": entry}
-    before = origin.get("refined", {})
-    steps = before.get("steps", 0) if isinstance(before, dict) else 0
-    provenance = {**origin, "refined": {**refined, "steps": refined["steps"] + steps}}
+    before = origin.get("refined")
+    steps = before.get("steps") if isinstance(before, dict) else None
+    whole = refined["steps"] + (steps if type(steps) is int else 0)
+    provenance = {**origin, "refined": {**refined, "steps": whole}}
     return {**_on_target(original, tensors, target), PROVENANCE: json.dumps(provenance)}
 
 
 def _on_target(original: Mapping[str, str], tensors: Mapping[str, Tensor], target: HostBase) -> dict[str, str]:
     """The original's entries, with those on the base and on the network brought up to date."""
-    kept = {key: value for key, value in original.items() if key not in (*_STALE, *_BASE_ENTRIES)}
+    kept = {key: value for key, value in _without_scale(original).items() if key not in (*_STALE, *_BASE_ENTRIES)}
     names = dict(zip(_BASE_ENTRIES, _BASE_NAMES.get(target.family, ()), strict=False))
     kept |= {entry: name for entry, name in names.items() if entry in original}
     kept |= _network(original, tensors)
@@ -70,10 +72,11 @@ def _on_target(original: Mapping[str, str], tensors: Mapping[str, Tensor], targe
 
 def scaled_metadata(original: Mapping[str, str], tensors: Mapping[str, Tensor], strength: float) -> dict[str, str]:
     """Those of an adapter whose strength is in its factors now: rank and alpha follow, our own entry tells it."""
-    kept = {key: value for key, value in original.items() if key not in SETTINGS}
+    kept = _without_scale(original)
     entry = _from_json(original.get(PROVENANCE, "{}"))
-    before = entry.get("scaled_by", 1.0) if isinstance(entry, dict) else 1.0
-    provenance = {**(entry if isinstance(entry, dict) else {"before": entry}), "scaled_by": strength * before}
+    before = entry.get("scaled_by") if isinstance(entry, dict) else None
+    scaled_by = strength * before if type(before) in (int, float) and abs(before) < _LARGEST else strength
+    provenance = {**(entry if isinstance(entry, dict) else {"before": entry}), "scaled_by": scaled_by}
     return {**kept, **_network(original, tensors), PROVENANCE: json.dumps(provenance)}
 
 
@@ -81,7 +84,13 @@ def method_of(metadata: Mapping[str, str]) -> str | None:
     """The method that an adapter was carried over by, as its metadata tell; None where they do not."""
     entry = _from_json(metadata.get(PROVENANCE, ""))
     settings = entry.get("settings") if isinstance(entry, dict) else None
-    return settings.get("method") if isinstance(settings, dict) else None
+    method = settings.get("method") if isinstance(settings, dict) else None
+    return method if isinstance(method, str) else None
+
+
+def _without_scale(original: Mapping[str, str]) -> dict[str, str]:
+    """The entries without those on alpha and rank, which are in the factors now: they would count a second time."""
+    return {key: value for key, value in original.items() if not says_scale(key)}
 
 
 def _network(original: Mapping[str, str], tensors: Mapping[str, Tensor]) -> dict[str, str]:
@@ -116,5 +125,5 @@ def _from_json(written: str) -> Any:
     """What a file's entry says as JSON; the text itself where it is none."""
     try:
         return json.loads(written)
-    except ValueError:
+    except (RecursionError, ValueError):
         return written
