@@ -205,7 +205,9 @@ def test_a_control_lora_that_widens_its_first_layer_is_not_called_damaged() -> N
         "transformer.x_embedder.lora_B.weight": torch.ones(3072, 4),
         "transformer.x_embedder.lora_A.weight": torch.ones(4, 128),
     }
-    with pytest.raises(UnsupportedAdapter, match=r"has 128 inputs, more than the layer of \[3072, 64\]") as refusal:
+    with pytest.raises(
+        UnsupportedAdapter, match=r"has 128 inputs, too many to fit the layer's \[3072, 64\]"
+    ) as refusal:
         placed_on(flux, tensors)
     assert "damaged" not in str(refusal.value)
 

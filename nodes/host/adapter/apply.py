@@ -121,4 +121,4 @@ def _parameter(name: Any, target: Any) -> Any:
     key, rows, _ = parse_target(target)
     if name == target or rows is None:
         return name
-    return key.removesuffix(".weight") + ".bias", (0, *rows)
+    return key.removesuffix(".weight") + ".bias", (0, rows.start, rows.length)

@@ -12,7 +12,7 @@ from torch import Tensor
 from ....core import kinds
 from ....core.delta import LowRankDelta
 from ....core.errors import ShapeMismatch, UnsupportedAdapter
-from ....core.layers import Layer
+from ....core.layers import Layer, Rows
 from .module import DORA, check_fit, computed, misfit
 
 
@@ -30,14 +30,14 @@ class PlacedDelta:
     build: Callable[[], LowRankDelta]
     widened: tuple[int, ...] | None = None
 
-    def rows(self, start: int, length: int) -> "PlacedDelta":
+    def rows(self, rows: Rows) -> "PlacedDelta":
         """The delta of a slice of a fused weight."""
 
         def build() -> LowRankDelta:
             whole = self.build()
-            return LowRankDelta(whole.up[start : start + length], whole.down)
+            return LowRankDelta(whole.up[rows.as_slice], whole.down)
 
-        return PlacedDelta((length, self.shape[1]), self.exact, self.scale, build)
+        return PlacedDelta((rows.length, self.shape[1]), self.exact, self.scale, build)
 
     def arranged(self, function: Callable[[Tensor], Tensor]) -> "PlacedDelta":
         """The delta with its rows in the model's order, where a file has them in another (Flux's last modulation: scale
@@ -98,7 +98,7 @@ def placed_delta(patch: Any, layer: Layer, source_weight: Callable[[], Tensor]) 
             and shape[1] > layer.weight.matrix_shape[1]
         ):
             raise UnsupportedAdapter(
-                f"it has {shape[1]} inputs, more than the layer of {list(layer.weight.shape)}: it is of a wider model, "
+                f"it has {shape[1]} inputs, too many to fit the layer's {list(layer.weight.shape)}: it is of a wider model, "
                 "or it widens the layer as control LoRAs do, which is read only with a reshape_weight beside it"
             )
         if not isinstance(patch, LoKrAdapter):
