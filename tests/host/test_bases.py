@@ -1,14 +1,19 @@
 """Bases and adapters read through ComfyUI's own parts, inside this process."""
 
+from pathlib import Path
+
+import comfy.ops
 import comfy.sd
 import torch
+from comfy.ldm.ace.ace_step15 import AceStepConditionGenerationModel
 from safetensors.torch import load_file, save_file
 
+from lora_transfer.core.files import TensorFile, TensorHeader
 from lora_transfer.core.matching import match_by_name
 from lora_transfer.nodes.host.adapter.adapter import Adapter, adapter_from_file, adapter_from_state_dict
 from lora_transfer.nodes.host.adapter.place import place
 from lora_transfer.nodes.host.adapter.write import to_state_dict
-from lora_transfer.nodes.host.base.from_file import base_from_file
+from lora_transfer.nodes.host.base.from_file import ValuesOfTheClass, base_from_file, base_from_header
 from lora_transfer.nodes.host.base.from_model import base_from_model
 from tests.host.conftest import SmallPair
 
@@ -118,3 +123,15 @@ def test_an_adapter_between_nodes_never_hands_out_its_own_dict() -> None:
     adapter = Adapter("x", "y", {}, tensors={"a": torch.zeros(1)})
     adapter.state_dict().clear()
     assert set(adapter.state_dict()) == {"a"}
+
+
+def test_a_base_whose_class_reads_values_of_its_own_is_read() -> None:
+    operations = comfy.ops.disable_weight_init
+    with ValuesOfTheClass():
+        made = AceStepConditionGenerationModel(device="meta", dtype=torch.float16, operations=operations)
+    shapes = {f"{PREFIX}{key}": TensorHeader(tuple(one.shape), "F16") for key, one in made.state_dict().items()}
+    base = base_from_header(TensorFile(Path("x"), shapes, {}), "ACE-Step 1.5", "header")
+    assert base.family == "ACEStep15"
+    module = "base_model.model.layers.3.self_attn.q_proj"
+    tensors = {f"{module}.lora_B.weight": torch.ones(2048, 2), f"{module}.lora_A.weight": torch.ones(2, 2048)}
+    assert place(adapter_from_state_dict(tensors, "made"), base).layers() == ["decoder.layers.3.self_attn.q_proj"]

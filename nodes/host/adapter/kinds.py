@@ -98,8 +98,8 @@ def placed_delta(patch: Any, layer: Layer, source_weight: Callable[[], Tensor]) 
             and shape[1] > layer.weight.matrix_shape[1]
         ):
             raise UnsupportedAdapter(
-                f"it has {shape[1]} inputs, too many to fit the layer's {list(layer.weight.shape)}: it is of a wider model, "
-                "or it widens the layer as control LoRAs do, which is read only with a reshape_weight beside it"
+                f"it has {shape[1]} inputs, too many to fit the layer's {list(layer.weight.shape)}: it is of a wider "
+                "model, or it widens the layer as control LoRAs do, which is read only with a reshape_weight beside it"
             )
         if not isinstance(patch, LoKrAdapter):
             raise misfit(patch, layer.weight.shape)

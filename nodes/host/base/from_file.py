@@ -10,6 +10,7 @@ import comfy.model_detection
 import comfy.utils
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from ....core.errors import UnsupportedBase
 from ....core.files import TORCH_DTYPES, TensorFile, TensorHeader, open_tensor_file, sampled_fingerprint
@@ -51,8 +52,9 @@ def base_from_header(file: TensorFile, name: str, fingerprint: str) -> HostBase:
             config, tensors, foreign = _detect(meta, file, name)
         except KeyError as error:
             raise UnsupportedBase(
-                f"Base {name}: expected the layers that ComfyUI tells a model by, found none called {error.args[0]}. "
-                "The file is not whole: take another copy of it."
+                f"Base {name}: expected the layers that ComfyUI tells a model by, found none called {error.args[0]}: "
+                "a part of the model is missing, or ComfyUI does not read this layout. Take the file in a layout that "
+                "ComfyUI reads."
             ) from error
         model = _build(config, tensors, name)
         places = _places(meta, {UNET + k: v for k, v in config.process_unet_state_dict(dict(tensors)).items()})
@@ -130,12 +132,27 @@ def _detect(meta: dict[str, Tensor], file: TensorFile, name: str) -> tuple[Any, 
 def _build(config: Any, tensors: Mapping[str, Tensor], name: str) -> Any:
     """The host's model on meta tensors: its keys are the layers' names."""
     try:
-        return config.get_model(dict(tensors), "", device=torch.device("meta"))
+        try:
+            return config.get_model(dict(tensors), "", device=torch.device("meta"))
+        except RuntimeError:
+            with ValuesOfTheClass():
+                return config.get_model(dict(tensors), "", device=torch.device("meta"))
     except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise UnsupportedBase(
             f"Base {name}: expected a {type(config).__name__}, as which ComfyUI detects it, found shapes of which its "
             f"class makes no model ({type(error).__name__}: {error}). Load it with its loader and connect the MODEL."
         ) from error
+
+
+class ValuesOfTheClass(TorchFunctionMode):
+    """Lets a model's class read the values that it writes down itself (ACE-Step 1.5 counts its codebook): on the meta
+    device they are lost. Not for every class: others mix such values with meta tensors."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = dict(kwargs or {})
+        if func in (torch.arange, torch.tensor):
+            named.pop("device", None)
+        return func(*args, **named)
 
 
 def _places(meta: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> _Places:

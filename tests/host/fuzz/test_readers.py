@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import comfy.sd
 import pytest
 import torch
 from hypothesis import given
@@ -14,7 +15,8 @@ from torch import Tensor
 
 from lora_transfer.core.errors import LoraTransferError
 from lora_transfer.core.reports.transfer import Identity, Report
-from lora_transfer.nodes.host.adapter.adapter import Adapter, adapter_from_file
+from lora_transfer.nodes.host.adapter.adapter import Adapter, adapter_from_file, adapter_from_state_dict
+from lora_transfer.nodes.host.adapter.apply import apply
 from lora_transfer.nodes.host.adapter.metadata import (
     method_of,
     refined_metadata,
@@ -43,6 +45,11 @@ def small(pair: SmallPair) -> Callable[[], HostBase]:
     """A small base; behind a function, for hypothesis prints every argument of a failing case."""
     base = base_from_file(pair.source, "small")
     return lambda: base
+
+
+@pytest.fixture(scope="module")
+def model(pair: SmallPair) -> Any:
+    return comfy.sd.load_diffusion_model(str(pair.source))
 
 
 @contextlib.contextmanager
@@ -74,6 +81,13 @@ def test_an_odd_module_never_stops_a_file_and_every_key_has_its_place(
 def test_odd_keys_never_stop_a_file(small: Callable[[], HostBase], made: dict[str, Tensor]) -> None:
     placed = place(Adapter("odd", "here", {}, tensors=GOOD | made), small())
     assert "time_embed.0" in placed.deltas or made.keys() & GOOD.keys()
+
+
+@given(made=odd_modules(MODULE))
+def test_an_odd_module_is_applied_or_told(model: Any, made: dict[str, Tensor]) -> None:
+    applied = apply(adapter_from_state_dict(made | GOOD, "odd"), model, None, 1.0, 0.0)
+    assert applied.keys + len(applied.left) == len(made | GOOD)
+    assert not applied.left.keys() & GOOD.keys()
 
 
 NUMBERED = st.tuples(
