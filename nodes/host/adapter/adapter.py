@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ....core.errors import UnreadableFile
+from ....core.file_state import FileState, open_unchanged, state_when_opened, unchanged
 from ....core.files import file_sha256, open_tensor_file
 from ....core.reports.transfer import Report
 from ..base.from_model import HostBase
@@ -40,36 +41,48 @@ _NO_ADAPTERS = {
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter by its file or by its tensors (core's LORA_MODEL socket): exactly one of `path` and `tensors`."""
+    """An adapter by its file or by its tensors (core's LORA_MODEL socket): exactly one of `path` and `tensors`.
+
+    fingerprint: a hash of all its content. state: the file as it was hashed; its tensors are read from that state only.
+    """
 
     name: str
     fingerprint: str
     metadata: Mapping[str, str]
     path: Path | None = None
     tensors: Mapping[str, Tensor] | None = None
+    state: FileState | None = None
     fits: HostBase | None = None  # the base that it was carried to, which knows the names of its layers
 
     def state_dict(self) -> dict[str, Tensor]:
-        """A new dict of the adapter's tensors; those of a file are mapped, not read."""
+        """A new dict of the adapter's tensors; those of a file are read into memory of their own."""
         if self.tensors is not None:
             return dict(self.tensors)
-        return _read(Path(str(self.path)), self.name)
+        path = Path(str(self.path))
+        with unchanged(path, self.state):
+            return {key: value.clone() for key, value in _read(path, self.name).items()}
 
 
 def adapter_from_file(path: Path, name: str) -> Adapter:
     """An adapter file; UnreadableFile where it is missing, damaged, empty or no adapter. Pickled files (.pt, .bin) are
     read with weights_only: code in them is refused, not run."""
-    if path.suffix.lower() not in _PICKLED:
-        file = open_tensor_file(path)
-        keys, metadata = file.tensors.keys(), file.metadata
-    else:
-        keys, metadata = _read(path, name).keys(), {}
+    if not path.is_file():
+        raise UnreadableFile(f"File {path}: not found. Check the name, or refresh the list of files.")
+    with open_unchanged(path, None) as stream:
+        state = state_when_opened(stream)
+    with unchanged(path, state):
+        if path.suffix.lower() not in _PICKLED:
+            file = open_tensor_file(path)
+            keys, metadata = file.tensors.keys(), file.metadata
+        else:
+            keys, metadata = _read(path, name).keys(), {}
+        fingerprint = file_sha256(path, state)
     if not keys:
         raise UnreadableFile(f"LoRA {name}: expected tensors, found an empty file. Choose another one.")
     for mark, what in _NO_ADAPTERS.items():
         if any(key.startswith(mark) for key in keys):
             raise UnreadableFile(f"LoRA {name}: expected a LoRA, found {what} (its keys begin with {mark}).")
-    return Adapter(name, file_sha256(path), metadata, path=path)
+    return Adapter(name, fingerprint, metadata, path=path, state=state)
 
 
 def adapter_from_state_dict(tensors: Mapping[str, Tensor], name: str) -> Adapter:
@@ -80,10 +93,10 @@ def adapter_from_state_dict(tensors: Mapping[str, Tensor], name: str) -> Adapter
 
 
 def fingerprint_of(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names and bytes; independent of the order of the names."""
+    """SHA-256 over names, kinds, shapes and bytes; independent of the order of the names."""
     digest = hashlib.sha256()
     for key in sorted(tensors):
-        digest.update(key.encode())
+        digest.update(f"{key} {tensors[key].dtype} {tuple(tensors[key].shape)} ".encode(errors="surrogatepass"))
         digest.update(tensors[key].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return "tensors-sha256:" + digest.hexdigest()
 

@@ -2,21 +2,26 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import comfy.lora
 import comfy.model_detection
+import comfy.model_management
 import comfy.utils
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ....core.errors import UnsupportedBase
-from ....core.files import TORCH_DTYPES, TensorFile, TensorHeader, open_tensor_file, sampled_fingerprint
+from ....core.files import TORCH_DTYPES, TensorFile, TensorHeader
+from ....core.fingerprint import model_fingerprint
 from ....core.layers import Layer, Rows, WeightRef
+from ....core.shards import open_model_file, require_whole
 from ..adapter.spelling import extra_names
-from .from_model import HostBase, diffusers_names, joined, vectors_of
+from ..settings import subspace_cache
+from .from_model import Fingerprint, HostBase, diffusers_names, joined, vectors_of
 from .names import UNET, layer_name, layers_of
 
 # Marks of a quantised file: its weights mean nothing without the scales beside them.
@@ -29,18 +34,27 @@ _Places = dict[str, tuple[str, Rows | None]]
 
 
 def base_from_file(path: Path, name: str) -> HostBase:
-    """A base from a safetensors checkpoint or diffusion model, with the text encoder that a checkpoint carries."""
+    """A base from a safetensors checkpoint or diffusion model, with the text encoder that a checkpoint carries. One
+    shard of several stands for all of them."""
     if path.suffix.lower() in _PICKLED:
         raise UnsupportedBase(
             f"Base {name}: expected a safetensors file, found a pickled one ({path.suffix}), of which no layer can be "
             "read alone. Load it with ComfyUI's own loader and connect that MODEL to this node."
         )
-    base = base_from_header(open_tensor_file(path), name, sampled_fingerprint(path))
-    return replace(base, layers=_stored_in(path, base.layers))
+    file = open_model_file(path)
+
+    @cache
+    def identify() -> str:
+        tick = comfy.model_management.throw_exception_if_processing_interrupted
+        return model_fingerprint(file, subspace_cache(), tick)
+
+    return base_from_header(file, name, identify)
 
 
-def base_from_header(file: TensorFile, name: str, fingerprint: str) -> HostBase:
-    """A base from a file's header alone; weights are read from the file when their turn comes."""
+def base_from_header(file: TensorFile, name: str, fingerprint: Fingerprint) -> HostBase:
+    """A base from a file's header alone; weights are read from the file when their turn comes. UnreadableFile
+    where it is one shard of several."""
+    require_whole(file)
     if marks := [key for key in file.tensors if key.endswith(_QUANTISED)]:
         raise UnsupportedBase(
             f"Base {name}: expected plain weights, found quantised ones ({marks[0]}). Load it with ComfyUI's own "
@@ -73,7 +87,12 @@ def base_from_header(file: TensorFile, name: str, fingerprint: str) -> HostBase:
 
 
 def _base(
-    name: str, fingerprint: str, family: str, key_map: Mapping[str, Any], places: _Places, file: TensorFile
+    name: str,
+    fingerprint: Fingerprint,
+    family: str,
+    key_map: Mapping[str, Any],
+    places: _Places,
+    file: TensorFile,
 ) -> HostBase:
     """The layers of one part of a file; `places` is keyed by model key, or by layer name for a foreign layout."""
 
@@ -88,22 +107,23 @@ def _base(
     headers = {key: header(place) for key, place in places.items()}
     return HostBase(
         name=name,
-        fingerprint=fingerprint,
+        identity=fingerprint,
         family=family,
         key_map=key_map,
         extra=frozenset(),
         diffusers={},
-        layers=layers_of(key_map, headers, places),
+        layers=_marked(layers_of(key_map, headers, places), file),
         parameters=vectors_of(headers),
         reader=read,
     )
 
 
-def _stored_in(path: Path, layers: Mapping[str, Layer]) -> dict[str, Layer]:
-    """The layers with what tells this file, as it is now, from every other."""
-    status = path.stat()
-    mark = f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
-    return {name: replace(layer, weight=replace(layer.weight, file=mark)) for name, layer in layers.items()}
+def _marked(layers: Mapping[str, Layer], file: TensorFile) -> dict[str, Layer]:
+    """The layers with what tells their file, in the state in which it was opened, from every other."""
+    return {
+        name: replace(layer, weight=replace(layer.weight, file=file.mark(layer.weight.key)))
+        for name, layer in layers.items()
+    }
 
 
 def _detect(meta: dict[str, Tensor], file: TensorFile, name: str) -> tuple[Any, dict[str, Tensor], bool]:
@@ -184,7 +204,7 @@ def _foreign_places(file: TensorFile, key_map: Mapping[str, Any]) -> _Places:
 
 
 def _text_encoder(
-    config: Any, meta: Mapping[str, Tensor], file: TensorFile, name: str, fingerprint: str
+    config: Any, meta: Mapping[str, Tensor], file: TensorFile, name: str, fingerprint: Fingerprint
 ) -> HostBase | None:
     """The text encoder inside a checkpoint; None where there is none that the host knows."""
     places = _places(meta, config.process_clip_state_dict(dict(meta)))
