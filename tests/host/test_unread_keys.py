@@ -14,7 +14,7 @@ from lora_transfer.nodes.host.base.from_file import base_from_file, base_from_he
 from lora_transfer.nodes.host.base.from_model import HostBase
 from tests.host.conftest import SmallPair
 from tests.host.families import header_of
-from tests.host.test_apply import model  # noqa: F401  (a fixture)
+from tests.host.test_apply import model, patched  # noqa: F401  (a fixture)
 from tests.host.test_bad_modules import DIFFUSERS, GOOD, LAYER, LOHA, LORA, MODULE, module, placed_on
 
 PEFT = {".lora_B.weight": torch.ones(320, 4), ".lora_A.weight": torch.ones(4, 768)}
@@ -212,8 +212,27 @@ def test_a_control_lora_that_widens_its_first_layer_is_not_called_damaged() -> N
     assert "damaged" not in str(refusal.value)
 
 
-def test_pefts_dora_is_never_applied_without_its_norms(model) -> None:  # noqa: F811
-    tensors = module({**LORA, ".lora_magnitude_vector": torch.ones(320)})
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+def test_pefts_dora_is_applied_with_its_norms(model, base: HostBase, strength: float) -> None:  # noqa: F811
+    generator = torch.Generator().manual_seed(5)
+    up, down = torch.randn(320, 4, generator=generator) * 0.1, torch.randn(4, 768, generator=generator) * 0.1
+    norms = torch.rand(320, generator=generator) + 20
+    tensors = module(
+        {".lora_up.weight": up, ".lora_down.weight": down, ".alpha": torch.tensor(2.0), ".magnitude": norms}
+    )
+    applied = apply(Adapter("made", "here", {}, tensors=tensors), model, None, strength, 0.0)
+    assert not applied.left
+    weight = patched(model).double()
+    moved = weight + up.double() @ down.double() / 2
+    change = moved * norms.double()[:, None] / moved.norm(dim=1, keepdim=True) - weight
+    found = patched(applied.model).double() - weight
+    assert float((found - strength * change).norm() / change.norm()) <= 1e-5
+    ((_, patch, *_),) = applied.model.patches[f"diffusion_model.{LAYER}.weight"]
+    assert type(patch)(patch.loaded_keys, patch.weights).weights is patch.weights  # as ComfyUI brings it to a device
+
+
+def test_norms_of_another_number_are_not_applied(model) -> None:  # noqa: F811
+    tensors = module({**LORA, ".lora_magnitude_vector": torch.ones(5)})
     applied = apply(Adapter("made", "here", {}, tensors=tensors | GOOD), model, None, 1.0, 0.0)
     assert set(applied.left) == set(tensors)
-    assert set(applied.left.values()) == {"ComfyUI has no DoRA of PEFT's kind; Project LoRA transfers it"}
+    assert all("lora_magnitude_vector has 5 values" in reason for reason in applied.left.values())

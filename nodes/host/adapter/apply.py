@@ -13,7 +13,8 @@ from .group import MAGNITUDE, NO_SUCH_LAYER, OF_TEXT_ENCODER, Group, grouped, wh
 from .kinds import placed_delta
 from .module import read_module
 from .peft import PeftSettings, peft_settings
-from .scale import check_dora, with_scale
+from .peft_dora import with_norms
+from .scale import check_dora, check_norms, with_scale
 
 
 @dataclass(frozen=True)
@@ -91,18 +92,19 @@ def _why_nothing(adapter: Adapter, base: HostBase, left: Mapping[str, str]) -> s
 def _patches_of(spelled: str, group: Group, settings: PeftSettings, base: HostBase) -> tuple[_Patches, dict[str, str]]:
     """The patches of a module, and its keys that are not in them, with the reason."""
     target = base.key_map[spelled]
-    name = group.file_name(spelled)
+    name, magnitude = group.file_name(spelled), group.tensors.get(f"{spelled}{MAGNITUDE}")
     try:
         module = read_module(spelled, group, target)
         patches = module.patches
         for parameter, patch in patches.items():
             if parameter == target and layer_name(target) in base.layers:
                 _check(patch, base, layer_name(target))
-                check_dora(patch, group.tensors.get(f"{spelled}{MAGNITUDE}"), name, settings)
-        if f"{spelled}{MAGNITUDE}" in group.tensors:
-            raise UnsupportedAdapter("ComfyUI has no DoRA of PEFT's kind; Project LoRA transfers it")
+                check_dora(patch, magnitude, name, settings)
         if spelled in base.extra or any(key != own for key, own in group.file_keys.items()):
             patches = {parameter: with_scale(patch, name, settings) for parameter, patch in patches.items()}
+        if magnitude is not None and layer_name(target) in base.layers:
+            check_norms(magnitude, group.file_keys[f"{spelled}{MAGNITUDE}"], base.layers[layer_name(target)])
+            patches = {**patches, target: with_norms(patches[target], magnitude)}
     except (UnsupportedAdapter, ShapeMismatch) as error:
         return _Patches({}, ()), dict.fromkeys(group.keys(), str(error))
     left = {group.file_keys[key]: reason for key, reason in module.unread.items() if group.file_keys[key]}

@@ -19,7 +19,7 @@ from .group import MAGNITUDE, Group, grouped, why_nothing_is_named
 from .kinds import LazyDeltas, PlacedDelta, peft_dora, placed_delta
 from .module import read_module
 from .peft import PeftSettings, peft_settings
-from .scale import check_dora, with_scale
+from .scale import check_dora, check_norms, with_scale
 from .vectors import together, vectors_of_module
 
 # How reasons begin that another base, or a whole file, would take away.
@@ -165,11 +165,7 @@ def _delta(patch: Any, spelled: str, group: Group, layer: str, settings: PeftSet
     placed = placed_delta(patch, place_of, source_weight)
     if magnitude is None or not isinstance(patch, LoRAAdapter):
         return placed
-    if magnitude.numel() != place_of.weight.shape[0]:
-        raise UnsupportedAdapter(
-            f"its {group.file_keys[f'{spelled}{MAGNITUDE}']} has {magnitude.numel()} values, the layer "
-            f"{place_of.weight.shape[0]} outputs"
-        )
+    check_norms(magnitude, group.file_keys[f"{spelled}{MAGNITUDE}"], place_of)
     up, down, *_ = patch.weights
     return peft_dora(up, down, magnitude, placed.scale, place_of, source_weight)
 

@@ -6,6 +6,7 @@ from comfy.weight_adapter import LoHaAdapter, LoKrAdapter, LoRAAdapter
 from torch import Tensor
 
 from ....core.errors import UnsupportedAdapter
+from ....core.layers import Layer
 from .module import DORA
 from .peft import PeftSettings
 
@@ -41,6 +42,12 @@ def check_dora(patch: Any, magnitude: Tensor | None, module: str, settings: Peft
         raise UnsupportedAdapter("it has norms of DoRA twice, as dora_scale and as lora_magnitude_vector")
     if magnitude is not None and mid is not None:
         raise UnsupportedAdapter("it has norms of PEFT's DoRA beside lora_mid, which PEFT does not know")
+
+
+def check_norms(magnitude: Tensor, key: str, layer: Layer) -> None:
+    """UnsupportedAdapter where a layer does not have as many outputs as the key has norms."""
+    if magnitude.numel() != layer.weight.shape[0]:
+        raise UnsupportedAdapter(f"its {key} has {magnitude.numel()} values, the layer {layer.weight.shape[0]} outputs")
 
 
 def _ranked(patch: Any) -> Tensor | None:
