@@ -75,7 +75,9 @@ def scaled_metadata(original: Mapping[str, str], tensors: Mapping[str, Tensor], 
     kept = _without_scale(original)
     entry = _from_json(original.get(PROVENANCE, "{}"))
     before = entry.get("scaled_by") if isinstance(entry, dict) else None
-    scaled_by = strength * before if type(before) in (int, float) and abs(before) < _LARGEST else strength
+    if not isinstance(before, int | float) or isinstance(before, bool) or abs(before) > _LARGEST:
+        before = 1.0
+    scaled_by = strength * before
     provenance = {**(entry if isinstance(entry, dict) else {"before": entry}), "scaled_by": scaled_by}
     return {**kept, **_network(original, tensors), PROVENANCE: json.dumps(provenance)}
 

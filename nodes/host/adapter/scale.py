@@ -19,7 +19,7 @@ def with_scale(patch: Any, module: str, settings: PeftSettings) -> Any:
     module: its name in the file. UnsupportedAdapter where the metadata cannot be understood."""
     if not isinstance(patch, LoRAAdapter | LoHaAdapter | LoKrAdapter) or patch.weights[_ALPHA] is not None:
         return patch
-    weights = list(patch.weights)
+    weights: list[Any] = list(patch.weights)
     ranked = _ranked(patch)
     if ranked is None:  # a LoKr of two full matrices, for which the host has no alpha
         scale = settings.scale(module, None)
