@@ -1,10 +1,9 @@
 """safetensors files: the header first, one tensor at a time, and writing that can lose nothing."""
 
-# safe_open has no types.
+# safetensors has no types.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 import hashlib
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -12,15 +11,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from io import BufferedReader
 from pathlib import Path
+from typing import IO
 from uuid import uuid4
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from .errors import ChangedFile, UnreadableFile, UnwritableFile
-from .file_state import FileState, open_unchanged, state_at, state_when_opened
+from .file_state import FileState, open_unchanged, state_when_opened
+from .header import TensorHeader, read_header, stored_bytes
 from .layers import Rows
 
 # safetensors' dtypes as torch's.
@@ -33,17 +34,19 @@ TORCH_DTYPES = {
     "F8_E5M2": torch.float8_e5m2,
 }
 
+# Those that a tensor of an adapter may have; shapes and masks among them are whole numbers.
+_STORED_DTYPES = {
+    **TORCH_DTYPES,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
 # Bytes read at once: small enough to stay in a core's cache between reading and converting.
 _BLOCK = 1 << 19
-
-
-@dataclass(frozen=True)
-class TensorHeader:
-    """Shape, dtype (in safetensors' words: F16, BF16, F8_E4M3, ...) and first byte in the file of a stored tensor."""
-
-    shape: tuple[int, ...]
-    dtype: str
-    start: int = 0
 
 
 @dataclass(frozen=True)
@@ -106,38 +109,48 @@ def open_tensor_file(path: Path) -> TensorFile:
         raise UnreadableFile(f"File {path}: not found. Check the name, or refresh the list of files.")
     with open_unchanged(path, None) as stream:
         state = state_when_opened(stream)
+    with open_unchanged(path, state) as stream:
         try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}  # opening has checked the header against the size of the file
-            tensors = _headers(stream)
-        except SafetensorError as error:
-            _require_unchanged(path, state)
+            return TensorFile(path, *read_header(stream, state.size), state)
+        except ValueError as error:
             raise UnreadableFile(
                 f"File {path}: expected a whole safetensors file, found {state.size:,} bytes that are none ({error}). "
                 "It is damaged or was not downloaded to its end: fetch it again."
             ) from error
-        except Exception:  # the header was sound a moment ago
-            _require_unchanged(path, state)
-            raise
-        _require_unchanged(path, state)
-    return TensorFile(path, tensors, metadata, state)
 
 
-def _require_unchanged(path: Path, state: FileState) -> None:
-    """safetensors opens the path once more: that must have been the same file."""
-    if state_at(path) != state:
-        raise ChangedFile(f"File {path}: it was changed while it was loaded. Run again when it is written to its end.")
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Every tensor of a file, in the file's precision and in memory of its own: for adapters, which are small.
+
+    Never mapped: a mapped file that is cut short while it is in use ends the process. UnreadableFile where the file is
+    none, ChangedFile where it changes while it is read.
+    """
+    file = open_tensor_file(path)
+    with open_unchanged(path, file.state) as stream:
+        return {key: _stored_values(stream, file, key) for key in file.tensors}
 
 
-def _headers(stream: BufferedReader) -> dict[str, TensorHeader]:
-    """Every tensor's header, in the order of the file: 8 bytes of length, JSON, then the values."""
-    length = int.from_bytes(stream.read(8), "little")
-    written = json.loads(stream.read(length))
-    written.pop("__metadata__", None)
-    return {
-        key: TensorHeader(tuple(one["shape"]), one["dtype"], 8 + length + one["data_offsets"][0])
-        for key, one in sorted(written.items(), key=lambda item: item[1]["data_offsets"])
-    }
+def _stored_values(stream: BufferedReader, file: TensorFile, key: str) -> Tensor:
+    header = file.tensors[key]
+    dtype = _STORED_DTYPES.get(header.dtype)
+    if dtype is None:
+        raise UnreadableFile(
+            f"File {file.path}, tensor {key}: expected {', '.join(_STORED_DTYPES)}, found {header.dtype}. Convert the "
+            "file to one of these."
+        )
+    room = torch.empty(stored_bytes(header), dtype=torch.uint8)
+    stream.seek(header.start)
+    if read_into(stream, room) != len(room):
+        raise ChangedFile(f"File {file.path}: it became shorter while it was read. Load it again.")
+    return room.view(dtype).reshape(header.shape)
+
+
+def read_into(stream: IO[bytes], room: Tensor) -> int:
+    """Fill bytes (n,) from a stream; how many there were."""
+    view, count = room.numpy().data, 0
+    while count < len(view) and (more := stream.readinto(view[count:])):  # type: ignore[attr-defined]
+        count += more
+    return count
 
 
 def write_new(folder: Path, stem: str, tensors: dict[str, Tensor], metadata: Mapping[str, str] | None) -> Path:

@@ -64,7 +64,7 @@ CHANGING: dict[str, tuple[dict[str, Tensor], str]] = {
     "reshape_weight of fractions": ({**LORA, ".reshape_weight": torch.tensor([320.5, 768.0])}, "to be a layer's shape"),
     "reshape_weight of another shape": (
         {**LORA, ".reshape_weight": torch.tensor([320, 900])},
-        "reshape_weight is expected to widen",
+        "reshape_weight is expected to be",
     ),
     "reshape_weight that narrows": (
         {
@@ -72,7 +72,7 @@ CHANGING: dict[str, tuple[dict[str, Tensor], str]] = {
             ".lora_down.weight": torch.ones(4, 68),
             ".reshape_weight": torch.tensor([20, 68]),
         },
-        "reshape_weight is expected to widen",
+        "reshape_weight is expected to be",
     ),
     "reshape_weight of a LoHa": ({**LOHA, ".reshape_weight": torch.tensor([320, 768])}, "reshape_weight is not"),
     "complex factors": ({**LORA, ".lora_up.weight": torch.ones(320, 4, dtype=torch.complex64)}, "real numbers"),

@@ -24,6 +24,7 @@ REWRITES: tuple[tuple[str, str], ...] = (
     (r"\.magnitude$", ".lora_magnitude_vector"),  # ai-toolkit's DoRA: the same formula
     (r"(?<=[a-z0-9])_lora_(up|down|mid)\.weight$", r".lora_\1.weight"),
     (r"\.lora_(up|down)$", r".lora_\1.weight"),
+    (r"\.diff_m$", ".modulation.diff"),  # lightx2v's changes of Wan's modulations
 )
 
 # Which layers cloneofsimo's trainer numbers, in the order in which diffusers builds them.

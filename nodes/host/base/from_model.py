@@ -31,8 +31,8 @@ class HostBase:
 
     family: the host's class of model (SD15, SDXL, Flux, ...). key_map: adapter names -> model keys, as
     comfy.lora.model_lora_keys_unet and _clip give it, and the names in `extra`, which those lack. diffusers: diffusers'
-    name of a UNet's module -> the model's key. parameters: shapes of biases and norms by model key. notes: what a
-    reader of the report should know of this base.
+    name of a UNet's module -> the model's key. parameters: shapes of all but the layers' weights, by model key. notes:
+    what a reader of the report should know of this base.
     """
 
     name: str
@@ -128,9 +128,10 @@ def diffusers_names(config: Any, model_keys: Mapping[str, Any]) -> dict[str, str
     return {name.removesuffix(".weight"): key for name, key in weights.items() if key in model_keys}
 
 
-def vectors_of(headers: Mapping[str, TensorHeader]) -> dict[str, tuple[int, ...]]:
-    """Biases and norms by model key."""
-    return {key: header.shape for key, header in headers.items() if len(header.shape) == 1}
+def parameters_of(headers: Mapping[str, TensorHeader]) -> dict[str, tuple[int, ...]]:
+    """What has no subspace, by model key: biases, norms, and tables that are no layer's weight (Wan's modulations)."""
+    shapes = {key: header.shape for key, header in headers.items()}
+    return {key: shape for key, shape in shapes.items() if len(shape) == 1 or (shape and not key.endswith(".weight"))}
 
 
 def _from_patcher(patcher: Any, model: torch.nn.Module, key_map: Mapping[str, Any], family: str) -> HostBase:
@@ -156,7 +157,7 @@ def _from_patcher(patcher: Any, model: torch.nn.Module, key_map: Mapping[str, An
         extra=frozenset(),
         diffusers={},
         layers=layers,
-        parameters=vectors_of(headers),
+        parameters=parameters_of(headers),
         reader=read,
         notes=_notes(patcher, "text encoder" if family == "text encoder" else "model"),
     )
