@@ -14,6 +14,7 @@ import comfy.model_management
 import comfy.utils
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from ....core.errors import UnsupportedBase
 from ....core.files import TORCH_DTYPES, TensorFile, TensorHeader
@@ -78,8 +79,9 @@ def base_from_header(file: TensorFile, name: str, fingerprint: Fingerprint) -> H
             config, tensors, convert = _detect(meta, file, name)
         except KeyError as error:
             raise UnsupportedBase(
-                f"Base {name}: expected the layers that ComfyUI tells a model by, found none called {error.args[0]}. "
-                "The file is not whole: take another copy of it."
+                f"Base {name}: expected the layers that ComfyUI tells a model by, found none called {error.args[0]}: "
+                "a part of the model is missing, or ComfyUI does not read this layout. Take the file in a layout that "
+                "ComfyUI reads."
             ) from error
         except RuntimeError as error:
             raise UnsupportedBase(
@@ -172,7 +174,11 @@ def _of_diffusion_model(tensors: _Tensors) -> _Tensors:
 def _build(config: Any, tensors: Mapping[str, Tensor], name: str) -> Any:
     """The host's model on meta tensors: its keys are the layers' names."""
     try:
-        return config.get_model(dict(tensors), "", device=torch.device("meta"))
+        try:
+            return config.get_model(dict(tensors), "", device=torch.device("meta"))
+        except RuntimeError:
+            with ValuesOfTheClass():
+                return config.get_model(dict(tensors), "", device=torch.device("meta"))
     except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise UnsupportedBase(
             f"Base {name}: expected a {type(config).__name__}, as which ComfyUI detects it, found shapes of which its "
@@ -180,7 +186,6 @@ def _build(config: Any, tensors: Mapping[str, Tensor], name: str) -> Any:
         ) from error
 
 
-<<<<<<< HEAD
 def _absent(model: Any, config: Any, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
     """A note where the file lacks matrices of the model that ComfyUI makes of it, as a part of a model does."""
     held = {UNET + key for key in config.process_unet_state_dict(dict(tensors))}
@@ -193,21 +198,17 @@ def _absent(model: Any, config: Any, tensors: Mapping[str, Tensor]) -> tuple[str
     )
 
 
-def _places(meta: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> _Places:
-    """Find each of the host's tensors in the file by identity: the host renames them, and takes slices of them."""
-    origin = {id(tensor): key for key, tensor in meta.items()}
-    places: _Places = {}
-    for key, tensor in tensors.items():
-        whole = tensor if tensor._base is None else tensor._base
-        if id(whole) not in origin:
-            continue  # the host computed it: its values are not those of the file
-        if whole is tensor:
-            places[key] = origin[id(whole)], None
-        elif tensor.shape[1:] == whole.shape[1:] and tensor.stride() == whole.stride():
-            start = int(tensor.storage_offset() // whole.stride(0))
-            places[key] = origin[id(whole)], Rows(start, start + len(tensor))
-    return places
-=======
+class ValuesOfTheClass(TorchFunctionMode):
+    """Lets a model's class read the values that it writes down itself (ACE-Step 1.5 counts its codebook): on the meta
+    device they are lost. Not for every class: others mix such values with meta tensors."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = dict(kwargs or {})
+        if func in (torch.arange, torch.tensor):
+            named.pop("device", None)
+        return func(*args, **named)
+
+
 def _places_of_model(
     file: TensorFile, meta: _Tensors, tensors: _Tensors, config: Any, convert: _Convert | None
 ) -> Places:
@@ -215,7 +216,6 @@ def _places_of_model(
     if convert is None:
         places = find_views(meta, config.process_unet_state_dict(dict(tensors)))
     else:
->>>>>>> main
 
         def load(numbers: _Tensors) -> _Tensors:
             return config.process_unet_state_dict(convert(_of_diffusion_model(numbers)))
