@@ -16,7 +16,7 @@ from ....core.files import file_sha256, open_tensor_file
 from ....core.reports.transfer import Report
 from ..base.from_model import HostBase
 from .metadata import transferred_metadata
-from .spelling import number_bare_list
+from .spelling.numbered import number_bare_list
 
 # Pickled files that users still have; what else torch.load may open is no adapter.
 _PICKLED = (".pt", ".bin", ".ckpt", ".pth")

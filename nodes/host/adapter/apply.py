@@ -105,7 +105,7 @@ def _patches_of(spelled: str, group: Group, settings: PeftSettings, base: HostBa
         left[magnitude] = "ComfyUI has no DoRA of PEFT's kind: applied without it; Project LoRA carries it"
     patches = {_parameter(name, target): patch for name, patch in module.patches.items()}
     if spelled in base.extra or any(key != own for key, own in group.file_keys.items()):
-        patches = {name: _scaled(patch, settings, spelled) for name, patch in patches.items()}
+        patches = {name: _scaled(patch, settings, group.module) for name, patch in patches.items()}
     return _Patches(patches, tuple(key for key in group.keys(module.read) if key not in left)), left
 
 
@@ -123,10 +123,10 @@ def _parameter(name: Any, target: Any) -> Any:
     return key.removesuffix(".weight") + ".bias", (0, *rows)
 
 
-def _scaled(patch: Any, settings: PeftSettings, spelled: str) -> Any:
+def _scaled(patch: Any, settings: PeftSettings, module: str) -> Any:
     """A module in a spelling that ComfyUI does not read, at the scale that the file's metadata give it."""
     if not isinstance(patch, LoRAAdapter) or patch.weights[2] is not None:
         return patch
     up, down, _, *others = patch.weights
     rank = down.shape[0]
-    return LoRAAdapter(patch.loaded_keys, (up, down, rank * settings.scale(spelled, rank), *others))
+    return LoRAAdapter(patch.loaded_keys, (up, down, rank * settings.scale(module, rank), *others))

@@ -148,7 +148,7 @@ def _delta(patch: Any, spelled: str, group: Group, layer: str, settings: PeftSet
         return base.read(place_of)
 
     def without_alpha(rank: int) -> float:
-        return settings.scale(spelled, rank)
+        return settings.scale(group.module, rank)
 
     placed = placed_delta(patch, without_alpha, place_of, source_weight)
     magnitude = group.tensors.get(f"{spelled}{MAGNITUDE}")

@@ -14,8 +14,7 @@ from torch import Tensor
 from ....core.errors import UnsupportedBase
 from ....core.files import TORCH_DTYPES, TensorFile, TensorHeader, open_tensor_file, sampled_fingerprint
 from ....core.layers import Layer, WeightRef
-from ..adapter.spelling import extra_names
-from .from_model import HostBase, diffusers_names, joined, vectors_of
+from .from_model import HostBase, diffusers_names, joined, names_beyond_the_host, vectors_of
 from .names import UNET, layer_name, layers_of
 
 # Marks of a quantised file: its weights mean nothing without the scales beside them.
@@ -60,7 +59,7 @@ def base_from_header(file: TensorFile, name: str, fingerprint: str) -> HostBase:
     model_keys = model.state_dict()
     diffusers = diffusers_names(config, model_keys)
     known = comfy.lora.model_lora_keys_unet(model, {})
-    extra = {name: key for name, key in extra_names(diffusers).items() if name not in known}
+    extra = names_beyond_the_host(config, model_keys, known)
     key_map = {**known, **extra}
     if foreign:
         places = _foreign_places(file, key_map)

@@ -17,7 +17,7 @@ from torch import Tensor
 from ....core.errors import UnsupportedBase
 from ....core.files import TensorHeader
 from ....core.layers import Layer, WeightRef
-from ..adapter.spelling import extra_names
+from ..adapter.spelling.names import extra_names
 from .names import UNET, layers_of, slice_of
 
 
@@ -76,10 +76,11 @@ def base_from_model(model: Any) -> HostBase:
 
 def layers_of_model(model: Any) -> HostBase:
     """base_from_model without its fingerprint, which takes reading weights."""
-    diffusers = diffusers_names(model.model.model_config, model.model.state_dict())
+    config, stored = model.model.model_config, model.model.state_dict()
+    diffusers = diffusers_names(config, stored)
     known = comfy.lora.model_lora_keys_unet(model.model, {})
-    extra = {name: key for name, key in extra_names(diffusers).items() if name not in known}
-    base = _from_patcher(model, model.model, {**known, **extra}, type(model.model.model_config).__name__)
+    extra = names_beyond_the_host(config, stored, known)
+    base = _from_patcher(model, model.model, {**known, **extra}, type(config).__name__)
     notes = (f"{len(model.patches)} patched weights of the connected model were read as they were before",)
     return replace(base, extra=frozenset(extra), diffusers=diffusers, notes=notes if model.patches else ())
 
@@ -122,6 +123,14 @@ def diffusers_names(config: Any, model_keys: Mapping[str, Any]) -> dict[str, str
     names = comfy.utils.unet_to_diffusers(config.unet_config)
     weights = {name: UNET + key for name, key in names.items() if name.endswith(".weight")}
     return {name.removesuffix(".weight"): key for name, key in weights.items() if key in model_keys}
+
+
+def names_beyond_the_host(config: Any, model_keys: Mapping[str, Tensor], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Names of modules that ComfyUI's own map `known` lacks: today's diffusers names of a UNet (the map has the older
+    ones with `.processor.`), and those of names.txt."""
+    shapes = {key: tuple(tensor.shape) for key, tensor in model_keys.items() if tensor.ndim > 1}
+    names = {**extra_names(config, shapes, UNET), **diffusers_names(config, model_keys)}
+    return {name: target for name, target in names.items() if name not in known}
 
 
 def vectors_of(headers: Mapping[str, TensorHeader]) -> dict[str, tuple[int, ...]]:
