@@ -85,7 +85,7 @@ def why_nothing_is_named(adapter: str, base: HostBase, unread: Mapping[str, str]
     return (
         f"LoRA {adapter}: expected a LoRA for {base.name} ({base.family}), found {len(unread)} keys of which none "
         f"names a layer of it (first: {next(iter(unread))}). Either it was trained on another base, which is then the "
-        "source to choose, or its trainer has names of its own, which are not read: docs/formats.md lists those that are."
+        "source to choose, or its trainer gives layers names that are not read: docs/formats.md lists those that are."
     )
 
 

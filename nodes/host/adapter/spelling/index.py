@@ -21,16 +21,15 @@ class NameIndex:
 
     def module_of(self, key: str) -> tuple[str | None, str]:
         """(the key map's name of the module that a key belongs to, the file's name of it); None where the base has no
-        such module. The longest name counts, and one of the map itself before one in another spelling.
+        such module. The longest name counts: `norm1.linear` of diffusers is not the end `.linear` of a `norm1`.
 
         UnsupportedAdapter where two modules could be meant.
         """
-        names = list(modules_of(key))
-        if exact := next((name for name in names if name in self._key_map), None):
-            return exact, exact
-        return next(((own, name) for name in names if (own := self._find(name))), (None, ""))
+        return next(((own, name) for name in modules_of(key) if (own := self._find(name))), (None, ""))
 
     def _find(self, name: str) -> str | None:
+        if name in self._key_map:
+            return name  # as ComfyUI reads it, never otherwise
         if name not in self._known:
             own = self._only(name, flat_names(name)) or self._only(name, flat_names_of_underscored(name))
             self._known[name] = own

@@ -44,14 +44,14 @@ def extra_names(config: Any, shapes: Mapping[str, tuple[int, ...]], prefix: str)
     shapes: the model's parameters by key, which begin with `prefix` (`diffusion_model.`).
     """
     families = {parent.__name__ for parent in type(config).__mro__}
-    rules = [rule for family, rule in _rules() if family in families]
+    rules = [rule for family, rule in names_table() if family in families]
     by_template: dict[str, list[_Rule]] = {}
     for rule in rules:
         by_template.setdefault(rule.own, []).append(rule)
     names: dict[str, Any] = {}
     for key, shape in shapes.items():
         own = key.removeprefix(prefix).removesuffix(".weight")
-        for template, numbers in _templates(own) if key.endswith(".weight") else ():
+        for template, numbers in templates_of(own) if key.endswith(".weight") else ():
             for rule in by_template.get(template, ()):
                 names |= _named(rule, numbers, key, shape)
     return names
@@ -73,7 +73,7 @@ def _named(rule: _Rule, numbers: tuple[str, ...], key: str, shape: tuple[int, ..
     return names
 
 
-def _templates(own: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+def templates_of(own: str) -> Iterator[tuple[str, tuple[str, ...]]]:
     """The templates that a name may come from, with the numbers of their stars: every choice of its first numbers, for
     the last ones (`ffn.0`) belong to the name. Blocks are numbered first."""
     found = list(_NUMBER.finditer(own))
@@ -92,7 +92,7 @@ def _filled(template: str, numbers: tuple[str, ...]) -> str:
 
 
 @cache
-def _rules() -> tuple[tuple[str, _Rule], ...]:
+def names_table() -> tuple[tuple[str, _Rule], ...]:
     """(class of the host, rule) for every line of the table."""
     rules: list[tuple[str, _Rule]] = []
     families: list[str] = []

@@ -22,6 +22,8 @@ PREFIXES = (
     "lycoris_",
 )
 
+_MOST = 5  # that any file puts one behind another
+
 # Of a text encoder: kohya's and diffusers'. The number says which of the model's encoders; none is the first.
 _ENCODER = re.compile(r"^(?:lora_te|text_encoder_?)([123]?)[._]")
 
@@ -55,12 +57,10 @@ def flat_names_of_underscored(name: str) -> Iterator[str]:
 
 
 def _behind_prefixes(name: str, prefixes: tuple[str, ...]) -> Iterator[str]:
-    seen: set[str] = set()
     rests = [name]
-    while rests:
-        rest = rests.pop(0)
-        if rest in seen:
-            continue
-        seen.add(rest)
-        yield flatten(rest)
-        rests += [rest[len(prefix) :] for prefix in prefixes if rest.startswith(prefix)]
+    for _ in range(_MOST + 1):
+        yield from map(flatten, rests)
+        known = [rest for rest in rests if rest.startswith(prefixes)]
+        rests = list({rest.removeprefix(one): None for rest in known for one in prefixes if rest.startswith(one)})
+        if not rests:
+            return
