@@ -16,12 +16,12 @@ OF_TEXT_ENCODER = "it belongs to a text encoder: connect the CLIP to take it alo
 
 NO_SUCH_LAYER = "the base has no layer of this name"
 
-_EMBEDDING = "a learned word (textual inversion): save it as an embedding to keep it"
+EMBEDDING = "a learned word (textual inversion): save it as an embedding to keep it"
 
 # Keys of no module, by how they begin.
 _OTHER_PARTS = {
-    "<": _EMBEDDING,
-    "bundle_emb.": _EMBEDDING,  # OneTrainer, Forge
+    "<": EMBEDDING,
+    "bundle_emb.": EMBEDDING,  # OneTrainer, Forge
     **dict.fromkeys(("lora_te", "text_encoder", "text_model", "lora_prior_te"), OF_TEXT_ENCODER),
 }
 
