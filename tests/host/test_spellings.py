@@ -167,6 +167,15 @@ NOT_AT_HAND = {
 }
 
 
+def test_a_lora_on_a_fused_weight_is_saved_at_its_own_rank_though_it_is_read_as_slices() -> None:
+    base = cached_base("HunyuanVideo")
+    fused = "double_blocks.0.img_attn.qkv"
+    placed = place(Adapter("fused", "here", {}, tensors=lora_on(base, {fused: f"diffusion_model.{fused}"})), base)
+    assert len(placed.layers()) == 3
+    tensors = to_state_dict(placed.deltas, placed.scales, base, "comfy")
+    assert tensors[f"diffusion_model.{fused}.lora_up.weight"].shape == (9216, 1)
+
+
 SLICED = {
     ("HunyuanVideo", "single_transformer_blocks.3.proj_mlp"): "single_blocks.3.linear1[9216:21504]",
     ("HunyuanVideo", "transformer_blocks.3.attn.add_v_proj"): "double_blocks.3.txt_attn.qkv[6144:9216]",
@@ -264,5 +273,5 @@ def test_keys_without_end_or_sense_take_no_time() -> None:
 
 
 def test_nothing_read_does_not_blame_the_base_alone() -> None:
-    with pytest.raises(UnsupportedAdapter, match=r"trained on another base.*or its trainer gives layers names that are not read"):
+    with pytest.raises(UnsupportedAdapter, match=r"trained on another base.*or its trainer gives layers names"):
         place(Adapter("x", "y", {}, tensors={"unknown.lora_A.weight": torch.ones(1, 1)}), cached_base("Wan 2.1 1.3B"))

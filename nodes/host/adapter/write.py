@@ -124,7 +124,7 @@ def _whole_where_unnamed(
     deltas: Mapping[str, LowRankDelta], names: Mapping[str, str], base: HostBase
 ) -> dict[str, LowRankDelta]:
     """The deltas, with slices that the spelling cannot name put together into one on the fused weight: exact, at the
-    sum of their ranks."""
+    sum of their ranks; at one's rank where they share `down`, as slices of a LoRA on the fused weight do."""
     whole: dict[str, LowRankDelta] = {}
     for layer, delta in deltas.items():
         fused, rows = slice_of(layer)
@@ -134,8 +134,14 @@ def _whole_where_unnamed(
         up = delta.up.new_zeros(base.layers[fused].weight.shape[0], delta.rank)
         up[rows.as_slice] = delta.up
         in_place = LowRankDelta(up, delta.down)
-        whole[fused] = whole[fused].plus(in_place) if fused in whole else in_place
+        whole[fused] = _sum(whole[fused], in_place) if fused in whole else in_place
     return whole
+
+
+def _sum(one: LowRankDelta, other: LowRankDelta) -> LowRankDelta:
+    if one.down.shape == other.down.shape and torch.equal(one.down, other.down):
+        return LowRankDelta(one.up + other.up, one.down)
+    return one.plus(other)
 
 
 def _written_vector(vector: Vector) -> tuple[str, Tensor]:
