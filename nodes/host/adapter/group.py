@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ..base.from_model import HostBase
 from .spelling.endings import rewrite_ending, split_adapter_name
-from .spelling.index import NameIndex
 from .spelling.numbered import named_by_number
 
 OF_TEXT_ENCODER = "it belongs to a text encoder: connect the CLIP to take it along"
@@ -61,11 +60,10 @@ def grouped(tensors: dict[str, Tensor], base: HostBase) -> tuple[dict[str, Group
 
     UnsupportedAdapter where a name has two readings on this base, or numbered modules fit it in no order.
     """
-    index = NameIndex(base.key_map)
     entries: dict[str, list[_Entry]] = {}
     unread: dict[str, str] = {}
     for key, file_key, adapter_name, tensor in _in_host_spelling(tensors, base):
-        own, module = index.module_of(key)
+        own, module = base.names.module_of(key)
         if own is None:
             unread[file_key] = _why_unnamed(key)
         else:

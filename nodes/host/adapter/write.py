@@ -55,10 +55,10 @@ def to_state_dict(
     """The deltas under the base's names. The scale alpha / rank of the original is kept: alpha follows the rank
     (method.md section 3, law 8). A layer that has no name in a spelling is written under ComfyUI's."""
     chosen = SPELLINGS[spelling]
-    names = _names(base, chosen)
+    names, comfy_names = _names(base, chosen), _names(base, SPELLINGS["comfy"])
     tensors: dict[str, Tensor] = {}
     for layer, delta in _whole_where_unnamed(deltas, names, base).items():
-        module = names.get(layer) or _names(base, SPELLINGS["comfy"])[layer]
+        module = names.get(layer) or comfy_names[layer]
         shape = base.layers[layer].weight.shape
         if widened is not None and layer in widened:
             shape = widened[layer]

@@ -4,6 +4,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from torch import Tensor
 
 from ....core.errors import UnsupportedBase
 from ....core.files import TensorHeader
-from ....core.layers import Layer, WeightRef
+from ....core.layers import Layer, Rows, WeightRef
+from ..adapter.spelling.index import NameIndex
 from ..adapter.spelling.names import extra_names
 from .names import UNET, layers_of, slice_of
 
@@ -42,6 +44,21 @@ class HostBase:
     reader: Callable[[WeightRef], Tensor]
     notes: tuple[str, ...] = ()
 
+    @cached_property
+    def names(self) -> NameIndex:
+        """The key map under every spelling of its names."""
+        return NameIndex(self.key_map)
+
+    @cached_property
+    def _slices(self) -> dict[str, dict[Rows, str]]:
+        """Fused layer -> rows -> the layer that they are."""
+        slices: dict[str, dict[Rows, str]] = {}
+        for part in self.layers:
+            fused, rows = slice_of(part)
+            if fused is not None and rows is not None:
+                slices.setdefault(fused, {})[rows] = part
+        return slices
+
     def own_layers(self) -> list[str]:
         """Every weight once: a fused one as its slices (q, k and v of qkv) where these are all of it."""
         whole = [name for name in self.layers if slice_of(name)[0] not in self.layers]
@@ -49,7 +66,7 @@ class HostBase:
 
     def parts_of(self, name: str) -> list[str]:
         """The slices of a fused layer that together are all of it, in the order of their rows; empty without."""
-        slices = {rows: part for part in self.layers for fused, rows in [slice_of(part)] if fused == name and rows}
+        slices = self._slices.get(name, {})
         parts: list[str] = []
         row = 0
         while (rows := min((rows for rows in slices if rows.start == row), default=None)) is not None:
