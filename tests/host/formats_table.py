@@ -1,5 +1,4 @@
-"""The table in docs/formats.md, made of what the reader really does: every kind of adapter on every family, in every way
-to call a layer."""
+"""The table in docs/formats.md, made of what the reader does: every kind on every family, under every kind of name."""
 
 import re
 from collections.abc import Callable, Iterator

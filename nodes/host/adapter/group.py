@@ -116,9 +116,11 @@ def _in_host_spelling(tensors: dict[str, Tensor], base: HostBase) -> Iterator[tu
     belongs to no key of the file."""
     file_keys = {id(tensor): key for key, tensor in tensors.items()}
     numbered = named_by_number(tensors, base)
-    for key, tensor in comfy.lora_convert.convert_lora(tensors).items():
+    converted = comfy.lora_convert.convert_lora(tensors)
+    for key, tensor in converted.items():
         plain, adapter_name = split_adapter_name(key)
-        yield numbered.get(key) or rewrite_ending(plain), file_keys.get(id(tensor), ""), adapter_name, tensor
+        file_key = key if converted is tensors else file_keys.get(id(tensor), "")  # two keys may share a tensor
+        yield numbered.get(key) or rewrite_ending(plain), file_key, adapter_name, tensor
 
 
 def _why_unnamed(key: str) -> str:
