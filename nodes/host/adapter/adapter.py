@@ -17,7 +17,7 @@ from ....core.pickled import read_pickled
 from ....core.reports.transfer import Report
 from ..base.from_model import HostBase
 from .metadata import transferred_metadata
-from .spelling import number_bare_list
+from .spelling.numbered import number_bare_list
 
 # Pickled files that users still have.
 _PICKLED = (".pt", ".bin", ".ckpt", ".pth")

@@ -92,7 +92,7 @@ def _why_nothing(adapter: Adapter, base: HostBase, left: Mapping[str, str]) -> s
 def _patches_of(spelled: str, group: Group, settings: PeftSettings, base: HostBase) -> tuple[_Patches, dict[str, str]]:
     """The patches of a module, and its keys that are not in them, with the reason."""
     target = base.key_map[spelled]
-    name, magnitude = group.file_name(spelled), group.tensors.get(f"{spelled}{MAGNITUDE}")
+    name, magnitude = group.module, group.tensors.get(f"{spelled}{MAGNITUDE}")
     try:
         module = read_module(spelled, group, target)
         patches = module.patches

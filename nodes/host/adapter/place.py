@@ -161,7 +161,7 @@ def _delta(patch: Any, spelled: str, group: Group, layer: str, settings: PeftSet
     def source_weight() -> Tensor:
         return in_file_order(base.key_map[spelled], base.read(place_of))
 
-    module, magnitude = group.file_name(spelled), group.tensors.get(f"{spelled}{MAGNITUDE}")
+    module, magnitude = group.module, group.tensors.get(f"{spelled}{MAGNITUDE}")
     check_dora(patch, magnitude, module, settings)
     patch = with_scale(patch, module, settings)
     placed = placed_delta(patch, place_of, source_weight)

@@ -21,9 +21,8 @@ from ....core.files import TORCH_DTYPES, TensorFile, TensorHeader
 from ....core.fingerprint import model_fingerprint
 from ....core.layers import Layer, WeightRef
 from ....core.shards import open_model_file, require_whole
-from ..adapter.spelling import extra_names
 from ..settings import subspace_cache
-from .from_model import Fingerprint, HostBase, diffusers_names, joined, parameters_of
+from .from_model import Fingerprint, HostBase, diffusers_names, joined, names_beyond_the_host, parameters_of
 from .layout import Places, find_views, header_at, mark_of, read_pieces, trace_rows
 from .names import UNET, layers_of
 
@@ -95,7 +94,7 @@ def base_from_header(file: TensorFile, name: str, fingerprint: Fingerprint) -> H
     model_keys = model.state_dict()
     diffusers = diffusers_names(config, model_keys)
     known = comfy.lora.model_lora_keys_unet(model, {})
-    extra = {name: key for name, key in extra_names(diffusers).items() if name not in known}
+    extra = names_beyond_the_host(config, model_keys, known)
     key_map = {**known, **extra}
     places = {key: places[key] for key in model_keys if key in places}
     base = _base(name, fingerprint, type(config).__name__, key_map, places, file)
