@@ -13,11 +13,7 @@ import torch
 from torch import Tensor
 
 from .bypass import forwards_replaced
-
-
-def copies_kept() -> Any:
-    """Within it, what is saved for a backward pass is saved as a copy, and can be written over. Leaves are weights."""
-    return torch.autograd.graph.saved_tensors_hooks(_own_copy, _itself)
+from .saved_tensors import SavedTensors
 
 
 @contextmanager
@@ -53,7 +49,7 @@ class _Recomputed(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> Any:
         wants = ctx.needs_input_grad[2:]
         leaves = [one.detach().requires_grad_(want) for one, want in zip(ctx.saved_tensors, wants, strict=True)]
-        with torch.enable_grad(), copies_kept():
+        with torch.enable_grad(), SavedTensors(copying=True):
             answer = ctx.again([one.clone() for one in leaves])
         answers = answer if isinstance(answer, (tuple, list)) else (answer,)
         told = [(one, by) for one, by in zip(answers, gradients, strict=True) if _has_gradient(one) and by is not None]
@@ -107,11 +103,3 @@ def _hides_gradients(value: Any) -> bool:
 
 def _has_gradient(value: Any) -> bool:
     return isinstance(value, Tensor) and value.requires_grad
-
-
-def _own_copy(tensor: Tensor) -> Tensor:
-    return tensor if tensor.is_leaf else tensor.clone()
-
-
-def _itself(tensor: Tensor) -> Tensor:
-    return tensor

@@ -1,7 +1,7 @@
 """The student: a target MODEL with trainable factors, inside ComfyUI's own sampling (core.refine's Student)."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -14,10 +14,10 @@ from torch import Tensor
 
 from ..sampling.conditioning import Prompt, together
 from .bypass import Factors, attention_with_gradients, bypassed, usable_for_gradients
-from .checkpointing import copies_kept, recomputed
+from .checkpointing import recomputed
+from .saved_tensors import SavedTensors
 
 _BLOCKS = 2  # how deep they lie in a model: itself, its blocks, their parts
-_IN_PLACE = "modified by an inplace operation"
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Desk:
 class HostStudent:
     """call: the loaded model within ComfyUI's sampling, (state, sigma) -> denoised; extra: what goes with each call;
     processed: the prompts as the model takes them. factors are on its device; blocks: those of the model. at_once,
-    checkpointing and cloning change as memory runs out or torch refuses a step; notes says so.
+    checkpointing and copying change as memory runs out or the model writes over what it saved; notes says so.
     """
 
     call: Any
@@ -46,7 +46,7 @@ class HostStudent:
     blocks: Sequence[Any] = ()
     notes: list[str] = field(default_factory=list[str])
     checkpointing: bool = False
-    cloning: bool = False
+    copying: bool = False
     learning: bool = False  # whether the last call was made with gradients
 
     def answers(self, picks: Tensor) -> Tensor:
@@ -65,8 +65,7 @@ class HostStudent:
             first = self.processed[prompts[left[0]]]["model_conds"]
             rows = [row for row in left if _alike(first, self.processed[prompts[row]]["model_conds"])]
             self.call.conds["positive"] = [_merged([self.processed[prompts[row]]["model_conds"] for row in rows])]
-            with self._forwards():
-                found = self.call(states[rows], levels[rows], **self.extra)
+            found = self._call(states[rows], levels[rows])
             for row, one in zip(rows, found.float(), strict=True):
                 answers[row] = one
             left = [row for row in left if row not in rows]
@@ -74,9 +73,6 @@ class HostStudent:
 
     def lightened(self, error: RuntimeError) -> bool:
         """After an error in a step: whether it can be tried anew, because it now takes less."""
-        if _IN_PLACE in str(error) and not self.cloning:
-            self.cloning = True
-            return True
         if not comfy.model_management.is_oom(error):
             return False
         comfy.model_management.soft_empty_cache()
@@ -90,15 +86,18 @@ class HostStudent:
         self.notes.append(f"memory ran out: {self.at_once} latents at once, their gradients are added")
         return True
 
-    @contextmanager
-    def _forwards(self) -> Iterator[None]:
-        with ExitStack() as stack:
-            if torch.is_grad_enabled():
-                if self.cloning:
-                    stack.enter_context(copies_kept())
-                if self.checkpointing:
-                    stack.enter_context(recomputed(self.blocks))
-            yield
+    def _call(self, states: Tensor, levels: Tensor) -> Tensor:
+        """One forward pass. With gradients the first one shows whether the model writes over what a backward pass needs
+        (Flux does): it is then made again, and copies are saved from there on."""
+        if not torch.is_grad_enabled():
+            return self.call(states, levels, **self.extra)
+        with recomputed(self.blocks if self.checkpointing else ()), SavedTensors(self.copying) as saved:
+            answers = self.call(states, levels, **self.extra)
+        if self.copying or not saved.is_overwritten():
+            return answers
+        del answers  # its graph, before the next one is built
+        self.copying = True
+        return self._call(states, levels)
 
 
 def in_host(
