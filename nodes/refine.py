@@ -190,15 +190,16 @@ class RefineLora(io.ComfyNode):
         settings = RefineSettings(steps, batch, rank, match, learning_rate, seed)
         teaching = TeacherSettings(samples, seed, target_steps)
         refined = refine_adapter(wanted, settings, teaching, size, lambda text: show(node, text))
-        show(node, refined.report.sentence())
-        picture = refine_picture(refined.report)
-        show_picture(picture, max(1, steps))  # the page would keep the last picture on the way in its place
-        graph = image_of(picture)
-        return io.NodeOutput(
-            refined.adapter,
-            refined.adapter.state_dict(),
-            graph,
-            or_nothing(refined.pictures),
-            refined.report.dumps(),
-            ui=ui.PreviewImage(graph, cls=cls),
-        )
+        with refined.saving_on_error():
+            show(node, refined.report.sentence())
+            picture = refine_picture(refined.report)
+            show_picture(picture, max(1, steps))  # the page would keep the last picture on the way in its place
+            graph = image_of(picture)
+            return io.NodeOutput(
+                refined.adapter,
+                refined.adapter.state_dict(),
+                graph,
+                or_nothing(refined.pictures),
+                refined.report.dumps(),
+                ui=ui.PreviewImage(graph, cls=cls),
+            )

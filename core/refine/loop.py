@@ -20,7 +20,7 @@ from ..check import difference
 from ..delta import LowRankDelta
 from ..errors import NotMeasurable
 from .teacher_samples import Lessons, Match
-from .trainable import Factors, sizes
+from .trainable import Factors, as_deltas, sizes
 
 _T = TypeVar("_T")
 
@@ -125,7 +125,7 @@ class _Run:
                 "The target's answers with the LoRA to start from: expected finite numbers, found NaN or infinity. "
                 "Load the model in another precision (bf16 or fp32), or start from another LoRA."
             )
-        self.best = Best(0, score, _kept(self.student.factors))
+        self.best = Best(0, score, as_deltas(self.student.factors))
         self.ended = "nothing to do: 0 steps were asked for" if self.settings.steps == 0 else None
         return Step(0, None, score, self.best, self.ended)
 
@@ -146,7 +146,7 @@ class _Run:
         risen = score > self.best.score + _RISES
         self.without_rise = 0 if risen else self.without_rise + 1
         if score > self.best.score:
-            self.best = Best(self.number, score, _kept(self.student.factors))
+            self.best = Best(self.number, score, as_deltas(self.student.factors))
         if self.settings.patience and self.without_rise >= self.settings.patience:
             self.ended = f"the score has not risen for {self.without_rise} checks"
 
@@ -231,7 +231,3 @@ class _Run:
         rate = self.settings.rate * share * 0.5**self.restarts
         for group, size in zip(self._optimizer.param_groups, self.sizes, strict=True):
             group["lr"] = rate * size
-
-
-def _kept(factors: Factors) -> dict[str, LowRankDelta]:
-    return {name: LowRankDelta(*(one.detach().cpu().clone() for one in pair)) for name, pair in factors.items()}

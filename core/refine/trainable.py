@@ -50,3 +50,8 @@ def sizes(factors: Factors) -> list[float]:
     weighing = sorted(size for size in sizes if size > 0)
     least = _LEAST_SIZE * weighing[len(weighing) // 2] if weighing else 0.0
     return [max(size, least) if size > 0 else _FRESH_SIZE for size in sizes]
+
+
+def as_deltas(factors: Factors) -> dict[str, LowRankDelta]:
+    """The factors as they are now, copied to main memory."""
+    return {name: LowRankDelta(*(one.detach().cpu().clone() for one in pair)) for name, pair in factors.items()}

@@ -11,6 +11,9 @@ from ..base.from_model import HostBase
 from .peft import SETTINGS
 
 PROVENANCE = "lora_transfer"  # the key of our own entry
+_DEEPEST = 50  # levels of a file's JSON; what nests deeper is kept as text, because writing it anew could overflow
+_MOST_STEPS = 10**9  # a larger number is no count of training steps
+_MOST_STRENGTH = 1e6  # nor is this the strength of a LoRA
 
 # Facts about the old base and the old file, as sd-scripts writes them, and PEFT's scale, which is in the factors now.
 _STALE = (
@@ -47,12 +50,14 @@ def transferred_metadata(
 def refined_metadata(
     original: Mapping[str, str], tensors: Mapping[str, Tensor], refined: Mapping[str, Any], target: HostBase
 ) -> dict[str, str]:
-    """Those of a refined adapter: `refined` says how, in our own entry; the steps of an adapter that was refined before
-    are counted with its own."""
+    """The metadata of a refined adapter. `refined` says how it was made and goes into our own entry. The steps of an
+    earlier refinement are added to its steps, unless the file's number of them is no number."""
     entry = _from_json(original.get(PROVENANCE, "{}"))
     origin = entry if isinstance(entry, dict) else {"before": entry}
     before = origin.get("refined", {})
     steps = before.get("steps", 0) if isinstance(before, dict) else 0
+    if type(steps) is not int or not 0 <= steps < _MOST_STEPS:
+        steps = 0
     provenance = {**origin, "refined": {**refined, "steps": refined["steps"] + steps}}
     return {**_on_target(original, tensors, target), PROVENANCE: json.dumps(provenance)}
 
@@ -73,6 +78,8 @@ def scaled_metadata(original: Mapping[str, str], tensors: Mapping[str, Tensor], 
     kept = {key: value for key, value in original.items() if key not in SETTINGS}
     entry = _from_json(original.get(PROVENANCE, "{}"))
     before = entry.get("scaled_by", 1.0) if isinstance(entry, dict) else 1.0
+    if type(before) not in (int, float) or not abs(before) < _MOST_STRENGTH:
+        before = 1.0
     provenance = {**(entry if isinstance(entry, dict) else {"before": entry}), "scaled_by": strength * before}
     return {**kept, **_network(original, tensors), PROVENANCE: json.dumps(provenance)}
 
@@ -113,8 +120,17 @@ def _rank_and_alpha(tensors: Mapping[str, Tensor], downs: Any) -> tuple[str, str
 
 
 def _from_json(written: str) -> Any:
-    """What a file's entry says as JSON; the text itself where it is none."""
+    """A file's entry as JSON; the text itself where it is no JSON, or nests too deep to be written again."""
     try:
-        return json.loads(written)
-    except ValueError:
+        value = json.loads(written)
+    except (ValueError, RecursionError):
         return written
+    return value if _depth_is_bounded(value) else written
+
+
+def _depth_is_bounded(value: Any) -> bool:
+    level = [value]
+    for _ in range(_DEEPEST):
+        inner = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, (dict, list))]
+        level = [one for values in inner for one in values]
+    return not level

@@ -1,6 +1,8 @@
 """A refinement: the source with its adapter teaches, the target with the carried one learns, and the best is kept."""
 
+import math
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -58,11 +60,13 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Refined:
-    """The refined adapter (the one to start from, where nothing was better), its report, and pictures on the way."""
+    """The refined adapter (the one to start from, where nothing was better), its report, and pictures on the way.
+    saving_on_error: a context in which an error saves the adapter before it goes on."""
 
     adapter: Adapter
     report: RefineReport
     pictures: Tensor | None
+    saving_on_error: Callable[[], AbstractContextManager[None]]
 
 
 def refine_adapter(wanted: Wanted, settings: RefineSettings, teaching: TeacherSettings, size: int, say: Say) -> Refined:
@@ -82,26 +86,27 @@ def refine_adapter(wanted: Wanted, settings: RefineSettings, teaching: TeacherSe
     def made(best: Best, before: float) -> Adapter:
         return _refined(wanted, start, bases[1], settings, best, before)
 
-    run = Training(lessons, settings, previews, made, say)
+    run = Training(lessons, settings, previews, made, start.tensors, say)
     with torch.inference_mode(False):
         run.run(start.with_kept(wanted.target), start, found.desk, prompts[1])
-    report = RefineReport(
-        source=Identity.of(bases[0]),
-        target=Identity.of(bases[1]),
-        adapter=Identity.of(wanted.adapter),
-        start=None if start.start is None else Identity.of(start.start),
-        settings={**vars(settings), **vars(teaching), "size": list(found.desk.states.shape[2:])},
-        match=settings.match,
-        teaching=found.account,
-        losses=tuple(run.losses),
-        scores=run.scores,
-        best_step=run.best.step,
-        ended=run.ended,
-        notes=(*_notes(wanted, on_source, prompts[0], teaching), *start.notes, *run.notes, *previews.notes),
-        seconds=run.seconds,
-    )
-    unchanged = start.start if run.best.step == 0 else None
-    return Refined(unchanged or run.adapter(), report, run.pictures)
+    with run.saving_on_error():
+        report = RefineReport(
+            source=Identity.of(bases[0]),
+            target=Identity.of(bases[1]),
+            adapter=Identity.of(wanted.adapter),
+            start=None if start.start is None else Identity.of(start.start),
+            settings={**vars(settings), **vars(teaching), "size": list(found.desk.states.shape[2:])},
+            match=settings.match,
+            teaching=found.account,
+            losses=tuple(run.losses),
+            scores=run.scores,
+            best_step=run.best.step,
+            ended=run.ended,
+            notes=(*_notes(wanted, on_source, prompts[0], teaching), *start.notes, *run.notes, *previews.notes),
+            seconds=run.seconds,
+        )
+        unchanged = start.start if run.best.step == 0 else None
+        return Refined(unchanged or run.adapter(), report, run.pictures, run.saving_on_error)
 
 
 def _prompts(wanted: Wanted) -> tuple[list[Prompt], list[Prompt]]:
@@ -222,7 +227,8 @@ def _refined(
     """The adapter with refined factors; its metadata tell where it came from."""
     tensors = start.tensors(best.deltas)
     origin = wanted.adapter if start.start is None else start.start
-    entry = {"steps": best.step, "match": settings.match, "score": round(best.score, 4), "before": round(before, 4)}
+    score = round(best.score, 4) if math.isfinite(best.score) else None  # not taken yet when the run was cut short
+    entry = {"steps": best.step, "match": settings.match, "score": score, "before": round(before, 4)}
     metadata = refined_metadata(origin.metadata, tensors, entry, target)
     name = f"{origin.name} refined on {target.name}"
     return Adapter(name, fingerprint_of(tensors), metadata, tensors=tensors, fits=start.fits)

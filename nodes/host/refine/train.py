@@ -2,7 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,21 +13,20 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ....core.errors import NotEnoughMemory
-from ....core.files import write_new
+from ....core.delta import LowRankDelta
+from ....core.errors import LoraTransferError, NotEnoughMemory, RefineStopped
 from ....core.refine.loop import Best, RefineSettings, Step, refine
 from ....core.refine.teacher_samples import Lessons
+from ....core.refine.trainable import as_deltas
 from ..adapter.adapter import Adapter
-from ..adapter.save import for_file
-from ..paths import metadata_allowed, output_place
 from ..sampling.conditioning import Prompt
 from .bypass import Factors
 from .inputs import Desk
+from .keep import save_somewhere
 from .previews import Previews
 from .start import Refinable
 from .student import HostStudent, in_host, with_gradients, with_room
 
-_INTERRUPTED = "loras/refine_interrupted"
 _SHOWN = 512  # pixels, of a preview on ComfyUI's page
 
 
@@ -34,12 +35,13 @@ _NONE = Best(0, -math.inf, {})  # before the first score
 
 @dataclass
 class Training:
-    """made: the adapter of a run's best, given the score at the start."""
+    """made: the adapter of a run's best, given the score at the start; tensors: of that adapter alone."""
 
     lessons: Lessons
     settings: RefineSettings
     previews: Previews
     made: Callable[[Best, float], Adapter]
+    tensors: Callable[[Mapping[str, LowRankDelta]], dict[str, Tensor]]
     say: Callable[[str], None]
     losses: list[float | None] = field(default_factory=list[float | None])
     scores: dict[int, float] = field(default_factory=dict[int, float])
@@ -55,30 +57,52 @@ class Training:
         return self.made(self.best, self.scores[0])
 
     def run(self, model: Any, start: Refinable, desk: Desk, prompts: Sequence[Prompt]) -> None:
-        """To the end. A run that is cancelled, or for which there is no memory, leaves its best in a file."""
+        """To the end. A run that an error or the user ends leaves its best in a file."""
         self._started = time.monotonic()
         self._bar = comfy.utils.ProgressBar(max(1, self.settings.steps))
-        factors = with_gradients(start.factors(), model.load_device)
+        self._factors = with_gradients(start.factors(), model.load_device)
 
         def attempt(offloading: bool) -> None:
             if offloading:
-                self._go_on(factors)
-            in_host(model, desk, prompts, factors, self.settings.batch, self._lesson, offloading)
+                self._go_on(self._factors)
+            in_host(model, desk, prompts, self._factors, self.settings.batch, self._lesson, offloading)
 
-        try:
+        with self.saving_on_error():
             with_room(attempt)
             self.seconds = time.monotonic() - self._started
             self.pictures = self.previews.pictures()
-        except comfy.model_management.InterruptProcessingException:
+
+    @contextmanager
+    def saving_on_error(self) -> Iterator[None]:
+        """Whatever ends the block, the best factors are saved first, and the user is told where."""
+        try:
+            yield
+        except LoraTransferError as error:
+            if not self.losses:
+                raise
+            raise self._stopped(error) from error
+        except Exception as error:  # of any type: a lost device, an allocator, a node pack; all would lose the training
+            raise self._stopped(error) from error
+        except BaseException:  # ComfyUI's cancelling, or Ctrl-C
             self.say(f"cancelled {self._where()}; {self._saved()}")
             raise
-        except RuntimeError as error:
-            if not comfy.model_management.is_oom(error):
-                raise
-            raise NotEnoughMemory(
-                f"Refining {self._where()}: expected room for one latent at a time, found none left ({error}). "
-                f"{self._saved()} Take a smaller size or rank, or a model in a smaller precision (fp8, GGUF)."
-            ) from error
+
+    def _stopped(self, error: Exception) -> LoraTransferError:
+        """The error with where the best is now. Of its traceback only the text stays: frames hold a step's tensors."""
+        saved = self._saved()
+        traceback.clear_frames(error.__traceback__)
+        if comfy.model_management.is_oom(error):
+            stopped = NotEnoughMemory(
+                f"Refining {self._where()}: expected room for one latent at a time, found none left ({error}); "
+                f"{saved} Take a smaller size or rank, or a model in a smaller precision (fp8, GGUF)."
+            )
+        elif isinstance(error, LoraTransferError):
+            stopped = type(error)(f"Refining {self._where()}: {error} In the meantime {saved}")
+        else:
+            found = f"{type(error).__name__}: {error}".removesuffix(": ")
+            stopped = RefineStopped(f"Refining {self._where()} ended with an error ({found}); {saved}")
+        self.say(str(stopped))
+        return stopped
 
     def _go_on(self, factors: Factors) -> None:
         """From the best so far, for what is left of the steps."""
@@ -131,16 +155,38 @@ class Training:
         if not self.scores:
             return "before the first step"
         reached = len(self.losses) + 1
-        return "after all steps" if reached > self.settings.steps else f"at step {reached} of {self.settings.steps}"
+        finished = self.ended or reached > self.settings.steps
+        return "after all steps" if finished else f"at step {reached} of {self.settings.steps}"
 
     def _saved(self) -> str:
-        """The best so far as a file, and the sentence that says so."""
-        if self.best.step == 0:
+        """Save the best so far; the sentence that says where."""
+        best = self._to_save()
+        if best is None:
             return "no step had been better than the start, so nothing was saved."
-        adapter = self.adapter()
-        tensors = for_file(adapter.state_dict(), adapter, "float16")
-        path = write_new(*output_place(_INTERRUPTED), tensors, adapter.metadata if metadata_allowed() else None)
+        if best is self.best:
+            what = f"the best so far (step {best.step}, score {best.score:.2f}) was"
+        else:
+            what = f"the factors after step {best.step}, which have no score yet, were"
         return (
-            f"the best so far (step {self.best.step}, score {self.best.score:.2f}) was saved as {path.name} in the "
-            "LoRA folder: load it with Load LoRA (Transfer) and connect it as `transferred` to go on."
+            f"{what} {save_somewhere(self._to_adapter(best))}. Load the file with Load LoRA (Transfer) and connect it "
+            "as `transferred` to go on."
         )
+
+    def _to_save(self) -> Best | None:
+        """The best so far; before the second score the factors as they are now, which nothing has judged yet."""
+        if self.best.step > 0:
+            return self.best
+        if not self.losses or len(self.scores) > 1:
+            return None
+        try:
+            deltas = as_deltas(self._factors)
+        except RuntimeError:  # a lost device: what lies on it is lost too
+            return None
+        finite = all(bool(one.isfinite().all()) for delta in deltas.values() for one in (delta.up, delta.down))
+        return Best(len(self.losses), math.nan, deltas) if finite else None
+
+    def _to_adapter(self, best: Best) -> Adapter:
+        try:
+            return self.made(best, self.scores[0])
+        except Exception:  # noqa: BLE001  (metadata are no reason to lose the factors: they are saved without)
+            return Adapter("the refined LoRA", "", {}, tensors=self.tensors(best.deltas))
