@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import comfy.lora
 import comfy.model_management
 import comfy.model_patcher
 import comfy.utils
 import torch
+from blake3 import blake3
 from torch import Tensor
 
 from ....core.errors import UnsupportedBase
@@ -71,7 +73,26 @@ class HostBase:
 
 def base_from_model(model: Any) -> HostBase:
     """A base from a loaded MODEL of any loader. Patches on it are left out: the pristine weights are read."""
-    return _with_fingerprint(layers_of_model(model))
+    return replace(layers_of_model(model), fingerprint=fingerprint_of_model(model))
+
+
+_fingerprints: "WeakKeyDictionary[torch.nn.Module, str]" = WeakKeyDictionary()  # clones of a model share the module
+
+
+def fingerprint_of_model(model: Any) -> str:
+    """A hash of every stored weight of a loaded MODEL, without patches; taken once for each model in memory."""
+    module = model.model
+    if module not in _fingerprints:
+        digest = blake3(max_threads=blake3.AUTO)
+        for key, stored in module.state_dict().items():
+            held = model.backup[key].weight if key in model.backup else stored
+            if held.device.type == "meta":  # ComfyUI-GGUF shows these in place of its own
+                held = getattr(module.get_submodule(key.rpartition(".")[0]), key.rpartition(".")[2])
+            digest.update(f"{key} {held.dtype} {tuple(held.shape)} ".encode())
+            plain = held.detach().as_subclass(Tensor).cpu().contiguous().flatten()
+            digest.update(plain.view(torch.uint8).numpy().data)
+        _fingerprints[module] = f"weights-blake3:{digest.hexdigest()}"
+    return _fingerprints[module]
 
 
 def layers_of_model(model: Any) -> HostBase:

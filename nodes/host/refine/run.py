@@ -22,9 +22,8 @@ from ..adapter.adapter import Adapter, fingerprint_of
 from ..adapter.apply import Applied, apply
 from ..adapter.group import OF_TEXT_ENCODER
 from ..adapter.metadata import refined_metadata
-from ..adapter.peft import SETTINGS
 from ..base.from_model import HostBase, base_from_model
-from ..sampling.conditioning import Prompt, digest, prompts_of
+from ..sampling.conditioning import Prompt, UnknownContent, digest, prompts_of
 from ..sampling.noise import latent_space
 from ..sampling.outputs import latents_of
 from .inputs import Taught, pictures_taught, require_teachable, states_taught
@@ -145,18 +144,12 @@ def _taught(
         say(f"the source with its LoRA makes lessons: {done} of {total} calls")
 
     latent = torch.zeros_like(latents_of(wanted.source, wanted.latent, size)[:1].float().cpu())
-    changes = changes_of(wanted.source)
-    facts = {
-        "source": source.fingerprint,
-        "changes": changes,
-        "adapter": wanted.adapter.fingerprint,
-        "scales": {key: wanted.adapter.metadata[key] for key in SETTINGS if key in wanted.adapter.metadata},
-        "prompts": digest(prompts),
-    }
+    with_lora, alone, words = changes_of(patched), changes_of(wanted.source), _digest(prompts)
+    facts = {"source": source.fingerprint, "with LoRA": with_lora, "alone": alone, "prompts": words}
     shares = wanted.shares_latents()
     other = wanted.target if shares else wanted.source  # pictures are sampled on the source's own levels
     own = teaching if shares else replace(teaching, target_steps=0)
-    with_plain, cache = settings.match == "differences", teacher_cache(changes)
+    with_plain, cache = settings.match == "differences", teacher_cache(with_lora, alone, words)
     found = taught(wanted.source, patched, other, prompts, latent, own, with_plain, cache, facts, tell)
     with torch.inference_mode(False):
         if shares:
@@ -164,6 +157,13 @@ def _taught(
         say("the lessons' pictures are decoded and encoded")
         vaes = wanted.source_vae, wanted.target_vae
         return pictures_taught(found, wanted.source, wanted.target, *vaes, teaching)
+
+
+def _digest(prompts: list[Prompt]) -> str | None:
+    try:
+        return digest(prompts)
+    except UnknownContent:
+        return None
 
 
 def _lessons(target: Any, found: Taught, prompts: list[Prompt], settings: RefineSettings, say: Say) -> Lessons:
