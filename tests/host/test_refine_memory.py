@@ -59,13 +59,13 @@ def test_a_first_step_of_a_unet_that_runs_out_of_memory_leaves_nothing_in_memory
 
 def test_the_way_of_saving_is_chosen_without_a_backward_pass_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     errors: list[RuntimeError] = []
-    whole = HostStudent.lightened
+    whole = HostStudent.use_less_memory
 
-    def lightened(self: HostStudent, error: RuntimeError) -> bool:
+    def use_less_memory(self: HostStudent, error: RuntimeError) -> bool:
         errors.append(error)
         return whole(self, error)
 
-    monkeypatch.setattr(HostStudent, "lightened", lightened)
+    monkeypatch.setattr(HostStudent, "use_less_memory", use_less_memory)
     refine(emoji(), conditioning=demo_prompts(["ghost"]))
     assert errors == []
 

@@ -61,15 +61,15 @@ def steps_of(adapter: Adapter) -> int:
 
 def raise_at(monkeypatch: pytest.MonkeyPatch, step: int, error: BaseException) -> None:
     """Raise in the model's pass of that step."""
-    whole, calls = HostStudent.answers, list[int]()
+    whole, calls = HostStudent.predict, list[int]()
 
-    def answers(self: HostStudent, picks: Tensor) -> Tensor:
+    def predict(self: HostStudent, picks: Tensor) -> Tensor:
         calls.extend([1] * torch.is_grad_enabled())
         if torch.is_grad_enabled() and len(calls) == step:
             raise error
         return whole(self, picks)
 
-    monkeypatch.setattr(HostStudent, "answers", answers)
+    monkeypatch.setattr(HostStudent, "predict", predict)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from lora_transfer.nodes.host.adapter.apply import apply
 from lora_transfer.nodes.host.base.from_model import base_from_model
-from lora_transfer.nodes.host.refine.teacher_cache import TeacherCache, changes_of
+from lora_transfer.nodes.host.refine.teacher_cache import TeacherCache, describe_changes
 from lora_transfer.nodes.host.sampling.conditioning import digest, prompts_of
 from tests.host.conftest import SmallPair
 from tests.host.small_check import Models, loaded, strengthened, text
@@ -32,15 +32,15 @@ def test_merges_with_other_models_and_other_loras_are_told_apart(models: Models)
     with torch.inference_mode():
         merges = [ModelMergeSimple().merge(models.target, other, 0.5)[0] for other in (models.source, models.target)]
         loras = [apply(one, models.source, None, 1.0, 0.0).model for one in (models.lora, strengthened(models.lora, 2))]
-        told = [changes_of(one) for one in (*merges, *loras, models.source)]
+        told = [describe_changes(one) for one in (*merges, *loras, models.source)]
         again = ModelMergeSimple().merge(models.target, models.source, 0.5)[0]
-        assert changes_of(again) == told[0]
+        assert describe_changes(again) == told[0]
     assert all(one not in told[:place] for place, one in enumerate(told))
 
 
 def test_a_model_of_velocity_is_told_from_one_of_noise_at_the_same_levels(models: Models) -> None:
     kinds = [ModelSamplingDiscrete().patch(models.source, kind, False)[0] for kind in ("eps", "v_prediction")]
-    first, second = (changes_of(one) for one in kinds)
+    first, second = (describe_changes(one) for one in kinds)
     assert first is not None
     assert first != second
 
@@ -51,7 +51,7 @@ def test_a_model_whose_changes_cannot_be_told_keeps_no_lessons(models: Models) -
     changed[1].add_wrapper("apply_model", lambda executor, *args, **kwargs: executor(*args, **kwargs))
     changed[2].add_object_patch("diffusion_model.time_embed", torch.nn.Identity())
     changed[3].add_callback("on_pre_run", lambda *_: None)
-    assert [changes_of(one) for one in changed] == [None] * 4
+    assert [describe_changes(one) for one in changed] == [None] * 4
 
 
 def test_models_whose_noise_is_told_at_other_times_are_told_apart(models: Models) -> None:
@@ -60,7 +60,7 @@ def test_models_whose_noise_is_told_at_other_times_are_told_apart(models: Models
     sampling = type(models.source.get_model_object("model_sampling"))(models.source.model.model_config)
     sampling.sigma_data = 0.5
     other.add_object_patch("model_sampling", sampling)
-    assert changes_of(other) != changes_of(models.source)
+    assert describe_changes(other) != describe_changes(models.source)
 
 
 def test_prompts_with_other_content_have_other_digests_whatever_they_hold() -> None:

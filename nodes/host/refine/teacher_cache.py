@@ -92,10 +92,10 @@ class TeacherCache:
             if time.time() - left.stat().st_mtime > _A_DAY:
                 left.unlink(missing_ok=True)
         entries = sorted(folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True)
-        taken = 0
+        size = 0
         for path in entries:
-            taken += path.stat().st_size
-            if taken > self.limit and path != self._path(newest):
+            size += path.stat().st_size
+            if size > self.limit and path != self._path(newest):
                 path.unlink(missing_ok=True)
 
 
@@ -118,7 +118,7 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def changes_of(model: Any) -> dict[str, Any] | None:
+def describe_changes(model: Any) -> dict[str, Any] | None:
     """What makes a loaded model answer otherwise than its weights alone, as JSON has it: patches (LoRAs, merges), noise
     and precision. None where it cannot be told by content: patches of attention, wrappers, modules put in place of
     others."""
@@ -160,7 +160,7 @@ def _sampling_digest(sampling: Any) -> str:
     return hasher.hexdigest()
 
 
-def teacher_cache(*changes: Mapping[str, Any] | str | None) -> TeacherCache:
+def open_teacher_cache(*changes: Mapping[str, Any] | str | None) -> TeacherCache:
     """In ComfyUI's user folder, within the limit of the pack's settings; where the user keeps nothing, neither here,
     nor where a model's changes or its prompts cannot be told."""
     place = None if None in changes else cache_place("teacher")

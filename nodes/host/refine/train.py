@@ -16,16 +16,16 @@ from torch import Tensor
 from ....core.delta import LowRankDelta
 from ....core.errors import LoraTransferError, NotEnoughMemory, RefineStopped
 from ....core.refine.loop import Best, RefineSettings, Step, refine
-from ....core.refine.teacher_samples import Lessons
-from ....core.refine.trainable import as_deltas
+from ....core.refine.teacher_samples import TeacherSamples
+from ....core.refine.trainable import copy_factors
 from ..adapter.adapter import Adapter
 from ..sampling.conditioning import Prompt
 from .bypass import Factors
-from .inputs import Desk
+from .inputs import StudentInputs
 from .keep import save_somewhere
 from .previews import Previews
-from .start import Refinable
-from .student import HostStudent, in_host, with_gradients, with_room
+from .start import StartingPoint
+from .student import HostStudent, require_gradients, run_in_host, run_with_room
 
 _SHOWN = 512  # pixels, of a preview on ComfyUI's page
 
@@ -37,7 +37,7 @@ _NONE = Best(0, -math.inf, {})  # before the first score
 class Training:
     """made: the adapter of a run's best, given the score at the start; tensors: of that adapter alone."""
 
-    lessons: Lessons
+    lessons: TeacherSamples
     settings: RefineSettings
     previews: Previews
     made: Callable[[Best, float], Adapter]
@@ -56,19 +56,19 @@ class Training:
         """The best of the run."""
         return self.made(self.best, self.scores[0])
 
-    def run(self, model: Any, start: Refinable, desk: Desk, prompts: Sequence[Prompt]) -> None:
+    def run(self, model: Any, start: StartingPoint, inputs: StudentInputs, prompts: Sequence[Prompt]) -> None:
         """To the end. A run that an error or the user ends leaves its best in a file."""
         self._started = time.monotonic()
         self._bar = comfy.utils.ProgressBar(max(1, self.settings.steps))
-        self._factors = with_gradients(start.factors(), model.load_device)
+        self._factors = require_gradients(start.factors(), model.load_device)
 
         def attempt(offloading: bool) -> None:
             if offloading:
-                self._go_on(self._factors)
-            in_host(model, desk, prompts, self._factors, self.settings.batch, self._lesson, offloading)
+                self._resume_from_best(self._factors)
+            run_in_host(model, inputs, prompts, self._factors, self.settings.batch, self._train, offloading)
 
         with self.saving_on_error():
-            with_room(attempt)
+            run_with_room(attempt)
             self.seconds = time.monotonic() - self._started
             self.pictures = self.previews.pictures()
 
@@ -80,31 +80,31 @@ class Training:
         except LoraTransferError as error:
             if not self.losses:
                 raise
-            raise self._stopped(error) from error
+            raise self._explain(error) from error
         except Exception as error:  # of any type: a lost device, an allocator, a node pack; all would lose the training
-            raise self._stopped(error) from error
+            raise self._explain(error) from error
         except BaseException:  # ComfyUI's cancelling, or Ctrl-C
-            self.say(f"cancelled {self._where()}; {self._saved()}")
+            self.say(f"cancelled {self._describe_progress()}; {self._save_best()}")
             raise
 
-    def _stopped(self, error: Exception) -> LoraTransferError:
+    def _explain(self, error: Exception) -> LoraTransferError:
         """The error with where the best is now. Of its traceback only the text stays: frames hold a step's tensors."""
-        saved = self._saved()
+        saved = self._save_best()
         traceback.clear_frames(error.__traceback__)
         if comfy.model_management.is_oom(error):
             stopped = NotEnoughMemory(
-                f"Refining {self._where()}: expected room for one latent at a time, found none left ({error}); "
-                f"{saved} Take a smaller size or rank, or a model in a smaller precision (fp8, GGUF)."
+                f"Refining {self._describe_progress()}: expected room for one latent at a time, found none left "
+                f"({error}); {saved} Take a smaller size or rank, or a model in a smaller precision (fp8, GGUF)."
             )
         elif isinstance(error, LoraTransferError):
-            stopped = type(error)(f"Refining {self._where()}: {error} In the meantime {saved}")
+            stopped = type(error)(f"Refining {self._describe_progress()}: {error} In the meantime {saved}")
         else:
             found = f"{type(error).__name__}: {error}".removesuffix(": ")
-            stopped = RefineStopped(f"Refining {self._where()} ended with an error ({found}); {saved}")
+            stopped = RefineStopped(f"Refining {self._describe_progress()} ended with an error ({found}); {saved}")
         self.say(str(stopped))
         return stopped
 
-    def _go_on(self, factors: Factors) -> None:
+    def _resume_from_best(self, factors: Factors) -> None:
         """From the best so far, for what is left of the steps."""
         self.notes = (*self.notes, "memory ran out: the target's weights stay in main memory (much slower)")
         self._done = len(self.losses)
@@ -113,16 +113,16 @@ class Training:
                 factors[name][0].copy_(delta.up)
                 factors[name][1].copy_(delta.down)
 
-    def _lesson(self, student: HostStudent) -> None:
+    def _train(self, student: HostStudent) -> None:
         left = replace(self.settings, steps=max(0, self.settings.steps - self._done))
         try:
             for step in refine(student, self.lessons, left):
                 best = step.best if step.best.step == 0 else replace(step.best, step=step.best.step + self._done)
-                self._note(replace(step, number=step.number + self._done, best=best), student)
+                self._record(replace(step, number=step.number + self._done, best=best), student)
         finally:
             self.notes = (*self.notes, *student.notes)
 
-    def _note(self, step: Step, student: HostStudent) -> None:
+    def _record(self, step: Step, student: HostStudent) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
         if step.best.step > 0 or not self.scores:
             self.best = step.best
@@ -137,12 +137,12 @@ class Training:
         if score is not None:
             self.scores[step.number] = score
         self.ended = step.ended or self.ended
-        picture = self.previews.taken(student) if score is not None else None
+        picture = self.previews.sample(student) if score is not None else None
         shown = None if picture is None else ("JPEG", picture, _SHOWN)
         self._bar.update_absolute(step.number, max(1, self.settings.steps), shown)
-        self.say(self._told(step))
+        self.say(self._describe_step(step))
 
-    def _told(self, step: Step) -> str:
+    def _describe_step(self, step: Step) -> str:
         latest = self.scores[max(self.scores)]
         loss = "" if step.loss is None else f", loss {step.loss:.3g}"
         left = ""
@@ -151,16 +151,16 @@ class Training:
             left = f", {seconds:.0f} s left"
         return f"step {step.number} of {self.settings.steps}{loss}, score {latest:.2f}{left}"
 
-    def _where(self) -> str:
+    def _describe_progress(self) -> str:
         if not self.scores:
             return "before the first step"
         reached = len(self.losses) + 1
         finished = self.ended or reached > self.settings.steps
         return "after all steps" if finished else f"at step {reached} of {self.settings.steps}"
 
-    def _saved(self) -> str:
+    def _save_best(self) -> str:
         """Save the best so far; the sentence that says where."""
-        best = self._to_save()
+        best = self._choose_factors()
         if best is None:
             return "no step had been better than the start, so nothing was saved."
         if best is self.best:
@@ -172,14 +172,14 @@ class Training:
             "as `transferred` to go on."
         )
 
-    def _to_save(self) -> Best | None:
+    def _choose_factors(self) -> Best | None:
         """The best so far; before the second score the factors as they are now, which nothing has judged yet."""
         if self.best.step > 0:
             return self.best
         if not self.losses or len(self.scores) > 1:
             return None
         try:
-            deltas = as_deltas(self._factors)
+            deltas = copy_factors(self._factors)
         except RuntimeError:  # a lost device: what lies on it is lost too
             return None
         finite = all(bool(one.isfinite().all()) for delta in deltas.values() for one in (delta.up, delta.down))
