@@ -123,11 +123,7 @@ def _base(
 
 
 def _marked(layers: Mapping[str, Layer], file: TensorFile, places: Places) -> dict[str, Layer]:
-<<<<<<< HEAD
-    """The layers with what tells their file, in the state in which it was opened, from every other."""
-=======
     """The layers with what tells their files, in the state in which they were opened, from every other."""
->>>>>>> main
     return {
         name: replace(layer, weight=replace(layer.weight, file=mark_of(file, places[layer.weight.key])))
         for name, layer in layers.items()
