@@ -10,7 +10,7 @@ from typing import Any
 from ..layers import Base, Layer
 from ..verdict import Verdict
 from .loop import RefineSettings
-from .teacher_samples import SAMPLINGS, STEPS_DOWN, held_out
+from .teacher_samples import SAMPLINGS, STEPS_DOWN, count_held_out
 
 # Tokens that each parameter meets in a picture of _PIXELS, attention included: forward operations / (2 parameters).
 # Counted: SDXL 6.8 TFLOP for 2.6 G parameters, Flux dev 70 TFLOP for 12 G.
@@ -122,7 +122,7 @@ def cost_of(
     wanted = settings or RefineSettings()
     tokens = (_TOKENS_UNET if size.unet else _TOKENS_TRANSFORMER) * (pixels / _PIXELS) ** 2
     each = STEPS_DOWN + 1
-    scored = held_out(samplings) * each * (2 + wanted.checks)  # the bare target's, the start's, and each check's
+    scored = count_held_out(samplings) * each * (2 + wanted.checks)  # the bare target's, the start's, and each check's
     passes = samplings * each + wanted.steps * wanted.batch * _BOTH_WAYS + scored
     seconds = passes * 2 * size.parameters * tokens / device.speed
     memory = _MARGIN * (size.bytes + _ADAM * wanted.rank * size.sides + _KEPT * tokens)

@@ -54,7 +54,7 @@ def refined_metadata(
     are counted with its own."""
     entry = _from_json(original.get(PROVENANCE, "{}"))
     origin = entry if isinstance(entry, dict) else {"before": entry}
-    steps = _number(origin.get("refined"), "steps", 0)
+    steps = max(0, int(_number(origin.get("refined"), "steps", 0)))
     provenance = {**origin, "refined": {**refined, "steps": refined["steps"] + steps}}
     return {**_on_target(original, tensors, target), PROVENANCE: json.dumps(provenance)}
 
