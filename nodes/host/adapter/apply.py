@@ -97,6 +97,8 @@ def _patches_of(spelled: str, group: Group, settings: PeftSettings, base: HostBa
         for name, patch in module.patches.items():
             if name == target and layer_name(target) in base.layers:
                 _check(patch, base, layer_name(target))
+            elif isinstance(patch, LoRAAdapter) and patch.weights[5] is not None:
+                raise UnsupportedAdapter("its reshape_weight pads a parameter that is no matrix of the model")
     except (UnsupportedAdapter, ShapeMismatch) as error:
         return _Patches({}, ()), dict.fromkeys(group.keys(), str(error))
     left = {group.file_keys[key]: reason for key, reason in module.unread.items() if group.file_keys[key]}
