@@ -119,6 +119,8 @@ def _read(path: Path, name: str) -> dict[str, Tensor]:
             raise UnreadableFile(
                 f"LoRA {name}: expected tensors by name, found {type(value).__name__} under {key!r}. It is no LoRA."
             )
+        if any("\ud800" <= letter <= "\udfff" for letter in key):  # no file can be written with it
+            raise UnreadableFile(f"LoRA {name}: expected names in text, found {ascii(key)[:80]}. It is no LoRA.")
     return {key: value.detach() for key, value in tensors.items()}
 
 

@@ -1,5 +1,6 @@
 """The tensors of an adapter file by the module that they belong to."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,12 +10,19 @@ from torch import Tensor
 
 from ..base.from_model import HostBase
 from .spelling import host_key, named_by_number
+from .unread_kinds import is_of_unread_kind, kinds_of_keys, why_not_read
 
 OF_TEXT_ENCODER = "it belongs to a text encoder: connect the CLIP to take it along"
 
 NO_SUCH_LAYER = "the base has no layer of this name"
 
+EMBEDDING = "a learned word (textual inversion): save it as an embedding to keep it"
+
+MAGNITUDE = ".lora_magnitude_vector"  # PEFT's DoRA, which ComfyUI does not read
+
 _TEXT_ENCODER_KEYS = ("lora_te", "text_encoder", "text_model", "lora_prior_te")
+
+_EMBEDDING_KEYS = ("<", "bundle_emb.")  # cloneofsimo's words; embeddings that OneTrainer and others put into a LoRA
 
 
 @dataclass(frozen=True)
@@ -24,25 +32,40 @@ class Group:
     tensors: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     file_keys: dict[str, str] = field(default_factory=dict[str, str])
 
+    def put(self, key: str, file_key: str, tensor: Tensor) -> None:
+        """Add a tensor; a second one of the same meaning keeps the file's own key, under which nothing reads it."""
+        key = file_key if key in self.tensors else key
+        self.tensors[key], self.file_keys[key] = tensor, file_key
+
     def keys(self, read: Any = None) -> tuple[str, ...]:
         """The file's keys, of all tensors or of those in `read`; what the host added has none."""
         return tuple(
             self.file_keys[key] for key in self.tensors if self.file_keys[key] and (read is None or key in read)
         )
 
+    def file_name(self, spelled: str) -> str:
+        """The module's name in the file, which is what its keys have in common; `spelled` where that is nothing."""
+        first, last = min(self.keys(), default=""), max(self.keys(), default="")
+        same = next((at for at, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), len(first))
+        stem = first[:same].rpartition(".")[0]
+        return re.sub(r"[._]lora(?:_linear_layer)?$", "", stem) or spelled
+
 
 def grouped(tensors: dict[str, Tensor], base: HostBase) -> tuple[dict[str, Group], dict[str, str]]:
     """The file's modules by their name in the base's key map, and the keys that belong to none, with the reason."""
     groups: dict[str, Group] = {}
     spelled, unread = _in_host_spelling(tensors, base)
+    kinds = kinds_of_keys(tensors)
     longest = max(map(len, base.key_map), default=0)
     for key, (file_key, tensor) in spelled.items():
         module = _module_of(key, base.key_map, longest)
         if module is not None:
             group = groups.setdefault(module, Group())
-            group.tensors[key], group.file_keys[key] = tensor, file_key
-        elif key.startswith("<"):
-            unread[file_key] = "a learned word (textual inversion): save it as an embedding to keep it"
+            group.put(_with_norms_of_peft(key, tensor), file_key, tensor)
+        elif file_key in kinds:
+            unread[file_key] = why_not_read(kinds[file_key])
+        elif key.startswith(_EMBEDDING_KEYS):
+            unread[file_key] = EMBEDDING
         elif key.startswith(_TEXT_ENCODER_KEYS):
             unread[file_key] = OF_TEXT_ENCODER
         else:
@@ -57,6 +80,9 @@ def why_nothing_is_named(adapter: str, base: HostBase, unread: Mapping[str, str]
             f"LoRA {adapter}: it changes the text encoder alone, and {base.name} comes without. Connect the CLIP too: "
             "to both Load Base nodes, or to Apply LoRA."
         )
+    reasons = set(unread.values())
+    if len(reasons) == 1 and (is_of_unread_kind(reason := reasons.pop()) or reason == EMBEDDING):
+        return f"LoRA {adapter}: nothing of it can be transferred (first: {next(iter(unread))}): {reason}."
     return (
         f"LoRA {adapter}: expected a LoRA for {base.name} ({base.family}), found {len(unread)} keys of which none "
         f"names a layer of it (first: {next(iter(unread))}). Choose the base that it was trained on as the source."
@@ -83,6 +109,13 @@ def _in_host_spelling(
         else:
             spelled[wanted] = key, tensor
     return spelled, again
+
+
+def _with_norms_of_peft(key: str, tensor: Tensor) -> str:
+    """The key of DoRA's norms. Of one dimension they are PEFT's, which diffusers writes as kohya's dora_scale: ComfyUI
+    would divide them by norms of two dimensions."""
+    stem = key.removesuffix(".dora_scale")
+    return f"{stem}{MAGNITUDE}" if stem != key and tensor.ndim == 1 else key
 
 
 def _module_of(key: str, key_map: Mapping[str, Any], longest: int) -> str | None:

@@ -21,6 +21,7 @@ REWRITES: tuple[tuple[str, str], ...] = (
     (r"\.lora_([AB])\.default\.weight$", r".lora_\1.weight"),  # PEFT's adapter name, left in
     (r"\.lora_([AB])\.default$", r".lora_\1"),
     (r"\.lora_magnitude_vector(?:\.default)?(?:\.weight)?$", ".lora_magnitude_vector"),
+    (r"\.magnitude$", ".lora_magnitude_vector"),  # ai-toolkit's DoRA: the same formula
     (r"(?<=[a-z0-9])_lora_(up|down|mid)\.weight$", r".lora_\1.weight"),
     (r"\.lora_(up|down)$", r".lora_\1.weight"),
     (r"\.diff_m$", ".modulation.diff"),  # lightx2v's changes of Wan's modulations
