@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from comfy.weight_adapter import LoRAAdapter
+
 from ....core.errors import ShapeMismatch, UnsupportedAdapter
 from ..base.from_model import HostBase, base_from_clip, base_from_model, joined
 from ..base.names import layer_name, parse_target
@@ -100,6 +102,8 @@ def _patches_of(spelled: str, group: Group, settings: PeftSettings, base: HostBa
             if parameter == target and layer_name(target) in base.layers:
                 _check(patch, base, layer_name(target))
                 check_dora(patch, magnitude, name, settings)
+            elif isinstance(patch, LoRAAdapter) and patch.weights[5] is not None:
+                raise UnsupportedAdapter("its reshape_weight pads a parameter that is no matrix of the model")
         if spelled in base.extra or any(key != own for key, own in group.file_keys.items()):
             patches = {parameter: with_scale(patch, name, settings) for parameter, patch in patches.items()}
         if magnitude is not None and layer_name(target) in base.layers:

@@ -1,7 +1,6 @@
 """A base model from a file's header: ComfyUI detects the family on meta tensors, no weight is read."""
 
 import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
@@ -23,14 +22,12 @@ from ....core.layers import Layer, WeightRef
 from ....core.shards import open_model_file, require_whole
 from ..settings import subspace_cache
 from .from_model import Fingerprint, HostBase, diffusers_names, joined, names_beyond_the_host, parameters_of
-from .layout import Places, find_views, header_at, mark_of, read_pieces, trace_rows
+from .layout import Places, check_depth, find_views, header_at, mark_of, read_pieces, trace_rows
 from .names import UNET, layers_of
 
 # Marks of a quantised file: its weights mean nothing without the scales beside them.
 _QUANTISED = (".comfy_quant", ".scale_weight", ".weight_scale", "scaled_fp8", ".qweight", ".wscales")
 
-_NUMBER = re.compile(r"\.(\d+)(?=\.)")
-_MOST_BLOCKS = 512  # the deepest models known have about 100 blocks; building one takes milliseconds
 _LARGEST_VECTOR = 1 << 20  # values
 
 _PICKLED = (".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl")
@@ -66,12 +63,7 @@ def base_from_header(file: TensorFile, name: str, fingerprint: Fingerprint) -> H
             f"Base {name}: expected plain weights, found quantised ones ({marks[0]}). Load it with ComfyUI's own "
             "loader and connect that MODEL to this node: it is then de-quantised layer by layer."
         )
-    deepest = max((int(number) for key in file.tensors for number in _NUMBER.findall(key)), default=0)
-    if deepest >= _MOST_BLOCKS:
-        raise UnsupportedBase(
-            f"Base {name}: expected a model of at most {_MOST_BLOCKS} blocks, found one with number {deepest:,}. "
-            "ComfyUI would build every one of them: choose a model that it knows."
-        )
+    check_depth(file, name)
     with torch.inference_mode(False):  # inference tensors do not know what they are a slice of
         meta = {key: _stand_in(header) for key, header in file.tensors.items()}
         try:
