@@ -1,0 +1,160 @@
+"""Check and Refine between two SDXL-shaped models of random weights, at 1024 px: seconds, and the card's true peak."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from . import models, ours
+from .card import clear, limited, peak_of
+from .parts import Row, Setting
+
+CALCULATED = 6.8  # GB of a step in 16 bits with one row at once and checkpoints: benchmarks/refine/memory.py
+_SIZE, _TINY_SIZE = 1024, 64  # pixels
+_SMALL_CARD = 8.0  # GB: SDXL in 16 bits is 5.1, so that a step has room for one latent at once
+_LESS_THAN_THE_WEIGHTS = 4.5  # GB: weights in 16 bits must stay in main memory
+_ROOM = 0.6  # share of the activations of a whole batch for which there is room when memory is to run out
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A refinement. limit: gigabytes of the card, None all of it; told: whether ComfyUI knows of it."""
+
+    name: str
+    words: ours.RefineWords
+    fp8: bool = False
+    limit: float | None = None
+    told: bool = True
+
+
+def check_rows(setting: Setting) -> Iterator[Row]:
+    """In 16 bits; where memory runs out for all latents at once; on a small card; in fp8."""
+    pair = models.pair(setting.device, setting.tiny, fp8=False)
+    whole = _checked("16 bits", pair, setting)
+    yield whole
+    limit = None
+    if whole["card, GB"] is not None:
+        weights = models.gigabytes(pair.target)
+        limit = 2 * weights + _ROOM * (whole["card, GB"] - 2 * weights)
+    with limited(limit):
+        yield _checked("16 bits, no room for all latents at once", pair, setting) | {"limit, GB": limit}
+    if not setting.tiny:
+        with limited(_SMALL_CARD, _management()):
+            yield _checked("16 bits, a small card", pair, setting) | {"limit, GB": _SMALL_CARD}
+    del pair
+    _unload()
+    yield _checked("fp8", models.pair(setting.device, setting.tiny, fp8=True), setting)
+
+
+def refine_rows(setting: Setting) -> Iterator[Row]:
+    """As it comes; on cards that have less; in fp8. The calculated peak is that of the second."""
+    size = _TINY_SIZE if setting.tiny else _SIZE
+    words = ours.RefineWords(4, 16, 8, 1, size)
+    cases = (
+        _Case("16 bits, 16 rows a step", words),
+        _Case("16 bits, a small card", replace(words, batch=2), limit=_SMALL_CARD),
+        _Case("16 bits, memory runs out by surprise", replace(words, batch=2), limit=_SMALL_CARD, told=False),
+        _Case("16 bits, weights in main memory", replace(words, steps=2, batch=2), limit=_LESS_THAN_THE_WEIGHTS),
+        _Case("fp8, 16 rows a step", words, fp8=True),
+        _Case("fp8, a small card", replace(words, batch=2), fp8=True, limit=_LESS_THAN_THE_WEIGHTS),
+    )
+    yield from _refined_all(tuple(_shorter(one) for one in cases[1::4]) if setting.tiny else cases, setting)
+
+
+def dynamic_rows(setting: Setting) -> Iterator[Row]:
+    """With ComfyUI's dynamic loading, which its main program switches on for NVIDIA's cards."""
+    if setting.device != "cuda":
+        yield {"what": "left out: it needs a card"}
+        return
+    _switch_on_dynamic_loading()
+    pair = models.pair(setting.device, setting.tiny, fp8=False)
+    yield _checked("check, 16 bits", pair, setting)
+    words = ours.RefineWords(4, 4, 4, 1, _TINY_SIZE if setting.tiny else _SIZE)
+    yield _refined(_Case("refine, 16 bits, 4 rows a step", words), pair)
+
+
+def _shorter(case: _Case) -> _Case:
+    return replace(case, words=replace(case.words, steps=1, batch=2, samplings=2))
+
+
+def _refined_all(cases: tuple[_Case, ...], setting: Setting) -> Iterator[Row]:
+    """Each case on its models; one that fails leaves its reason, and the next is tried."""
+    pair = models.pair(setting.device, setting.tiny, fp8=False)
+    yield _estimated(pair, cases[0].words)
+    for case in cases:
+        if case.fp8 != pair.fp8:
+            del pair
+            _unload()
+            pair = models.pair(setting.device, setting.tiny, fp8=case.fp8)
+        try:
+            yield _refined(case, pair)
+        except RuntimeError as error:
+            yield {"what": case.name, "fault": f"{type(error).__name__}: {str(error)[:200]}"}
+        _unload()
+
+
+def _estimated(pair: models.Pair, words: ours.RefineWords) -> Row:
+    """What the node says before the first case."""
+    seconds, size = ours.estimate(pair.target, words)
+    return {"what": "the node's own estimate of the next row", "all, s": seconds, "at least, GB": size / 1e9}
+
+
+def _refined(case: _Case, pair: models.Pair) -> Row:
+    started = time.monotonic()
+    with limited(case.limit, _management() if case.told else None):
+        found, peak = peak_of(
+            lambda: ours.refined(
+                pair.source, pair.target, pair.adapter, pair.adapter, models.prompts(), case.words, _silent
+            )
+        )
+    return {
+        "what": case.name,
+        "card, GB": peak,
+        "calculated, GB": CALCULATED if case.name == "16 bits, a small card" else None,
+        "limit, GB": case.limit,
+        "teacher s": found.teaching,
+        "training s": found.seconds,
+        "a step, s": found.seconds / max(1, found.steps),
+        "all, s": time.monotonic() - started,
+        "gap closed": [found.before, found.score],
+        "notes": list(found.notes),
+    }
+
+
+def _checked(name: str, pair: models.Pair, setting: Setting) -> dict[str, Any]:
+    size, levels = (_TINY_SIZE, 1) if setting.tiny else (_SIZE, 6)
+    prompt = models.prompts(1)
+    found, peak = peak_of(
+        lambda: ours.checked(pair.source, pair.target, pair.adapter, pair.adapter, prompt, size, levels)
+    )
+    figures = {"what": name, "card, GB": peak, "s": found.seconds, "gap closed": found.score}
+    return figures | {"notes": list(found.notes), "limit, GB": None}
+
+
+def _management() -> Any:
+    import comfy.model_management
+
+    return comfy.model_management
+
+
+def _unload() -> None:
+    _management().unload_all_models()
+    clear()
+
+
+def _switch_on_dynamic_loading() -> None:
+    """As ComfyUI's main.py does it."""
+    import comfy.memory_management
+    import comfy.model_patcher
+    import comfy_aimdo.control
+
+    comfy_aimdo.control.init()
+    devices = _management().get_all_torch_devices()
+    if not comfy_aimdo.control.init_devices([(one.index or 0, 0) for one in devices]):
+        raise RuntimeError("comfy-aimdo does not work with this card or driver")
+    comfy.model_patcher.CoreModelPatcher = comfy.model_patcher.ModelPatcherDynamic
+    comfy.memory_management.aimdo_enabled = True
+
+
+def _silent(text: str) -> None:
+    print(f"  {text}", flush=True)
