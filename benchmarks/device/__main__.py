@@ -1,4 +1,4 @@
-"""`python -m benchmarks.device pack DIR`, then on the machine with a card, in DIR: `python -m benchmarks.device run OUT`.
+"""`python -m benchmarks.device pack DIR`; then, in DIR on a machine with a card, `python -m benchmarks.device run OUT`.
 
     pack DIR [--from-here]                       gather what a bare machine lacks (needs the environment of run.py)
     run OUT [--device cpu] [--tiny] [--minutes 8] measure everything; OUT/results.md is ready for RESULTS.md

@@ -102,7 +102,7 @@ def _factors(name: str, weight: Tensor, generator: torch.Generator) -> dict[str,
     )
     up *= _STRENGTH * weight.norm() / (up @ down).norm()
     layer = f"diffusion_model.{name.removesuffix('.weight')}"
-    return {f"{layer}.lora_up.weight": up.cpu(), f"{layer}.lora_down.weight": down.cpu()}
+    return {f"{layer}.lora_up.weight": up.half().cpu(), f"{layer}.lora_down.weight": down.half().cpu()}
 
 
 def _loaded(weights: dict[str, Tensor]) -> Any:

@@ -6,7 +6,7 @@ import torch
 
 from core.delta import LowRankDelta
 from core.drift import compare_weights
-from core.methods import METHODS, LayerPairBases, method_named
+from core.methods import METHODS, LayerPairBases
 from core.resources import CPU, Resources
 from core.subspace import RankRule, subspaces
 
@@ -26,8 +26,9 @@ def rows(setting: Setting) -> Iterator[Row]:
     bases = write_pair(setting.folder, SMALL if setting.tiny else MIX, setting.device)
     deltas = lora_on(bases[0], 3)
     device = torch.device(setting.device)
+    known = {name: _known(name, delta, *bases) for name, delta in deltas.items()}
     for method in METHODS:
-        exact = _exact(method.name, deltas, *bases)
+        exact = {name: method.function(*one).delta for name, one in known.items()}
         errors = [
             _worst(_transferred(method.name, deltas, bases, where).moved.deltas, exact) for where in (device, CPU)
         ]
@@ -36,7 +37,9 @@ def rows(setting: Setting) -> Iterator[Row]:
     yield from _besides(bases, deltas, device)
 
 
-def _besides(bases: tuple[FileBase, FileBase], deltas: Mapping[str, LowRankDelta], device: torch.device) -> Iterator[Row]:
+def _besides(
+    bases: tuple[FileBase, FileBase], deltas: Mapping[str, LowRankDelta], device: torch.device
+) -> Iterator[Row]:
     """Similarities; TensorFloat-32 switched on by somebody else; a card too small for any layer."""
     there, here = (_transferred("prolora", deltas, bases, where) for where in (device, CPU))
     phi = max(
@@ -65,17 +68,12 @@ def _transferred(
     return carry_over(*bases, deltas, using, method=method)
 
 
-def _exact(
-    method: str, deltas: Mapping[str, LowRankDelta], source: FileBase, target: FileBase
-) -> dict[str, LowRankDelta]:
-    """The method in float64 on the processor; the laws hold its formula against the oracle."""
-    exact: dict[str, LowRankDelta] = {}
-    for name, delta in deltas.items():
-        weights = source.read(source.layers[name]).double(), target.read(target.layers[name]).double()
-        wide = delta.to(dtype=torch.float64)
-        known = LayerPairBases(weights, subspaces(*weights, RankRule("fixed", K)), compare_weights(*weights, wide)[1])
-        exact[name] = method_named(method).function(wide, known).delta
-    return exact
+def _known(name: str, delta: LowRankDelta, source: FileBase, target: FileBase) -> tuple[LowRankDelta, LayerPairBases]:
+    """A delta and its pair of layers in float64 on the processor; the laws hold the formulas against the oracle."""
+    weights = source.read(source.layers[name]).double(), target.read(target.layers[name]).double()
+    wide = delta.to(dtype=torch.float64)
+    _, drift = compare_weights(*weights, wide)
+    return wide, LayerPairBases(weights, subspaces(*weights, RankRule("fixed", K)), drift)
 
 
 def _worst(found: Mapping[str, LowRankDelta], expected: Mapping[str, LowRankDelta]) -> float:

@@ -1,6 +1,9 @@
 """Every call of this benchmark into the pack, in one place: the transfer, Check, Refine and its estimate, as the nodes
 make them."""
 
+# The pack's own name exists only once bare.prepare() has given it.
+# pyright: reportMissingImports=false
+
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,9 +60,7 @@ def transferred(adapter: Any, source: Any, target: Any) -> Any:
         *bases, known, rule, measure="weight_cosine", deltas=placed.factored, adapter=adapter.fingerprint, using=using
     )
     plan = plan_transfer(placed.modules, compared, TransferSettings(threshold=0.0))
-    moved = transfer(
-        plan, placed.deltas, *bases, channels=compared.channels, drifts=compared.drifts, using=using
-    )
+    moved = transfer(plan, placed.deltas, *bases, channels=compared.channels, drifts=compared.drifts, using=using)
     scales, widened = plan.by_target(placed.scales), plan.by_target(placed.widened())
     tensors = to_state_dict(moved.deltas, scales, bases[1], vectors=(), widened=widened)
     report = transfer_report(compared, plan, moved.layers, Identity.of(adapter))

@@ -25,7 +25,7 @@ PLATFORMS = ("manylinux_2_28_x86_64", "manylinux2014_x86_64", "manylinux_2_17_x8
 _LEFT_OUT = ("comfy_kitchen/backends/cuda/_C", "comfy_kitchen/backends/hip/_C", "comfy_aimdo/aimdo_rocm")
 
 _OURS = ("*.py", "core/**/*.py", "nodes/**/*.py", "nodes/**/*.txt", "dev/*.py", "benchmarks/**/*.py")
-_TESTS = ("tests/pytest.ini", "tests/*.py", "tests/laws/*.py", "tests/core/test_*.py", "tests/host/families.py")
+_TESTS = ("tests/pytest.ini", "tests/*.py", "tests/laws/*.py", "tests/core/**/*.py", "tests/host/families.py")
 _DATA = (
     "ARCHITECTURE.md",
     "pyproject.toml",

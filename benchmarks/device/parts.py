@@ -1,12 +1,12 @@
 """The parts of a run, in order, each with its own time limit; and what a part is: rows of figures, one by one."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-Row = Mapping[str, Any]  # heads of the table -> figures; `what` comes first
+Row = dict[str, Any]  # heads of the table -> figures; `what` comes first
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,15 @@ class Part:
 # Together at most eight minutes.
 PARTS = (
     Part("laws", "Tests marked gpu, and the laws on the device against the float64 oracle", 60, "laws", "rows"),
-    Part("numbers", "Every method on the device against the processor", 40, "numbers", "rows"),
+    Part("numbers", "Every method on the device against the processor", 35, "numbers", "rows"),
     Part("solvers", "Eigensolvers by size", 30, "solvers", "rows"),
-    Part("speed", "The SDXL pair: first and second LoRA", 110, "speed", "rows"),
-    Part("published", "Beside the published procedure", 30, "speed", "published_rows"),
+    Part("speed", "The SDXL pair: first and second LoRA", 100, "speed", "rows"),
+    Part("published", "Beside the published procedure", 25, "speed", "published_rows"),
     Part("check", "Check Transfer on an SDXL-shaped model", 40, "sdxl", "check_rows", comfy=True),
-    Part("refine", "Refine LoRA on an SDXL-shaped model", 90, "sdxl", "refine_rows", comfy=True),
+    Part("refine", "Refine LoRA on an SDXL-shaped model", 85, "sdxl", "refine_rows", comfy=True),
     Part("dynamic", "The same with ComfyUI's dynamic loading of weights", 30, "sdxl", "dynamic_rows", comfy=True),
-    Part("emoji_cpu", "Refine LoRA on the emoji models, processor", 25, "emoji", "rows", comfy=True, on="cpu"),
-    Part("emoji", "Refine LoRA on the emoji models, device", 25, "emoji", "rows", comfy=True),
+    Part("emoji_cpu", "Refine LoRA on the emoji models, processor", 40, "emoji", "rows", comfy=True, on="cpu"),
+    Part("emoji", "Refine LoRA on the emoji models, device", 30, "emoji", "rows", comfy=True),
 )
 
 

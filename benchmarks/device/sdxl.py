@@ -1,7 +1,8 @@
 """Check and Refine between two SDXL-shaped models of random weights, at 1024 px: seconds, and the card's true peak."""
 
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,20 +12,22 @@ from .parts import Row, Setting
 
 CALCULATED = 6.8  # GB of a step in 16 bits with one row at once and checkpoints: benchmarks/refine/memory.py
 _SIZE, _TINY_SIZE = 1024, 64  # pixels
-_SMALL_CARD = 8.0  # GB: SDXL in 16 bits is 5.1, so that a step has room for one latent at once
+_SMALL_CARD = 8.5  # GB: SDXL in 16 bits is 5.1, so that a step has room for one latent at once
 _LESS_THAN_THE_WEIGHTS = 4.5  # GB: weights in 16 bits must stay in main memory
 _ROOM = 0.6  # share of the activations of a whole batch for which there is room when memory is to run out
 
 
 @dataclass(frozen=True)
 class _Case:
-    """A refinement. limit: gigabytes of the card, None all of it; told: whether ComfyUI knows of it."""
+    """A refinement. limit: gigabytes of the card, None all of it; told: whether ComfyUI knows of it; calculated:
+    whether its peak is the calculated one."""
 
     name: str
     words: ours.RefineWords
     fp8: bool = False
     limit: float | None = None
     told: bool = True
+    calculated: bool = False
 
 
 def check_rows(setting: Setting) -> Iterator[Row]:
@@ -32,15 +35,16 @@ def check_rows(setting: Setting) -> Iterator[Row]:
     pair = models.pair(setting.device, setting.tiny, fp8=False)
     whole = _checked("16 bits", pair, setting)
     yield whole
-    limit = None
-    if whole["card, GB"] is not None:
-        weights = models.gigabytes(pair.target)
-        limit = 2 * weights + _ROOM * (whole["card, GB"] - 2 * weights)
-    with limited(limit):
-        yield _checked("16 bits, no room for all latents at once", pair, setting) | {"limit, GB": limit}
+    weights, peak = 2 * models.gigabytes(pair.target), whole.get("card, GB")
+    yield _checked(
+        "16 bits, no room for all latents at once",
+        pair,
+        setting,
+        limit=None if peak is None else weights + _ROOM * (peak - weights),
+        told=False,
+    )
     if not setting.tiny:
-        with limited(_SMALL_CARD, _management()):
-            yield _checked("16 bits, a small card", pair, setting) | {"limit, GB": _SMALL_CARD}
+        yield _checked("16 bits, a small card", pair, setting, limit=_SMALL_CARD)
     del pair
     _unload()
     yield _checked("fp8", models.pair(setting.device, setting.tiny, fp8=True), setting)
@@ -50,13 +54,14 @@ def refine_rows(setting: Setting) -> Iterator[Row]:
     """As it comes; on cards that have less; in fp8. The calculated peak is that of the second."""
     size = _TINY_SIZE if setting.tiny else _SIZE
     words = ours.RefineWords(4, 16, 8, 1, size)
+    one = replace(words, batch=1)
     cases = (
         _Case("16 bits, 16 rows a step", words),
-        _Case("16 bits, a small card", replace(words, batch=2), limit=_SMALL_CARD),
-        _Case("16 bits, memory runs out by surprise", replace(words, batch=2), limit=_SMALL_CARD, told=False),
-        _Case("16 bits, weights in main memory", replace(words, steps=2, batch=2), limit=_LESS_THAN_THE_WEIGHTS),
+        _Case("16 bits, 1 row a step, a small card", one, limit=_SMALL_CARD, calculated=True),
+        _Case("16 bits, 16 rows a step, memory runs out by surprise", words, limit=2 * _SMALL_CARD, told=False),
+        _Case("16 bits, weights in main memory", replace(one, steps=2), limit=_LESS_THAN_THE_WEIGHTS),
         _Case("fp8, 16 rows a step", words, fp8=True),
-        _Case("fp8, a small card", replace(words, batch=2), fp8=True, limit=_LESS_THAN_THE_WEIGHTS),
+        _Case("fp8, 1 row a step, a small card", one, fp8=True, limit=_LESS_THAN_THE_WEIGHTS),
     )
     yield from _refined_all(tuple(_shorter(one) for one in cases[1::4]) if setting.tiny else cases, setting)
 
@@ -78,7 +83,6 @@ def _shorter(case: _Case) -> _Case:
 
 
 def _refined_all(cases: tuple[_Case, ...], setting: Setting) -> Iterator[Row]:
-    """Each case on its models; one that fails leaves its reason, and the next is tried."""
     pair = models.pair(setting.device, setting.tiny, fp8=False)
     yield _estimated(pair, cases[0].words)
     for case in cases:
@@ -86,10 +90,7 @@ def _refined_all(cases: tuple[_Case, ...], setting: Setting) -> Iterator[Row]:
             del pair
             _unload()
             pair = models.pair(setting.device, setting.tiny, fp8=case.fp8)
-        try:
-            yield _refined(case, pair)
-        except RuntimeError as error:
-            yield {"what": case.name, "fault": f"{type(error).__name__}: {str(error)[:200]}"}
+        yield _refined(case, pair)
         _unload()
 
 
@@ -101,17 +102,19 @@ def _estimated(pair: models.Pair, words: ours.RefineWords) -> Row:
 
 def _refined(case: _Case, pair: models.Pair) -> Row:
     started = time.monotonic()
-    with limited(case.limit, _management() if case.told else None):
-        found, peak = peak_of(
-            lambda: ours.refined(
-                pair.source, pair.target, pair.adapter, pair.adapter, models.prompts(), case.words, _silent
-            )
-        )
+    found, row = _within(
+        case.name,
+        lambda: ours.refined(
+            pair.source, pair.target, pair.adapter, pair.adapter, models.prompts(), case.words, _silent
+        ),
+        case.limit,
+        case.told,
+    )
+    if found is None:
+        return row
     return {
-        "what": case.name,
-        "card, GB": peak,
-        "calculated, GB": CALCULATED if case.name == "16 bits, a small card" else None,
-        "limit, GB": case.limit,
+        **row,
+        "calculated, GB": CALCULATED if case.calculated else None,
         "teacher s": found.teaching,
         "training s": found.seconds,
         "a step, s": found.seconds / max(1, found.steps),
@@ -121,14 +124,34 @@ def _refined(case: _Case, pair: models.Pair) -> Row:
     }
 
 
-def _checked(name: str, pair: models.Pair, setting: Setting) -> dict[str, Any]:
+def _checked(
+    name: str, pair: models.Pair, setting: Setting, limit: float | None = None, told: bool = True
+) -> dict[str, Any]:
     size, levels = (_TINY_SIZE, 1) if setting.tiny else (_SIZE, 6)
     prompt = models.prompts(1)
-    found, peak = peak_of(
-        lambda: ours.checked(pair.source, pair.target, pair.adapter, pair.adapter, prompt, size, levels)
+    found, row = _within(
+        name,
+        lambda: ours.checked(pair.source, pair.target, pair.adapter, pair.adapter, prompt, size, levels),
+        limit,
+        told,
     )
-    figures = {"what": name, "card, GB": peak, "s": found.seconds, "gap closed": found.score}
-    return figures | {"notes": list(found.notes), "limit, GB": None}
+    if found is None:
+        return row
+    return {**row, "s": found.seconds, "gap closed": found.score, "notes": list(found.notes)}
+
+
+def _within(
+    name: str, work: Callable[[], ours.Measured], limit: float | None, told: bool
+) -> tuple[ours.Measured | None, dict[str, Any]]:
+    """What the work gives on a card with so many gigabytes, and its peak; a run that fails leaves its reason."""
+    row: dict[str, Any] = {"what": name, "limit, GB": limit}
+    try:
+        with limited(limit, _management() if told else None):
+            found, peak = peak_of(work)
+    except Exception as error:  # noqa: BLE001  (the next row must be tried whatever this one met)
+        traceback.print_exc()
+        return None, {**row, "fault": f"{type(error).__name__}: {str(error)[:200]}"}
+    return found, {**row, "card, GB": peak}
 
 
 def _management() -> Any:
