@@ -9,6 +9,16 @@ from lora_transfer.core.similarity import compare
 from lora_transfer.core.subspace import RankRule
 from tests.core.test_transfer import Job
 
+# What the libraries beside torch's allocator say of a full card; a handle that cannot be made is the usual first sign.
+FULL = [
+    "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+    "cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnXsyevd`",
+    "cusolver error: CUSOLVER_STATUS_NOT_INITIALIZED, when calling `cusolverDnCreate(handle)`",
+    "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    "CUDA error: out of memory",
+]
+
 
 def run(using: Resources, tasks: list[int]) -> list[int]:
     return using.over_layers(tasks, lambda task: task * 10, lambda task: task, str)
@@ -58,16 +68,16 @@ def test_a_layer_that_does_not_fit_the_card_goes_to_the_processor_and_that_is_sa
     card = torch.device("meta")  # stands for a card: what matters is where the work is sent
     using = Resources(device=card)
 
-    errors = iter((torch.cuda.OutOfMemoryError("CUDA out of memory"), RuntimeError("CUBLAS_STATUS_ALLOC_FAILED")))
+    errors = iter((torch.cuda.OutOfMemoryError("CUDA out of memory"), *map(RuntimeError, FULL)))
 
     def work(device: torch.device) -> str:
         if device == card:
             raise next(errors)
         return device.type
 
-    assert [using.compute(work, layer) for layer in ("a.q", "b.q")] == ["cpu", "cpu"]
+    assert [using.compute(work, f"{index}.q") for index in range(1 + len(FULL))] == ["cpu"] * (1 + len(FULL))
     assert list(using.notes.values()) == [
-        "meta ran out of memory, first at a.q: such layers were computed by the processor"
+        "meta ran out of memory, first at 0.q: such layers were computed by the processor"
     ]
     assert Resources().compute(lambda device: device, "a") == CPU
 

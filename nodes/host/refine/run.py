@@ -22,6 +22,7 @@ from ..adapter.group import OF_TEXT_ENCODER
 from ..adapter.metadata import refined_metadata
 from ..adapter.peft import SETTINGS
 from ..base.from_model import HostBase, base_from_model
+from ..card import is_out_of_memory
 from ..sampling.conditioning import Prompt, digest, prompts_of
 from ..sampling.noise import latent_space
 from ..sampling.outputs import latents_of
@@ -188,7 +189,7 @@ def _lessons(target: Any, found: Taught, prompts: list[Prompt], settings: Refine
     try:
         with_room(attempt)
     except RuntimeError as error:
-        if comfy.model_management.is_oom(error):
+        if is_out_of_memory(error):
             raise NotEnoughMemory(
                 f"The target without a LoRA: expected room for one latent at a time, found none left ({error}). Take "
                 "a smaller size, or a model in a smaller precision (fp8, GGUF)."

@@ -12,6 +12,7 @@ import torch
 from comfy_extras.nodes_train import TrainGuider, find_modules_at_depth
 from torch import Tensor
 
+from ..card import is_out_of_memory
 from ..sampling.conditioning import Prompt, together
 from .bypass import Factors, attention_with_gradients, bypassed, usable_for_gradients
 from .checkpointing import copies_kept, recomputed
@@ -77,7 +78,7 @@ class HostStudent:
         if _IN_PLACE in str(error) and not self.cloning:
             self.cloning = True
             return True
-        if not comfy.model_management.is_oom(error):
+        if not is_out_of_memory(error):
             return False
         comfy.model_management.soft_empty_cache()
         if self.learning and self.blocks and not self.checkpointing:
@@ -128,7 +129,7 @@ def with_room(attempt: Callable[[bool], None]) -> bool:
     try:
         attempt(False)
     except RuntimeError as error:
-        if not comfy.model_management.is_oom(error):
+        if not is_out_of_memory(error):
             raise
     else:
         return False

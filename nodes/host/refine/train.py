@@ -17,6 +17,7 @@ from ....core.refine.loop import Best, RefineSettings, Step, refine
 from ....core.refine.teacher_samples import Lessons
 from ..adapter.adapter import Adapter
 from ..adapter.save import for_file
+from ..card import is_out_of_memory
 from ..paths import metadata_allowed, output_place
 from ..sampling.conditioning import Prompt
 from .bypass import Factors
@@ -73,7 +74,7 @@ class Training:
             self.say(f"cancelled {self._where()}; {self._saved()}")
             raise
         except RuntimeError as error:
-            if not comfy.model_management.is_oom(error):
+            if not is_out_of_memory(error):
                 raise
             raise NotEnoughMemory(
                 f"Refining {self._where()}: expected room for one latent at a time, found none left ({error}). "
