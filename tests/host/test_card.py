@@ -73,3 +73,27 @@ def test_weights_go_to_main_memory_whoever_finds_no_memory(error: RuntimeError) 
 
     assert with_room(attempt)
     assert tried == [False, True]
+
+
+def test_a_vae_that_fails_at_the_end_for_the_first_time_costs_the_pictures_and_not_the_run(
+    pair: SmallPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Previews, "_fits", lambda self, latent: False)  # the card is full while the model trains
+    other = comfy.sd.load_checkpoint_guess_config(str(pair.source), output_clip=False)[2]
+    refined = emoji().refined(replace(SHORT, steps=2, checks=2), vae=other)
+    assert refined.pictures is not None
+    assert len(refined.pictures) == 3
+    assert any("the VAE cannot decode" in one for one in refined.report.notes)
+
+
+def test_a_vae_without_room_is_not_said_to_be_of_another_model(
+    pair: SmallPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Any, samples: Tensor, *_: Any, **__: Any) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(comfy.sd.VAE, "decode", full)
+    other = comfy.sd.load_checkpoint_guess_config(str(pair.source), output_clip=False)[2]
+    refined = emoji().refined(replace(SHORT, steps=1, checks=1), vae=other)
+    assert refined.pictures is not None
+    assert any("no room for the VAE" in one for one in refined.report.notes)
