@@ -1,9 +1,11 @@
 """SDXL-shaped models of random weights, in ComfyUI's own class, a LoRA on them, and prompts."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from . import ours
@@ -47,8 +49,8 @@ class Pair:
     fp8: bool
 
 
-def pair(device: str, tiny: bool, *, fp8: bool) -> Pair:
-    """Made on the device, kept in main memory, as ComfyUI loads a file."""
+def pair(device: str, tiny: bool, *, fp8: bool, folder: Path | None = None) -> Pair:
+    """Made on the device and loaded by ComfyUI from main memory, or through files in a folder, as users have them."""
     generator = torch.Generator(device).manual_seed(2)
     source: dict[str, Tensor] = {}
     target: dict[str, Tensor] = {}
@@ -61,7 +63,8 @@ def pair(device: str, tiny: bool, *, fp8: bool) -> Pair:
         if "transformer_blocks." in name and len(shape) == 2:
             lora |= _factors(name, weight, generator)
     adapter = ours.adapter_of(lora, "random LoRA")
-    return Pair(_loaded(source), _loaded(target), adapter, fp8)
+    files = [None if folder is None else folder / f"{name}.safetensors" for name in ("source", "target")]
+    return Pair(_loaded(source, files[0]), _loaded(target, files[1]), adapter, fp8)
 
 
 def prompts(count: int = 4) -> Any:
@@ -105,7 +108,10 @@ def _factors(name: str, weight: Tensor, generator: torch.Generator) -> dict[str,
     return {f"{layer}.lora_up.weight": up.half().cpu(), f"{layer}.lora_down.weight": down.half().cpu()}
 
 
-def _loaded(weights: dict[str, Tensor]) -> Any:
+def _loaded(weights: dict[str, Tensor], file: Path | None) -> Any:
     import comfy.sd
 
-    return comfy.sd.load_diffusion_model_state_dict(weights)
+    if file is None:
+        return comfy.sd.load_diffusion_model_state_dict(weights)
+    save_file(weights, file)
+    return comfy.sd.load_diffusion_model(str(file))

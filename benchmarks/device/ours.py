@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 
@@ -125,7 +124,8 @@ def estimate(target: Any, words: RefineWords) -> tuple[float, float]:
     return cost.seconds, cost.bytes
 
 
-def device_of_models() -> torch.device:
-    import comfy.model_management
+def share_of_speed(device: str) -> float:
+    """The share of a matrix product's speed that the estimate counts with: core/refine/speeds.py."""
+    from lora_transfer.core.refine.speeds import CARD, PROCESSOR
 
-    return comfy.model_management.get_torch_device()
+    return (CARD if device == "cuda" else PROCESSOR).of_product

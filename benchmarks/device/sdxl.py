@@ -68,13 +68,13 @@ def refine_rows(setting: Setting) -> Iterator[Row]:
 
 def dynamic_rows(setting: Setting) -> Iterator[Row]:
     """With ComfyUI's dynamic loading, which its main program switches on for NVIDIA's cards."""
-    if setting.device != "cuda":
-        yield {"what": "left out: it needs a card"}
+    if setting.device == "cuda":
+        _switch_on_dynamic_loading()
+    pair = models.pair(setting.device, setting.tiny, fp8=False, folder=setting.folder)
+    yield _checked("check, 16 bits", pair, setting) | {"dynamic": pair.target.is_dynamic()}
+    if setting.tiny:
         return
-    _switch_on_dynamic_loading()
-    pair = models.pair(setting.device, setting.tiny, fp8=False)
-    yield _checked("check, 16 bits", pair, setting)
-    words = ours.RefineWords(4, 4, 4, 1, _TINY_SIZE if setting.tiny else _SIZE)
+    words = ours.RefineWords(2, 4, 4, 1, _SIZE)
     yield _refined(_Case("refine, 16 bits, 4 rows a step", words), pair)
 
 
@@ -84,7 +84,7 @@ def _shorter(case: _Case) -> _Case:
 
 def _refined_all(cases: tuple[_Case, ...], setting: Setting) -> Iterator[Row]:
     pair = models.pair(setting.device, setting.tiny, fp8=False)
-    yield _estimated(pair, cases[0].words)
+    yield _estimated(pair, cases[0].words, setting.device)
     for case in cases:
         if case.fp8 != pair.fp8:
             del pair
@@ -94,10 +94,12 @@ def _refined_all(cases: tuple[_Case, ...], setting: Setting) -> Iterator[Row]:
         _unload()
 
 
-def _estimated(pair: models.Pair, words: ours.RefineWords) -> Row:
-    """What the node says before the first case."""
+def _estimated(pair: models.Pair, words: ours.RefineWords, device: str) -> Row:
+    """What the node says before the first case: the share in core/refine/speeds.py, times these seconds
+    over those of the next row, is the one that was measured."""
     seconds, size = ours.estimate(pair.target, words)
-    return {"what": "the node's own estimate of the next row", "all, s": seconds, "at least, GB": size / 1e9}
+    row = {"what": "the node's own estimate of the next row", "teacher and training, s": seconds}
+    return row | {"at least, GB": size / 1e9, "share of a product's speed": ours.share_of_speed(device)}
 
 
 def _refined(case: _Case, pair: models.Pair) -> Row:
@@ -117,6 +119,7 @@ def _refined(case: _Case, pair: models.Pair) -> Row:
         "calculated, GB": CALCULATED if case.calculated else None,
         "teacher s": found.teaching,
         "training s": found.seconds,
+        "teacher and training, s": found.teaching + found.seconds,
         "a step, s": found.seconds / max(1, found.steps),
         "all, s": time.monotonic() - started,
         "gap closed": [found.before, found.score],

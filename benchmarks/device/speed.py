@@ -60,7 +60,8 @@ def rows(setting: Setting) -> Iterator[Row]:
     if setting.tiny:
         return
     pair = write_pair(setting.folder / "whole", layers_of("SDXL", 1), setting.device)
-    yield _measured(_DEFAULT, pair, device, setting.folder)
+    for where in costs:
+        yield _measured(_DEFAULT, pair, where, setting.folder)
     for where in sorted(costs, key=lambda place: costs[place]):
         every = _affordable(costs[where] * _SAMPLE, _SPARE * (ends - time.monotonic()))
         if every < _SAMPLE:
