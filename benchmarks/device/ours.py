@@ -22,6 +22,7 @@ class Measured:
     teaching: float
     steps: int
     notes: tuple[str, ...]
+    pictures: int = 0
 
 
 def adapter_of(tensors: Mapping[str, Tensor], name: str) -> Any:
@@ -99,17 +100,19 @@ def refined(
     conditioning: Any,
     words: RefineWords,
     say: Callable[[str], None],
+    vae: Any = None,
 ) -> Measured:
-    """A refinement; transferred: None starts from zeros."""
+    """A refinement; transferred: None starts from zeros; vae: decodes pictures on the way."""
     from lora_transfer.core.refine.loop import RefineSettings
     from lora_transfer.nodes.host.refine.run import Wanted, refine_adapter
     from lora_transfer.nodes.host.refine.teacher import TeacherSettings
 
-    wanted = Wanted(source, target, adapter, conditioning, transferred)
+    wanted = Wanted(source, target, adapter, conditioning, transferred, vae=vae)
     settings = RefineSettings(steps=words.steps, batch=words.batch, checks=words.checks, patience=0)
-    report = refine_adapter(wanted, settings, TeacherSettings(words.samplings), words.size, say).report
+    result = refine_adapter(wanted, settings, TeacherSettings(words.samplings), words.size, say)
+    report, pictures = result.report, 0 if result.pictures is None else len(result.pictures)
     teaching, steps = report.teaching.seconds, len(report.losses)
-    return Measured(report.best, report.before, report.seconds, teaching, steps, report.notes)
+    return Measured(report.best, report.before, report.seconds, teaching, steps, report.notes, pictures)
 
 
 def estimate(target: Any, words: RefineWords) -> tuple[float, float]:

@@ -13,7 +13,10 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from safetensors.torch import save_file
+
 from .bare import COMFYUI, ROOT, WHEELS
+from .emoji import PROMPTS, some_prompts
 
 MOST_BYTES = 20_000_000
 PYTHON = "3.12"
@@ -32,7 +35,7 @@ _DATA = (
     "benchmarks/speed/shapes.json",
     *(f"benchmarks/quality/weights/diffusion_models/emoji_{name}.safetensors" for name in ("source", "pruned")),
     "benchmarks/quality/weights/loras/emoji_line_art.safetensors",
-    "benchmarks/quality/weights/emoji_prompts/emoji_prompts.safetensors",
+    "benchmarks/quality/weights/vae/emoji_vae.safetensors",
 )
 _COMFYUI = (
     *("comfy/**/*.py", "comfy_api/**/*.py", "comfy_execution/**/*.py", "comfy/*.json"),
@@ -53,6 +56,7 @@ def pack(folder: Path, *, from_here: bool = False) -> int:
         place = folder / path.relative_to(ROOT)
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, place)
+    save_file(some_prompts(), folder / PROMPTS.name)
     tree = Path(os.environ["LORA_TRANSFER_COMFYUI"])
     with zipfile.ZipFile(folder / COMFYUI.name, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in _matching(tree, _COMFYUI):
