@@ -73,7 +73,7 @@ def _known(name: str, delta: LowRankDelta, source: FileBase, target: FileBase) -
     weights = source.read(source.layers[name]).double(), target.read(target.layers[name]).double()
     wide = delta.to(dtype=torch.float64)
     _, drift = compare_weights(*weights, wide)
-    return wide, LayerPairBases(weights, subspaces(*weights, RankRule("fixed", K)), drift)
+    return wide, LayerPairBases(subspaces=subspaces(*weights, RankRule("fixed", K)), drift=drift)
 
 
 def _worst(found: Mapping[str, LowRankDelta], expected: Mapping[str, LowRankDelta]) -> float:
