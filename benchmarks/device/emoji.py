@@ -15,7 +15,7 @@ _WEIGHTS = ROOT / "benchmarks/quality/weights"
 PROMPTS = ROOT / "emoji_prompts.safetensors"
 _PROMPTS = 24  # about so many
 _SIZE = 64  # pixels
-_RUN, _TINY = ours.RefineWords(80, 16, 64, 4, _SIZE), ours.RefineWords(1, 2, 2, 1, _SIZE)
+_RUN, _TINY = ours.RefineWords(40, 16, 32, 4, _SIZE), ours.RefineWords(1, 2, 2, 1, _SIZE)
 
 
 def rows(setting: Setting) -> Iterator[Row]:

@@ -21,7 +21,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Part:
-    """seconds: its limit on a card. module, function: of this package, what gives its rows; comfy: whether it needs
+    """seconds: its limit on a card, and what earlier parts have left of theirs comes to it. module, function: of this package, what gives its rows; comfy: whether it needs
     ComfyUI; on: the device that it runs on in any case."""
 
     name: str

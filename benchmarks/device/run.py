@@ -35,12 +35,15 @@ def run(out: Path, wanted: Wanted, seconds: float, only: Sequence[str] = ()) -> 
     ends = time.monotonic() + seconds
     results: dict[str, Any] = {"device": wanted.device, "tiny": wanted.tiny, "machine": _machine(wanted), "parts": {}}
     _say(json.dumps(results["machine"]))
+    spare = 0.0  # seconds that earlier parts have left of theirs
     with (out / "log.txt").open("w") as log:
         for part in PARTS:
             if (only and part.name not in only) or part.on == wanted.device:  # the same as another part's
                 continue
-            limit = min(_TINY_SECONDS if wanted.tiny else part.seconds, ends - time.monotonic())
-            results["parts"][part.name] = _measure(part, wanted, limit, log)
+            meant = _TINY_SECONDS if wanted.tiny else part.seconds
+            limit = min(meant + spare, ends - time.monotonic())
+            results["parts"][part.name] = _measure(part, wanted, min(meant, limit), limit, log)
+            spare = max(0.0, limit - results["parts"][part.name]["seconds"])
             (out / "results.json").write_text(json.dumps(results, indent=1))
             (out / "results.md").write_text(page(results))
     bad = [name for name, one in results["parts"].items() if one["ended"] != "well"]
@@ -48,8 +51,8 @@ def run(out: Path, wanted: Wanted, seconds: float, only: Sequence[str] = ()) -> 
     return 1 if bad else 0
 
 
-def _measure(part: Part, wanted: Wanted, limit: float, log: Any) -> dict[str, Any]:
-    """Rows of a part, how it ended, and its seconds."""
+def _measure(part: Part, wanted: Wanted, meant: float, limit: float, log: Any) -> dict[str, Any]:
+    """Rows of a part, how it ended, and its seconds. meant: what it may plan for; limit: when it is stopped."""
     if limit < 2:
         return {"title": part.title, "rows": [], "ended": "left out: no time was left", "seconds": 0.0}
     _say(f"{part.name}: at most {limit:.0f} s")
@@ -57,7 +60,7 @@ def _measure(part: Part, wanted: Wanted, limit: float, log: Any) -> dict[str, An
     with tempfile.TemporaryDirectory(dir=_quick_place(), ignore_cleanup_errors=True) as folder:
         file = Path(folder) / "rows"
         file.touch()
-        setting = asdict(Setting(part.on or wanted.device, wanted.tiny, Path(folder), limit))
+        setting = asdict(Setting(part.on or wanted.device, wanted.tiny, Path(folder), meant))
         words = json.dumps({**setting, "folder": folder})
         ended = _wait_for([sys.executable, "-u", "-m", f"{__package__}.child", part.name, words, str(file)], limit, log)
         rows = [json.loads(line) for line in file.read_text().splitlines()]

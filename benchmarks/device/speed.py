@@ -24,6 +24,7 @@ from .parts import Row, Setting
 
 _CARD_WORKERS, _MOST_WORKERS = 3, 16  # as nodes/host/session has them
 _SAMPLE = 16  # every so-manieth layer, to see what fits into the time
+_STARTED = 10  # seconds that the process has taken already to start
 _SPARE = 0.7  # share of the time left that a run may be expected to take
 _GROWS = 4  # times that the next shape takes at most
 _BY_SHAPE = ((640, 640, 1, 1), (1280, 1280, 1, 1), (1280, 2048, 1, 1), (1280, 5120, 1, 1))
@@ -46,7 +47,7 @@ _DECOMPOSED = _Way("decomposition, k = 320", "subspace", "prolora", keeps=True)
 def rows(setting: Setting) -> Iterator[Row]:
     """A sample on the device and on the processor; then the default path, and as much of the decomposition on each as
     fits into the time, the faster first."""
-    ends = time.monotonic() + setting.seconds
+    ends = time.monotonic() + setting.seconds - _STARTED
     device = torch.device(setting.device)
     sample = SMALL if setting.tiny else layers_of("SDXL", _SAMPLE)
     pair = write_pair(setting.folder / "sample", sample, setting.device)
@@ -124,7 +125,7 @@ def _reset_resident() -> None:
 
 def published_rows(setting: Setting) -> Iterator[Row]:
     """One matrix by ours (half of a pair, cold) and by the published procedure on the same device."""
-    ends, device = time.monotonic() + setting.seconds, torch.device(setting.device)
+    ends, device = time.monotonic() + setting.seconds - _STARTED, torch.device(setting.device)
     shapes = ((96, 96, 1, 1),) if setting.tiny else _BY_SHAPE
     for shape in shapes:
         source, target = write_pair(setting.folder / "shape", {"layer": shape}, setting.device)
