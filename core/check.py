@@ -3,7 +3,7 @@ an adapter: o_s', o_s, o_t', o_t. It needs neither data nor retraining. Two figu
 
 closed = 1 - ||o_t' - o_s'||^2 / ||o_t - o_s'||^2, the score. Does the target now answer as the source with its adapter?
 What undoes the drift between the bases counts too. It ranks methods as the recovered share of the training's gain does.
-G = 1 - ||D_t - D_s||^2 / ||D_s||^2 with D = o' - o (method.md, section 6b, point 5). Is the change the same, each seen
+G = 1 - ||D_t - D_s||^2 / ||D_s||^2 with D = o' - o (docs/method.md, section 9). Is the change the same, each seen
 from its own base? It is blind to drift that a method undoes, and takes that part of its change for an error.
 
 benchmarks/quality/RESULTS.md has both beside the recovered share.

@@ -52,8 +52,9 @@ class Method:
     """A transfer method: a pure function from the source's delta to the target's, and what has to be known of it.
 
     keeps_whole_delta: False where the formula cuts a part of the delta away by design. Its norm must then not be
-    scaled back up: measured, that does more harm than a random delta (method.md 6b). same_build_only: True where the
-    layers of a target of another depth or width are to be copied instead, because there it was measured to harm.
+    scaled back up: measured, that does more harm than a random delta (docs/method.md, section 12). same_build_only:
+    True where the layers of a target of another depth or width are to be copied instead, because there it was measured
+    to harm.
     """
 
     name: str

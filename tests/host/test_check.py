@@ -213,7 +213,7 @@ def test_the_report_has_every_field_and_says_what_stands_beside_the_figures(mode
     assert set(told) == FIELDS
     assert told["kind"] == "check"
     assert told["source"]["name"] == "source.safetensors"
-    assert told["source"]["fingerprint"].startswith("sampled-layers-sha256:")
+    assert told["source"]["fingerprint"].startswith("weights-blake3:")
     assert told["settings"] == {
         "search": "off",
         "seed": 0,
