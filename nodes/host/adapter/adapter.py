@@ -17,7 +17,7 @@ from ....core.pickled import read_pickled
 from ....core.reports.transfer import Report
 from ..base.from_model import HostBase
 from .metadata import transferred_metadata
-from .spelling import number_bare_list
+from .spelling.numbered import number_bare_list
 
 # Pickled files that users still have.
 _PICKLED = (".pt", ".bin", ".ckpt", ".pth")
@@ -119,6 +119,8 @@ def _read(path: Path, name: str) -> dict[str, Tensor]:
             raise UnreadableFile(
                 f"LoRA {name}: expected tensors by name, found {type(value).__name__} under {key!r}. It is no LoRA."
             )
+        if any("\ud800" <= letter <= "\udfff" for letter in key):  # no file can be written with it
+            raise UnreadableFile(f"LoRA {name}: expected names in text, found {ascii(key)[:80]}. It is no LoRA.")
     return {key: value.detach() for key, value in tensors.items()}
 
 

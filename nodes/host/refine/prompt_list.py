@@ -117,11 +117,16 @@ def _tags(written: str) -> tuple[dict[str, float], tuple[str, ...]]:
             continue
         for tag, count in dataset.items():
             words = " ".join(tag.split()) if len(tag) <= _LONGEST_PHRASE else ""
-            if not words or type(count) not in (int, float) or not 0 < count < _LARGEST_COUNT:
+            if not words or not _is_text(words) or type(count) not in (int, float) or not 0 < count < _LARGEST_COUNT:
                 odd += 1
             else:
                 tags[words] += count
     return dict(tags), (f"{odd} odd entries of its {_TAGS} were passed over",) if odd else ()
+
+
+def _is_text(words: str) -> bool:
+    """Whether words can be encoded: JSON can spell halves of letters, at which every tokenizer stops."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in words)
 
 
 def _of_tags(spoken: Spoken, count: int, generator: torch.Generator) -> list[str]:
