@@ -11,7 +11,7 @@ from .drift import Drift, compare_weights
 from .layers import Base
 from .linalg import SAME_DELTA
 from .matching.channels import Channels
-from .methods import LayerPairBases
+from .methods import LayerPairBases, Method
 from .plan import PlannedPair, TransferPlan, TransferSettings
 from .reader import LayerReader, pair_subspaces
 from .reports.layer import LayerReport
@@ -93,7 +93,17 @@ def _transfer_layer(
         )
         return result.to("cpu"), report
 
+    _read_ahead(plan.method, readers, drift)
     return using.compute(work, planned.pair.target.name)
+
+
+def _read_ahead(method: Method, readers: tuple[LayerReader, LayerReader], drift: Drift | None) -> None:
+    """Read what the method needs before the card's turn comes, while it works for another layer; nothing more."""
+    for reader in readers:
+        if method.needs_drift and drift is None:
+            reader.read()
+        if method.needs_subspaces:
+            reader.prepare()
 
 
 def block_energies(delta: LowRankDelta, source: Subspace) -> tuple[float, float, float, float]:

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import comfy.model_management
 import torch
 from torch import Tensor
 
@@ -11,6 +10,7 @@ from ....core.errors import NotEnoughMemory, NotMeasurable
 from ....core.linalg import SAME_ANSWER
 from ....core.refine.loop import RefineSettings
 from ....core.refine.teacher_samples import TeacherSamples, choose_aims
+from ..card import is_out_of_memory
 from ..sampling.conditioning import Prompt
 from .inputs import TargetSamples
 from .student import HostStudent, run_in_host, run_with_room
@@ -44,7 +44,7 @@ def add_bare_answers(
     try:
         run_with_room(attempt)
     except RuntimeError as error:
-        if comfy.model_management.is_oom(error):
+        if is_out_of_memory(error):
             raise NotEnoughMemory(
                 f"The target without a LoRA: expected room for one latent at a time, found none left ({error}). Take "
                 "a smaller size, or a model in a smaller precision (fp8, GGUF)."

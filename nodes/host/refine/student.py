@@ -12,6 +12,7 @@ import torch
 from comfy_extras.nodes_train import TrainGuider, find_modules_at_depth
 from torch import Tensor
 
+from ..card import is_out_of_memory
 from ..sampling.conditioning import Prompt, together
 from .bypass import Factors, allow_gradients, attend_with_gradients, bypass_layers
 from .checkpointing import recompute_blocks
@@ -73,7 +74,7 @@ class HostStudent:
 
     def use_less_memory(self, error: RuntimeError) -> bool:
         """After an error in a step: whether it can be tried anew, because it now takes less."""
-        if not comfy.model_management.is_oom(error):
+        if not is_out_of_memory(error):
             return False
         comfy.model_management.soft_empty_cache()
         if self.has_gradients and self.blocks and not self.checkpointing:
@@ -127,7 +128,7 @@ def run_with_room(attempt: Callable[[bool], None]) -> bool:
     try:
         attempt(False)
     except RuntimeError as error:
-        if not comfy.model_management.is_oom(error):
+        if not is_out_of_memory(error):
             raise
     else:
         return False

@@ -19,6 +19,7 @@ from ....core.refine.loop import Best, RefineSettings, Step, refine
 from ....core.refine.teacher_samples import TeacherSamples
 from ....core.refine.trainable import copy_factors
 from ..adapter.adapter import Adapter
+from ..card import is_out_of_memory
 from ..sampling.conditioning import Prompt
 from .bypass import Factors
 from .inputs import StudentInputs
@@ -91,7 +92,7 @@ class Training:
         """The error with where the best is now. Of its traceback only the text stays: frames hold a step's tensors."""
         saved = self._save_best()
         traceback.clear_frames(error.__traceback__)
-        if comfy.model_management.is_oom(error):
+        if is_out_of_memory(error):
             stopped = NotEnoughMemory(
                 f"Refining {self._describe_progress()}: expected room for one latent at a time, found none left "
                 f"({error}); {saved} Take a smaller size or rank, or a model in a smaller precision (fp8, GGUF)."
