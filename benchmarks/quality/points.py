@@ -11,7 +11,7 @@ from torch import Tensor
 
 from core.check import measure
 
-from ..kept_base import KeptBase
+from ..kept_base import kept_base
 from .bases import BASES, LORAS, Workshop
 from .candidates import Candidate, by
 from .engine import Factors, Journey
@@ -68,7 +68,7 @@ class Errand:
     @cached_property
     def journey(self) -> Journey:
         source, target, *between = (
-            KeptBase(name, self.workshop.base(name, self.seed)) for name in ("A", self.target, self.via) if name
+            kept_base(name, self.workshop.base(name, self.seed)) for name in ("A", self.target, self.via) if name
         )
         lora = self.workshop.lora(self.lora, "A", self.seed)
         if not between:

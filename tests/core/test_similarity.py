@@ -13,7 +13,7 @@ from lora_transfer.core.similarity import LayerSimilarity, compare, layer_simila
 from lora_transfer.core.subspace import RankRule, subspaces
 from lora_transfer.core.transfer import transfer
 from tests import oracle
-from tests.core.bases import MemoryBase, related_bases
+from tests.core.bases import CountingBase, related_bases
 from tests.core.test_transfer import Job
 
 
@@ -122,7 +122,7 @@ def test_by_weight_cosine_each_weight_is_read_once_for_a_whole_transfer_and_noth
 def test_a_drift_as_large_as_its_weight_is_not_kept() -> None:
     generator = torch.Generator().manual_seed(1)
     weights = {name: torch.randn(64, 64, generator=generator) for name in ("a.q", "a.k")}
-    base = MemoryBase("base", weights)
+    base = CountingBase("base", weights)
     small = LowRankDelta(torch.randn(64, 2, generator=generator), torch.randn(2, 64, generator=generator))
     deltas = {"a.q": full(small.dense()), "a.k": small}
     matching = match_by_name(base.layers, base.layers, base.layers)

@@ -18,14 +18,14 @@ from lora_transfer.core.similarity import Comparison, compare
 from lora_transfer.core.subspace import RankRule
 from lora_transfer.core.transfer import Transferred, transfer
 from lora_transfer.core.vectors import Vector, plan_vectors
-from tests.core.bases import MemoryBase, related_bases
+from tests.core.bases import CountingBase, related_bases
 
 
 class Job:
     """A small adapter on two related bases, ready to be carried over with any settings."""
 
     def __init__(
-        self, drift: float = 0.2, bases: tuple[MemoryBase, MemoryBase] | None = None, places: bool = False
+        self, drift: float = 0.2, bases: tuple[CountingBase, CountingBase] | None = None, places: bool = False
     ) -> None:
         self.source, self.target = bases or related_bases(drift, places)
         generator = torch.Generator().manual_seed(3)
@@ -41,7 +41,7 @@ class Job:
         ]
         rule = RankRule("fraction", 0.5)
         self.matching = match_by_name(self.source.layers, self.target.layers, self.source.layers)
-        self.comparison: Comparison[MemoryBase] = compare(self.source, self.target, self.matching, rule)
+        self.comparison: Comparison[CountingBase] = compare(self.source, self.target, self.matching, rule)
         self.source.reads.clear()
         self.target.reads.clear()
 
@@ -182,7 +182,7 @@ def test_a_run_that_is_cancelled_finishes_the_layer_in_hand_and_no_more() -> Non
 
     def read_when_cancelled(layer: Layer) -> torch.Tensor:
         assert job.target.reads.total() == 0 or cancelled.wait(10)
-        return MemoryBase.read(job.target, layer)
+        return CountingBase.read(job.target, layer)
 
     job.target.read = read_when_cancelled
     with pytest.raises(Cancelled):

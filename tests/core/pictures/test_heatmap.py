@@ -7,7 +7,7 @@ from lora_transfer.core.pictures.heatmap import colour, similarity_heatmap
 from lora_transfer.core.reports.transfer import Report, similarity_report
 from lora_transfer.core.similarity import compare
 from lora_transfer.core.subspace import RankRule
-from tests.core.bases import MemoryBase
+from tests.core.bases import CountingBase
 
 
 def report_of(names: list[str], drift: float = 0.2) -> Report:
@@ -15,7 +15,7 @@ def report_of(names: list[str], drift: float = 0.2) -> Report:
     source = {name: torch.randn(12, 12, generator=generator) for name in names}
     target = {name: value + drift * torch.randn(12, 12, generator=generator) for name, value in source.items()}
     rule = RankRule("fraction", 0.5)
-    bases = MemoryBase("source", source), MemoryBase("target", target)
+    bases = CountingBase("source", source), CountingBase("target", target)
     matching = match_by_name(bases[0].layers, bases[1].layers, names)
     return similarity_report(compare(*bases, matching, rule), None, 0.0)
 
