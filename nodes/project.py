@@ -1,29 +1,15 @@
 """Project LoRA."""
 
-import time
 from typing import get_args
 
 from comfy_api.latest import io
 
-from ..core.errors import NothingToTransfer
 from ..core.methods import METHODS
-from ..core.plan import (
-    BelowThreshold,
-    OutRank,
-    Rescale,
-    TransferSettings,
-    plan_transfer,
-    refuse_unless_forced,
-)
-from ..core.reports.transfer import Identity, transfer_report
+from ..core.plan import BelowThreshold, OutRank, Rescale, TransferSettings
 from ..core.similarity import Comparison
-from ..core.transfer import transfer
-from ..core.vectors import plan_vectors
-from .host.adapter.adapter import Adapter, transferred_adapter
-from .host.adapter.place import place
-from .host.adapter.save import growth
-from .host.adapter.write import to_state_dict
+from .host.adapter.adapter import Adapter
 from .host.base.from_model import HostBase
+from .host.project import project
 from .host.session import resources, show
 from .sockets import CATEGORY, AdapterSocket, LoraModelSocket, SimilaritySocket
 
@@ -136,36 +122,9 @@ class ProjectLora(io.ComfyNode):
         gain: float = TransferSettings.gain,
         force: bool = False,
     ) -> io.NodeOutput:
-        started = time.monotonic()
-        source, target = similarity.source, similarity.target
         settings = TransferSettings(
             method, threshold, below_threshold, rescale, out_rank, dense_rank, dense_energy, gain
         )
-        refuse_unless_forced(similarity, force)
-        placed = place(adapter, source)
-        plan = plan_transfer(placed.modules, similarity, settings)
-        vectors, lost = plan_vectors(placed.vectors, target.parameters, target.name, similarity.block_map)
-        if not plan.pairs and not vectors:
-            raise NothingToTransfer(plan.why_nothing(source.name, target.name))
-        drifts = similarity.drifts if similarity.adapter == adapter.fingerprint else None
-        moved = transfer(
-            plan, placed.deltas, source, target, channels=similarity.channels, drifts=drifts, using=resources()
-        )
-        scales, widened = plan.by_target(placed.scales), plan.by_target(placed.widened())
-        tensors = to_state_dict(moved.deltas, scales, target, vectors=vectors, widened=widened)
-        grown = growth(adapter, tensors)
-        report = transfer_report(
-            similarity,
-            plan,
-            moved.layers,
-            Identity.of(adapter),
-            vectors=vectors,
-            skipped=(*placed.skipped, *lost),
-            unread=placed.unread,
-            notes=(*moved.notes, *grown),
-            lost=plan.share_lost(placed.factored, similarity.channels) if placed.factored else None,
-            seconds=time.monotonic() - started,
-        )
-        result = transferred_adapter(adapter, tensors, report, target)
-        show(cls.hidden.unique_id, "; ".join((report.summary(), *grown)))
-        return io.NodeOutput(result, result.state_dict(), report.dumps())
+        projected = project(similarity, adapter, settings, resources(), force=force)
+        show(cls.hidden.unique_id, projected.summary())
+        return io.NodeOutput(projected.adapter, projected.adapter.state_dict(), projected.report.dumps())

@@ -1,21 +1,16 @@
 """Compute Subspace Similarity."""
 
-import time
+from functools import partial
 from typing import Any, get_args
 
 from comfy_api.latest import io, ui
 
-from ..core.pictures.block_map import block_map_picture
-from ..core.pictures.depth import depth_picture
-from ..core.pictures.heatmap import similarity_heatmap
-from ..core.reports.transfer import Identity, similarity_report
-from ..core.similarity import Measure, compare
+from ..core.similarity import Measure
 from ..core.subspace import RankRule
-from ..core.survey import MatchBy, survey
+from ..core.survey import MatchBy
 from .host.adapter.adapter import Adapter
-from .host.adapter.place import place
 from .host.base.from_model import HostBase
-from .host.refine.estimate import outlook_here
+from .host.compare import CompareSettings, compare_bases
 from .host.session import image_of, resources, show
 from .sockets import CATEGORY, AdapterSocket, BaseSocket, SimilaritySocket
 
@@ -130,40 +125,15 @@ class ComputeSimilarity(io.ComfyNode):
         block_map: str = "",
         adapter: Adapter | None = None,
     ) -> io.NodeOutput:
-        started, using = time.monotonic(), resources()
-        placed = None if adapter is None else place(adapter, source)
-        wanted = source.own_layers() if placed is None else placed.layers()
-        deltas = None if placed is None else placed.factored
-        found = survey(source, target, wanted, match_by=match_by, given=block_map, deltas=deltas, using=using)
-        refine = outlook_here(found.verdict, target)
-        if found.verdict is not None and refine is not None:
-            show(cls.hidden.unique_id, f"{found.verdict.summary()}\n{refine.sentence()}")
-        comparison = compare(
-            source,
-            target,
-            found,
-            _rank_rule(rank_rule),
-            measure=measure,
-            deltas=deltas,
-            adapter=None if adapter is None else adapter.fingerprint,
-            using=using,
-        )
-        identity = None if adapter is None else Identity.of(adapter)
-        report = similarity_report(comparison, identity, time.monotonic() - started, refine)
-        pictures = [
-            image_of(picture)
-            for picture in (
-                similarity_heatmap(report),
-                block_map_picture(found.scores, found.block_map, source.name, target.name),
-                depth_picture(report),
-            )
-        ]
-        show(cls.hidden.unique_id, report.summary())
-        shown = ui.PreviewImage(pictures[0], cls=cls)
-        shown.values += [saved for one in pictures[1:] for saved in ui.PreviewImage(one, cls=cls).values]
-        return io.NodeOutput(
-            comparison, pictures[0], report.dumps(), found.block_map.dumps(), pictures[1], pictures[2], ui=shown
-        )
+        settings = CompareSettings(_rank_rule(rank_rule), measure, match_by, block_map)
+        tell = partial(show, cls.hidden.unique_id)
+        compared = compare_bases(source, target, adapter, settings, resources(), tell)
+        tell(compared.report.summary())
+        heatmap, blocks, depth = map(image_of, compared.pictures())
+        shown = ui.PreviewImage(heatmap, cls=cls)
+        shown.values += [value for image in (blocks, depth) for value in ui.PreviewImage(image, cls=cls).values]
+        report, chosen_map = compared.report.dumps(), compared.survey.block_map.dumps()
+        return io.NodeOutput(compared.comparison, heatmap, report, chosen_map, blocks, depth, ui=shown)
 
 
 def _rank_rule(chosen: dict[str, Any]) -> RankRule:

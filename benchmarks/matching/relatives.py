@@ -196,7 +196,7 @@ def _arrived(
     for name, delta in deltas.items():
         weights = source.read(source.layers[name]), target.read(target.layers[name])
         _, drift = compare_weights(*weights, delta)
-        moved[name] = method_named(method).function(delta, LayerPairBases(weights, drift=drift)).delta
+        moved[name] = method_named(method).function(delta, LayerPairBases(drift=drift)).delta
     source_bare, source_with = (_answer(source, some, x, level) for some in ({}, deltas))
     bare, with_it = (_answer(target, some, x, level) for some in ({}, moved))
     kept = _distance(with_it - bare, source_with - source_bare) / _distance(source_with, source_bare)

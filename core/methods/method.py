@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from ..delta import LowRankDelta
 from ..drift import Drift
 from ..errors import InvalidSetting
@@ -13,13 +11,12 @@ from ..subspace import Subspace
 
 @dataclass(frozen=True)
 class LayerPairBases:
-    """What a method may look at besides the delta: the two weights (m, n), their leading subspaces, and the drift
-    where the delta acts (drift.compare_weights).
+    """What a method may read besides the delta: the leading subspaces of the two weights, and the drift where the delta
+    acts (drift.compare_weights).
 
-    A method gets only what it declares; asking for more is an error of the method, and says so.
+    A method gets only what it declares. Reading more raises InvalidSetting, which says what to declare.
     """
 
-    weights: tuple[Tensor, Tensor] | None = None
     subspaces: tuple[Subspace, Subspace] | None = None
     drift: Drift | None = None
 
@@ -27,11 +24,6 @@ class LayerPairBases:
         if self.subspaces is None:
             raise InvalidSetting("This method reads subspaces: it must declare needs_subspaces=True.")
         return self.subspaces
-
-    def source_and_target_weights(self) -> tuple[Tensor, Tensor]:
-        if self.weights is None:
-            raise InvalidSetting("This method reads weights: it must declare needs_weights=True.")
-        return self.weights
 
     def drift_where_the_delta_acts(self) -> Drift:
         if self.drift is None:
@@ -62,6 +54,5 @@ class Method:
     source: str
     keeps_whole_delta: bool
     needs_subspaces: bool = False
-    needs_weights: bool = False
     needs_drift: bool = False
     same_build_only: bool = False

@@ -81,8 +81,8 @@ def test_a_grown_child_gets_a_delta_for_every_copy_and_a_key_counts_once() -> No
     deltas = lora_on(source)
     comparison = compare(source, target, looked_at(source, target), RankRule("fraction", 0.5), deltas=deltas)
     modules = [Module(name, delta.shape, (f"{name}.up", f"{name}.down")) for name, delta in deltas.items()]
-    plan = plan_transfer(modules, comparison, TransferSettings("restore", threshold=0.5))
-    moved = transfer(plan, deltas, source, target, channels=comparison.channels, drifts=comparison.drifts)
+    plan = plan_transfer(comparison, modules, TransferSettings("restore", threshold=0.5))
+    moved = transfer(comparison, plan, deltas)
     fed = {planned.pair.target.name: planned.pair.source.name for planned in plan.pairs}
     assert fed["blocks.1.q"] == "blocks.0.q"
     assert fed["blocks.4.k"] == "blocks.2.k"
@@ -122,7 +122,7 @@ def test_a_target_below_the_threshold_is_listed_though_another_took_the_delta() 
     given = json.dumps({"blocks.0": "blocks.0", "blocks.1": "blocks.0", "blocks.2": "blocks.1", "out": "out"})
     comparison = compare(source, target, looked_at(source, target, given=given), RankRule("fraction", 0.5))
     modules = [Module(name, layer.weight.matrix_shape, (name,)) for name, layer in source.layers.items()]
-    plan = plan_transfer(modules, comparison, TransferSettings("copy", threshold=0.9))
+    plan = plan_transfer(comparison, modules, TransferSettings("copy", threshold=0.9))
     (left,) = plan.skipped
     assert left.layer == "blocks.0.q"
     assert left.reason.endswith("is below 0.9 for blocks.1.q")

@@ -47,10 +47,10 @@ class Job:
 
     def plan(self, **settings: object) -> TransferPlan:
         chosen = {"threshold": 0.0, **settings}
-        return plan_transfer(self.modules, self.comparison, TransferSettings(**chosen))  # pyright: ignore[reportArgumentType]
+        return plan_transfer(self.comparison, self.modules, TransferSettings(**chosen), "me")  # pyright: ignore[reportArgumentType]
 
     def run(self, using: Resources | None = None, **settings: object) -> Transferred:
-        return transfer(self.plan(**settings), self.deltas, self.source, self.target, using=using)
+        return transfer(self.comparison, self.plan(**settings), self.deltas, using)
 
 
 def test_every_module_is_planned_or_skipped_with_a_reason() -> None:
@@ -73,7 +73,7 @@ def test_layers_below_the_threshold_are_skipped_or_copied_as_asked() -> None:
     job = Job(drift=3.0)
     copied = job.plan(threshold=0.99, below_threshold="copy", method="rotate")
     assert {one.action for one in copied.pairs} == {"copy"}
-    result = transfer(copied, job.deltas, job.source, job.target)
+    result = transfer(job.comparison, copied, job.deltas)
     assert all(torch.equal(result.deltas[name].up, job.deltas[name].up) for name in result.deltas)
     assert all(layer.decision == "copied" and layer.equals_copy for layer in result.layers)
 
@@ -186,13 +186,7 @@ def test_a_run_that_is_cancelled_finishes_the_layer_in_hand_and_no_more() -> Non
 
     job.target.read = read_when_cancelled
     with pytest.raises(Cancelled):
-        transfer(
-            job.plan(method="lora_x"),
-            job.deltas,
-            job.source,
-            job.target,
-            using=Resources(progress=cancel_after_the_first),
-        )
+        job.run(Resources(progress=cancel_after_the_first), method="lora_x")
     assert len(steps) == 2
     assert job.target.reads.total() <= 2  # of three
 
@@ -200,7 +194,7 @@ def test_a_run_that_is_cancelled_finishes_the_layer_in_hand_and_no_more() -> Non
 def test_a_report_accounts_for_every_key_and_survives_json() -> None:
     job = Job()
     plan = job.plan()
-    moved = transfer(plan, job.deltas, job.source, job.target)
+    moved = transfer(job.comparison, plan, job.deltas)
     unplaced = (Skipped("x", "adapters of kind OFT are not transferred yet", ("x.oft_blocks",)),)
     unread = {"y.z": "the base has no such layer"}
     vectors = (Vector("norm", "diff", torch.zeros(3), ("norm.diff",)),)
@@ -270,7 +264,7 @@ def test_the_means_of_similarity_count_the_layers_that_a_threshold_leaves_out() 
     job = Job()
     figures = sorted(one.phi for _, one in job.comparison.layers.values() if one.phi is not None)
     plan = job.plan(threshold=figures[-1])  # one layer is left
-    moved = transfer(plan, job.deltas, job.source, job.target)
+    moved = transfer(job.comparison, plan, job.deltas)
     report = transfer_report(job.comparison, plan, moved.layers, Identity("", ""))
     assert len(report.layers) == 1
     assert report.means()["phi"] == pytest.approx(sum(figures) / len(figures))

@@ -70,4 +70,4 @@ def perturbed(weight: Tensor, cosine: float, generator: torch.Generator) -> Tens
 def carried(method: str, delta: LowRankDelta, weights: tuple[Tensor, Tensor]) -> LowRankDelta:
     """A delta carried from one weight to another by copy or restore."""
     _, drift = compare_weights(*weights, delta)
-    return method_named(method).function(delta, LayerPairBases(weights, drift=drift)).delta
+    return method_named(method).function(delta, LayerPairBases(drift=drift)).delta
