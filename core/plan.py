@@ -10,7 +10,7 @@ from .errors import InvalidSetting, NothingToTransfer
 from .layers import LayerPair, Skipped
 from .matching import share_outside
 from .matching.channels import Channels
-from .methods import Method, method_named
+from .methods import DEFAULT, Method, list_methods, method_named
 from .similarity import Comparison, LayerSimilarity
 from .subspace import RankRule
 
@@ -44,7 +44,7 @@ class TransferSettings:
     gain: every delta is multiplied by it; more than 1 makes up for what is lost with blocks that the target lacks.
     """
 
-    method: str = "restore_both"  # chosen by benchmarks/quality
+    method: str = DEFAULT.name
     threshold: float = 0.8
     below_threshold: BelowThreshold = "skip"
     rescale: Rescale = "off"
@@ -63,8 +63,8 @@ class TransferSettings:
         if self.rescale == "relative_norm" and not method_named(self.method).keeps_whole_delta:
             raise InvalidSetting(
                 f"Rescale relative_norm with method {self.method}: this method cuts a part of the LoRA away, and "
-                "blowing up what is left was measured to do more harm than a random LoRA. Set rescale to off, or take "
-                "prolora_full, rotate, restore or copy."
+                "scaling up what is left was measured to do more harm than a random LoRA. Set rescale to off, or choose "
+                f"{list_methods(lambda method: method.keeps_whole_delta, 'or')}."
             )
 
 

@@ -4,7 +4,7 @@ from typing import get_args
 
 from comfy_api.latest import io
 
-from ..core.methods import METHODS
+from ..core.methods import METHODS, list_methods
 from ..core.plan import BelowThreshold, OutRank, Rescale, TransferSettings
 from ..core.similarity import Comparison
 from .host.adapter.adapter import Adapter
@@ -12,6 +12,8 @@ from .host.base.from_model import HostBase
 from .host.project import project
 from .host.session import resources, show
 from .sockets import CATEGORY, AdapterSocket, LoraModelSocket, SimilaritySocket
+
+_CUTTING = list_methods(lambda method: not method.keeps_whole_delta)
 
 
 class ProjectLora(io.ComfyNode):
@@ -52,14 +54,14 @@ class ProjectLora(io.ComfyNode):
                     options=list(get_args(Rescale)),
                     default=TransferSettings.rescale,
                     tooltip="relative_norm: each layer's change is as large, relative to its weight, as in the source. "
-                    "Not for lora_x and prolora, which cut a part of the LoRA away.",
+                    f"Not for {_CUTTING}, which cut a part of the LoRA away.",
                 ),
                 io.Combo.Input(
                     "out_rank",
                     options=list(get_args(OutRank)),
                     default=TransferSettings.out_rank,
-                    tooltip="exact: the rank that the method yields (prolora doubles it; a LoHa or LoKr can become a "
-                    "large file). keep: cut back to the LoRA's own rank. cut: every layer to dense_rank and "
+                    tooltip="exact: the rank that the method yields (it can be larger than the LoRA's; a LoHa or LoKr "
+                    "can become a large file). keep: cut back to the LoRA's own rank. cut: every layer to dense_rank and "
                     "dense_energy. The report says what is lost.",
                 ),
                 io.Int.Input(

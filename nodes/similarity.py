@@ -5,6 +5,7 @@ from typing import Any, get_args
 
 from comfy_api.latest import io, ui
 
+from ..core.methods import list_methods
 from ..core.similarity import Measure
 from ..core.subspace import RankRule
 from ..core.survey import MatchBy
@@ -24,8 +25,8 @@ _RANK_RULES = [
                 min=0.01,
                 max=1.0,
                 step=0.01,
-                tooltip="Share of the layer's smaller side. At 1 nothing is cut: on square layers every method but "
-                "restore and restore_both then gives the plain copy.",
+                tooltip="Share of the layer's smaller side. At 1 nothing is cut: on square layers "
+                f"{list_methods(lambda method: method.needs_subspaces)} then give the plain copy.",
             )
         ],
     ),
@@ -80,8 +81,8 @@ class ComputeSimilarity(io.ComfyNode):
                     "measure",
                     options=list(get_args(Measure)),
                     tooltip="subspace: overlap of the leading singular directions, as in the papers. weight_cosine: "
-                    "the weights themselves, without any decomposition: takes seconds, and copy, restore and "
-                    "restore_both need no more.",
+                    "the weights themselves, without any decomposition: it takes seconds, and "
+                    f"{list_methods(lambda method: not method.needs_subspaces)} need nothing else.",
                 ),
                 io.Combo.Input(
                     "match_by",

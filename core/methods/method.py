@@ -33,7 +33,7 @@ class LayerPairBases:
 
 @dataclass(frozen=True)
 class Projected:
-    """A method's result: the target's delta, and how many directions it had to leave out as undefined."""
+    """A method's result: the target's delta, and for how many directions the method is not defined."""
 
     delta: LowRankDelta
     undefined_directions: int = 0
@@ -41,11 +41,14 @@ class Projected:
 
 @dataclass(frozen=True)
 class Method:
-    """A transfer method: a pure function from the source's delta to the target's, and what has to be known of it.
+    """A transfer method: a pure function from the source's delta to the target's, and the facts that the nodes, the
+    plan, the verdict and the report derive their behaviour and their texts from.
 
-    keeps_whole_delta: False where the formula cuts a part of the delta away by design. Its norm must then not be
-    scaled back up: measured, that does more harm than a random delta (method.md 6b). same_build_only: True where the
-    layers of a target of another depth or width are to be copied instead, because there it was measured to harm.
+    source: the paper and its equation, or how it was derived; it is in the report. keeps_whole_delta: False if the
+    formula cuts a part of the delta away. Scaling the rest back up then harms more than a random delta does (measured).
+    same_build_only: True if layers of a target of another depth or width are copied instead, because the method harms
+    there (measured). drift_undone: the share of the bases' drift that it undoes where the delta acts, for a drift of so
+    many times the delta's norm; None if the method leaves the drift alone.
     """
 
     name: str
@@ -56,3 +59,4 @@ class Method:
     needs_subspaces: bool = False
     needs_drift: bool = False
     same_build_only: bool = False
+    drift_undone: Callable[[float], float] | None = None

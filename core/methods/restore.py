@@ -22,4 +22,5 @@ RESTORE = Method(
     source="derived; method.md sections 3 and 6b",
     keeps_whole_delta=True,
     needs_drift=True,
+    drift_undone=lambda ratio: 1.0,
 )

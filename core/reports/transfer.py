@@ -191,7 +191,7 @@ def transfer_report(
         target=Identity.of(comparison.target),
         notes=tuple(dict.fromkeys((*_notes(comparison), *notes))),
         adapter=adapter,
-        settings={**_compared_by(comparison), **vars(plan.settings)},
+        settings={**_compared_by(comparison), **vars(plan.settings), "method_source": plan.method.source},
         layers=layers,
         skipped=(*plan.skipped, *skipped),
         unread=unread or {},
