@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .errors import UnreadableFile, UnwritableFile
+from .layers import Rows
 
 # safetensors' dtypes as torch's.
 TORCH_DTYPES = {
@@ -50,8 +51,8 @@ class TensorFile:
     tensors: Mapping[str, TensorHeader]
     metadata: Mapping[str, str]
 
-    def read(self, key: str, rows: tuple[int, int] | None = None) -> Tensor:
-        """One tensor, or `rows` = (start, length) of it, as float32 in memory of its own.
+    def read(self, key: str, rows: Rows | None = None) -> Tensor:
+        """One tensor, or some rows of it, as float32 in memory of its own.
 
         Read by the header's offsets: safetensors' own reader parses the header of the whole file each time it opens it,
         and keeps every page that was ever read while it is open. Reading was five times slower through it.
@@ -63,11 +64,11 @@ class TensorFile:
                 f"File {self.path}, tensor {key}: expected {', '.join(TORCH_DTYPES)}, found {header.dtype}. "
                 "Convert the file to one of these."
             )
-        start, length = rows or (0, header.shape[0] if header.shape else 1)
+        rows = rows or Rows(0, header.shape[0] if header.shape else 1)
         row = math.prod(header.shape[1:])
-        values = torch.empty((length, *header.shape[1:]) if header.shape else (), dtype=torch.float32)
+        values = torch.empty((rows.length, *header.shape[1:]) if header.shape else (), dtype=torch.float32)
         with self.path.open("rb") as stream:
-            stream.seek(header.start + start * row * dtype.itemsize)
+            stream.seek(header.start + rows.start * row * dtype.itemsize)
             room = torch.empty(min(_BLOCK, values.numel() * dtype.itemsize), dtype=torch.uint8)
             for block in values.view(-1).split(_BLOCK // dtype.itemsize):
                 stored = room[: len(block) * dtype.itemsize]

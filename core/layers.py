@@ -10,19 +10,42 @@ import torch
 from .errors import ShapeMismatch
 
 
+@dataclass(frozen=True, order=True)
+class Rows:
+    """The rows of a tensor from `start` up to `stop`, which is not one of them."""
+
+    start: int
+    stop: int
+
+    @property
+    def length(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def as_slice(self) -> slice:
+        return slice(self.start, self.stop)
+
+    def within(self, part: "Rows | None") -> "Rows":
+        """These rows of a part of a tensor as rows of the whole tensor; a part of None is all of it."""
+        return self if part is None else Rows(part.start + self.start, part.start + self.stop)
+
+    def __str__(self) -> str:
+        return f"[{self.start}:{self.stop}]"
+
+
 @dataclass(frozen=True)
 class WeightRef:
     """Where a base matrix lives. Knowing one costs a header, not a weight.
 
     shape: the shape of the layer's own tensor, (out, in) or (out, in, kh, kw), after `rows` are taken.
-    rows: (start, length) along the first axis when the layer is a slice of a fused weight, else None.
+    rows: the part along the first axis when the layer is a slice of a fused weight, else None.
     file: what tells the file and its state (path, size, time of change); None for a model in memory.
     """
 
     key: str
     shape: tuple[int, ...]
     dtype: str
-    rows: tuple[int, int] | None = None
+    rows: Rows | None = None
     file: str | None = None
 
     def __post_init__(self) -> None:

@@ -63,8 +63,8 @@ class TransferSettings:
         if self.rescale == "relative_norm" and not method_named(self.method).keeps_whole_delta:
             raise InvalidSetting(
                 f"Rescale relative_norm with method {self.method}: this method cuts a part of the LoRA away, and "
-                "scaling up what is left was measured to do more harm than a random LoRA. Set rescale to off, or choose "
-                f"{list_methods(lambda method: method.keeps_whole_delta, 'or')}."
+                "scaling up what is left was measured to do more harm than a random LoRA. Set rescale to off, or "
+                f"choose {list_methods(lambda method: method.keeps_whole_delta, 'or')}."
             )
 
 

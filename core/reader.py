@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .cache import digest_of
 from .drift import block_rows
-from .layers import Base, Layer
+from .layers import Base, Layer, Rows
 from .matching.channels import Channels
 from .resources import Resources
 from .subspace import Decomposition, RankRule, Subspace, decompose, leading
@@ -40,13 +40,12 @@ class LayerReader:
     def _place(self) -> str | None:
         return self._layer.weight.place if self._kept is None else None
 
-    def rows(self, first: int, count: int) -> Tensor:
+    def rows(self, rows: Rows) -> Tensor:
         """Some rows of the weight."""
         weight = self._layer.weight
         if self._place is None:
-            return self.stored[first : first + count]
-        start = first + (weight.rows[0] if weight.rows else 0)
-        part = replace(weight, shape=(count, *weight.shape[1:]), rows=(start, count))
+            return self.stored[rows.as_slice]
+        part = replace(weight, shape=(rows.length, *weight.shape[1:]), rows=rows.within(weight.rows))
         return self._base.read(replace(self._layer, weight=part))
 
     @cached_property
@@ -101,10 +100,11 @@ class LayerReader:
 def weight_blocks(source: LayerReader, target: LayerReader) -> Iterator[tuple[Tensor, Tensor]]:
     """Two weights in blocks of rows, from the first to the last. A file is read block by block: a weight is never in
     memory as a whole, and what is read is still in the core's cache when it is used."""
-    rows, columns = source.shape
-    step = block_rows(columns)
-    for first in range(0, rows, step):
-        yield source.rows(first, min(step, rows - first)), target.rows(first, min(step, rows - first))
+    outputs, inputs = source.shape
+    step = block_rows(inputs)
+    for first in range(0, outputs, step):
+        rows = Rows(first, min(first + step, outputs))
+        yield source.rows(rows), target.rows(rows)
 
 
 def pair_subspaces(

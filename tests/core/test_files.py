@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from lora_transfer.core import files
 from lora_transfer.core.errors import UnreadableFile, UnwritableFile
 from lora_transfer.core.files import open_tensor_file, sampled_fingerprint, write_new
+from lora_transfer.core.layers import Rows
 
 TENSORS = {"a": torch.arange(12.0).reshape(4, 3), "b": torch.ones(2, dtype=torch.bfloat16)}
 
@@ -31,7 +32,7 @@ def test_the_header_tells_shapes_dtypes_and_metadata(path: Path) -> None:
 def test_a_tensor_or_some_of_its_rows_are_read(path: Path) -> None:
     file = open_tensor_file(path)
     assert torch.equal(file.read("a"), TENSORS["a"])
-    assert torch.equal(file.read("a", (1, 2)), TENSORS["a"][1:3])
+    assert torch.equal(file.read("a", Rows(1, 3)), TENSORS["a"][1:3])
     assert torch.equal(file.read("b"), TENSORS["b"].float())
     assert file.read("b").dtype == torch.float32
 

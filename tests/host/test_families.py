@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lora_transfer.core.files import TensorFile, TensorHeader
+from lora_transfer.core.layers import Rows
 from lora_transfer.nodes.host.adapter.adapter import Adapter, adapter_from_file
 from lora_transfer.nodes.host.adapter.place import PlacedAdapter, place
 from lora_transfer.nodes.host.base.from_file import base_from_header
@@ -45,7 +46,7 @@ def in_diffusers_layout(native: TensorFile, family: str) -> TensorFile:
     for name, target in maps[family]().items():
         key, rows, _ = parse_target(target)
         if key in headers:
-            shape = headers[key].shape if rows is None else (rows[1], *headers[key].shape[1:])
+            shape = headers[key].shape if rows is None else (rows.length, *headers[key].shape[1:])
             tensors[name] = TensorHeader(shape, "F16")
     return TensorFile(Path(family), tensors, {})
 
@@ -100,7 +101,7 @@ def test_a_fused_text_encoder_of_sdxl_is_read_in_rows() -> None:
     fused = "conditioner.embedders.1.model.transformer.resblocks.5.attn.in_proj_weight"
     for index, role in enumerate(("q_proj", "k_proj", "v_proj")):
         weight = base.layers[f"{block}.self_attn.{role}"].weight
-        assert (weight.key, weight.rows, weight.shape) == (fused, (1280 * index, 1280), (1280, 1280))
+        assert (weight.key, weight.rows, weight.shape) == (fused, Rows(1280 * index, 1280 * (index + 1)), (1280, 1280))
     assert base.layers[f"{block}.mlp.fc1"].weight.shape == (5120, 1280)
     assert all(base.layers[name].text_encoder == name.startswith("clip_g") for name in base.layers)
 

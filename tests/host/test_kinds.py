@@ -302,7 +302,7 @@ def test_pefts_dora_on_a_slice_of_a_fused_weight_takes_the_slices_norms() -> Non
     generator = torch.Generator().manual_seed(6)
     weight = torch.randn(9216, 3072, generator=generator)
     flux = base_from_header(header_of("Flux dev"), "Flux dev", "header")
-    flux = dataclasses.replace(flux, reader=lambda ref: weight[ref.rows[0] : sum(ref.rows)] if ref.rows else weight)
+    flux = dataclasses.replace(flux, reader=lambda ref: weight[ref.rows.as_slice] if ref.rows else weight)
     module = "transformer.transformer_blocks.0.attn.to_v"
     up, down = torch.randn(3072, 2, generator=generator) * 0.1, torch.randn(2, 3072, generator=generator) * 0.1
     magnitude = torch.rand(3072, generator=generator) + 50

@@ -120,7 +120,7 @@ def _parameter(name: Any, target: Any) -> Any:
     key, rows, _ = parse_target(target)
     if name == target or rows is None:
         return name
-    return key.removesuffix(".weight") + ".bias", (0, *rows)
+    return key.removesuffix(".weight") + ".bias", (0, rows.start, rows.length)
 
 
 def _scaled(patch: Any, settings: PeftSettings, spelled: str) -> Any:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ....core import kinds
 from ....core.delta import LowRankDelta
 from ....core.errors import ShapeMismatch, UnsupportedAdapter
-from ....core.layers import Layer
+from ....core.layers import Layer, Rows
 from .module import DORA, check_fit, computed, misfit
 
 
@@ -29,14 +29,14 @@ class PlacedDelta:
     build: Callable[[], LowRankDelta]
     widened: tuple[int, ...] | None = None
 
-    def rows(self, start: int, length: int) -> "PlacedDelta":
+    def rows(self, rows: Rows) -> "PlacedDelta":
         """The delta of a slice of a fused weight."""
 
         def build() -> LowRankDelta:
             whole = self.build()
-            return LowRankDelta(whole.up[start : start + length], whole.down)
+            return LowRankDelta(whole.up[rows.as_slice], whole.down)
 
-        return PlacedDelta((length, self.shape[1]), self.exact, self.scale, build)
+        return PlacedDelta((rows.length, self.shape[1]), self.exact, self.scale, build)
 
     def arranged(self, function: Callable[[Tensor], Tensor]) -> "PlacedDelta":
         """The delta with its rows in the model's order, where a file has them in another (Flux's last modulation: scale

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ....core.delta import LowRankDelta
 from ....core.errors import ShapeMismatch, UnsupportedAdapter
-from ....core.layers import Skipped
+from ....core.layers import Rows, Skipped
 from ....core.plan import Module
 from ....core.vectors import Vector
 from ..base.from_model import HostBase
@@ -19,7 +19,7 @@ from .group import Group, grouped, why_nothing_is_named
 from .kinds import LazyDeltas, PlacedDelta, peft_dora, placed_delta
 from .module import MAGNITUDE, read_module
 from .peft import PeftSettings, peft_settings
-from .vectors import Rows, together, vectors_of_module
+from .vectors import together, vectors_of_module
 
 _PlacedDeltas = dict[str, tuple[PlacedDelta, tuple[str, ...]]]
 
@@ -53,7 +53,7 @@ class _Placed:
     """What one module of the file comes to."""
 
     deltas: Mapping[str, tuple[PlacedDelta, tuple[str, ...]]] = field(default_factory=dict[str, Any])
-    vectors: tuple[tuple[Vector, Rows], ...] = ()
+    vectors: tuple[tuple[Vector, Rows | None], ...] = ()
     skipped: tuple[Skipped, ...] = ()
     unread: Mapping[str, str] = field(default_factory=dict[str, str])
 
@@ -167,9 +167,9 @@ def _split(
 ) -> dict[str, tuple[PlacedDelta, tuple[str, ...]]]:
     """A delta on a fused weight as deltas on its slices, which start where the last one ended."""
     split: dict[str, tuple[PlacedDelta, tuple[str, ...]]] = {}
-    row = 0
+    start = 0
     for part in parts:
-        length = base.layers[part].weight.shape[0]
-        split[part] = delta.rows(row, length), (keys if row == 0 else ())
-        row += length
+        rows = Rows(start, start + base.layers[part].weight.shape[0])
+        split[part] = delta.rows(rows), (keys if start == 0 else ())
+        start = rows.stop
     return split

@@ -6,23 +6,21 @@ from typing import Any
 
 from torch import Tensor
 
-from ....core.layers import Skipped
+from ....core.layers import Rows, Skipped
 from ....core.vectors import Vector
 from ..base.from_model import HostBase
 from ..base.names import parse_target, row_order
 from .group import Group
 
-Rows = tuple[int, int] | None
-
 
 def vectors_of_module(
     patches: Mapping[Any, Any], matrix: Any, group: Group, target: Any, base: HostBase
-) -> tuple[tuple[tuple[Vector, Rows], ...], tuple[Skipped, ...]]:
+) -> tuple[tuple[tuple[Vector, Rows | None], ...], tuple[Skipped, ...]]:
     """The changes of biases and norms with the rows that they are of, and those that the base has no place for. On a
     slice, the host names the bias after the slice's tuple (a bug of 0.30): the bias of the fused weight is meant, with
     zeros on the other rows."""
     key, rows, _ = parse_target(target)
-    vectors: list[tuple[Vector, Rows]] = []
+    vectors: list[tuple[Vector, Rows | None]] = []
     skipped: list[Skipped] = []
     for name, patch in patches.items():
         if patch is matrix or not isinstance(patch, tuple):
@@ -39,11 +37,11 @@ def vectors_of_module(
     return tuple(vectors), tuple(skipped)
 
 
-def together(found: Iterable[tuple[Vector, Rows]]) -> tuple[tuple[Vector, ...], tuple[Skipped, ...]]:
+def together(found: Iterable[tuple[Vector, Rows | None]]) -> tuple[tuple[Vector, ...], tuple[Skipped, ...]]:
     """One vector for each parameter and kind: those of its slices summed. Of two changes of the same rows, which the
     file gives under two names, ComfyUI takes one; so does this."""
     vectors: dict[tuple[str, str], Vector] = {}
-    taken: set[tuple[str, str, Rows]] = set()
+    taken: set[tuple[str, str, Rows | None]] = set()
     skipped: list[Skipped] = []
     for vector, rows in found:
         place = vector.parameter, vector.kind
@@ -61,20 +59,20 @@ def _sum(one: Vector, other: Vector) -> Vector:
     return replace(one, values=one.values + other.values, keys=(*one.keys, *other.keys))
 
 
-def _misfit(values: Tensor, kind: str, rows: Rows, shape: tuple[int, ...] | None) -> str | None:
+def _misfit(values: Tensor, kind: str, rows: Rows | None, shape: tuple[int, ...] | None) -> str | None:
     if values.ndim != 1 or shape is None:
         return "the base has no such bias or norm"
     if kind == "set" and rows is not None:
         return "it replaces a part of a fused bias or norm, which no file can say of a part"
-    if rows is not None and (rows[1] != len(values) or sum(rows) > shape[0]):
-        return f"it has {len(values)} values, its rows of the layer {rows[1]}"
+    if rows is not None and (rows.length != len(values) or rows.stop > shape[0]):
+        return f"it has {len(values)} values, its rows of the layer {rows.length}"
     return None
 
 
-def _on_whole(values: Tensor, rows: Rows, shape: tuple[int, ...]) -> Tensor:
+def _on_whole(values: Tensor, rows: Rows | None, shape: tuple[int, ...]) -> Tensor:
     """A slice's values on the whole parameter, zeros elsewhere."""
     if rows is None:
         return values
     whole = values.new_zeros(shape)
-    whole[rows[0] : sum(rows)] = values
+    whole[rows.as_slice] = values
     return whole

@@ -132,7 +132,7 @@ def _whole_where_unnamed(
             whole[layer] = delta
             continue
         up = delta.up.new_zeros(base.layers[fused].weight.shape[0], delta.rank)
-        up[rows[0] : rows[1]] = delta.up
+        up[rows.as_slice] = delta.up
         in_place = LowRankDelta(up, delta.down)
         whole[fused] = whole[fused].plus(in_place) if fused in whole else in_place
     return whole

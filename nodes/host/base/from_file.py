@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ....core.errors import UnsupportedBase
 from ....core.files import TORCH_DTYPES, TensorFile, TensorHeader, open_tensor_file, sampled_fingerprint
-from ....core.layers import Layer, WeightRef
+from ....core.layers import Layer, Rows, WeightRef
 from ..adapter.spelling import extra_names
 from .from_model import HostBase, diffusers_names, joined, vectors_of
 from .names import UNET, layer_name, layers_of
@@ -24,7 +24,7 @@ _QUANTISED = (".comfy_quant", ".scale_weight", ".weight_scale", "scaled_fp8", ".
 _PICKLED = (".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl")
 
 # Where a model key's tensor is in the file: the file's key, and rows of it where the host splits it on loading.
-_Places = dict[str, tuple[str, tuple[int, int] | None]]
+_Places = dict[str, tuple[str, Rows | None]]
 
 
 def base_from_file(path: Path, name: str) -> HostBase:
@@ -75,9 +75,10 @@ def _base(
 ) -> HostBase:
     """The layers of one part of a file; `places` is keyed by model key, or by layer name for a foreign layout."""
 
-    def header(place: tuple[str, tuple[int, int] | None]) -> TensorHeader:
-        whole = file.tensors[place[0]]
-        return whole if place[1] is None else TensorHeader((place[1][1], *whole.shape[1:]), whole.dtype)
+    def header(place: tuple[str, Rows | None]) -> TensorHeader:
+        key, rows = place
+        whole = file.tensors[key]
+        return whole if rows is None else TensorHeader((rows.length, *whole.shape[1:]), whole.dtype)
 
     def read(weight: WeightRef) -> Tensor:
         return file.read(weight.key, weight.rows)
@@ -148,7 +149,8 @@ def _places(meta: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> _Place
         if whole is tensor:
             places[key] = origin[id(whole)], None
         elif tensor.shape[1:] == whole.shape[1:] and tensor.stride() == whole.stride():
-            places[key] = origin[id(whole)], (tensor.storage_offset() // whole.stride(0), tensor.shape[0])
+            start = int(tensor.storage_offset() // whole.stride(0))
+            places[key] = origin[id(whole)], Rows(start, start + len(tensor))
     return places
 
 

@@ -52,9 +52,9 @@ class HostBase:
         slices = {rows: part for part in self.layers for fused, rows in [slice_of(part)] if fused == name and rows}
         parts: list[str] = []
         row = 0
-        while (found := min((rows for rows in slices if rows[0] == row), default=None)) is not None:
-            parts.append(slices[found])
-            row = found[1]
+        while (rows := min((rows for rows in slices if rows.start == row), default=None)) is not None:
+            parts.append(slices[rows])
+            row = rows.stop
         return parts if row == self.layers[name].weight.shape[0] else []
 
     def read(self, layer: Layer) -> Tensor:
@@ -184,7 +184,7 @@ def _pristine_weight(patcher: Any, model: torch.nn.Module, weight: WeightRef) ->
         stored = _from_gguf(stored, operation)
     copied = comfy.model_management.cast_to_device(stored, torch.device("cpu"), torch.float32, copy=True)
     plain = (copied if convert is None else convert(copied, inplace=True)).to(torch.float32)
-    return plain if weight.rows is None else plain[weight.rows[0] : sum(weight.rows)]
+    return plain if weight.rows is None else plain[weight.rows.as_slice]
 
 
 _GGUF_PATCHES = threading.Lock()

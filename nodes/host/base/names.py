@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from ....core.files import TensorHeader
-from ....core.layers import Layer, WeightRef
+from ....core.layers import Layer, Rows, WeightRef
 
 UNET = "diffusion_model."
 
@@ -15,7 +15,7 @@ UNET = "diffusion_model."
 _BLOCK = re.compile(r"^(?:.*\.)?(?:\w*blocks?|layers|\w+_refiner)\.\d+(?:\.\d+)*(?=\.)")
 
 
-def parse_target(target: Any) -> tuple[str, tuple[int, int] | None, bool]:
+def parse_target(target: Any) -> tuple[str, Rows | None, bool]:
     """(model key, rows, is_plain) of a value of a key map.
 
     The host writes `key`, `(key, (dim, start, length))` for a slice, or `(key, None, function)`. is_plain is False
@@ -27,7 +27,7 @@ def parse_target(target: Any) -> tuple[str, tuple[int, int] | None, bool]:
     if offset is None:
         return key, None, not function
     dim, start, length = offset
-    return key, (start, length), dim == 0 and not function
+    return key, Rows(start, start + length), dim == 0 and not function
 
 
 def row_order(target: Any) -> Callable[[Tensor], Tensor] | None:
@@ -39,22 +39,22 @@ def layer_name(target: Any) -> str:
     """The pack's name for a key map's value: the model's own key without prefix and suffix, and the rows of a slice."""
     key, rows, _ = parse_target(target)
     name = key.removeprefix(UNET).removesuffix(".weight")
-    return name if rows is None else f"{name}[{rows[0]}:{rows[0] + rows[1]}]"
+    return name if rows is None else f"{name}{rows}"
 
 
-def slice_of(name: str) -> tuple[str | None, tuple[int, int] | None]:
-    """The fused layer that a layer is rows of, and the first and last row; (None, None) for one of its own."""
+def slice_of(name: str) -> tuple[str | None, Rows | None]:
+    """The fused layer that a layer is rows of, and which; (None, None) for a layer that is no slice."""
     fused, _, rows = name.partition("[")
     if not rows:
         return None, None
-    first, _, last = rows.removesuffix("]").partition(":")
-    return fused, (int(first), int(last))
+    start, _, stop = rows.removesuffix("]").partition(":")
+    return fused, Rows(int(start), int(stop))
 
 
 def layers_of(
     key_map: Mapping[str, Any],
     headers: Mapping[str, TensorHeader],
-    places: Mapping[str, tuple[str, tuple[int, int] | None]] | None = None,
+    places: Mapping[str, tuple[str, Rows | None]] | None = None,
 ) -> dict[str, Layer]:
     """Every matrix that an adapter of this base can name, in the model's order, which is that of the key map: a file in
     diffusers' layout has block 10 before block 2. `headers` is keyed by model key.
@@ -65,17 +65,17 @@ def layers_of(
     parsed = {layer_name(target): parse_target(target) for target in key_map.values() if parse_target(target)[2]}
     order = {key: position for position, key in enumerate(dict.fromkeys(key for key, _, _ in parsed.values()))}
     layers: dict[str, Layer] = {}
-    for name, (key, rows, _) in sorted(parsed.items(), key=lambda item: (order[item[1][0]], item[1][1] or (-1, 0))):
+    for name, (key, rows, _) in sorted(parsed.items(), key=lambda item: (order[item[1][0]], item[1][1] or Rows(-1, 0))):
         if name in headers:
             key, rows = name, None
         if not (key in headers and (key == name or key.endswith(".weight"))):
             continue
         header = headers[key]
-        if len(header.shape) < 2 or (rows is not None and sum(rows) > header.shape[0]):
+        if len(header.shape) < 2 or (rows is not None and rows.stop > header.shape[0]):
             continue
-        stored, first = (key, None) if places is None else places[key]
-        shape = header.shape if rows is None else (rows[1], *header.shape[1:])
-        taken = None if first is None and rows is None else (sum(one[0] for one in (first, rows) if one), shape[0])
+        stored, part = (key, None) if places is None else places[key]
+        shape = header.shape if rows is None else (rows.length, *header.shape[1:])
+        taken = part if rows is None else rows.within(part)
         block, role = block_and_role(name)
         text_encoder = key != name and not key.startswith(UNET)
         layers[name] = Layer(name, role, block, WeightRef(stored, shape, header.dtype, taken), text_encoder)

@@ -13,7 +13,7 @@ import torch
 from comfy.ldm.modules.attention import attention_pytorch
 from torch import Tensor, nn
 
-from ....core.layers import Layer
+from ....core.layers import Layer, Rows
 from ..base.names import UNET, slice_of
 
 _CONVS: dict[type[nn.Module], Callable[..., Tensor]] = {
@@ -79,17 +79,17 @@ def _place(layer: str) -> str:
 
 @dataclass(frozen=True)
 class _Side:
-    """rows: the first and last that the change is of, None for all."""
+    """rows: the part of the layer's outputs that the factors change, None for all."""
 
     up: Tensor
     down: Tensor
-    rows: tuple[int, int] | None
+    rows: Rows | None
 
     def change(self, module: Any, x: Tensor, outputs: int) -> Tensor:
         """What the factors add to the layer's output, zeros on the rows that they are not of."""
         up, down = self.up.to(x.dtype), self.down.to(x.dtype)
         if self.rows is not None:
-            up = nn.functional.pad(up, (0, 0, self.rows[0], outputs - self.rows[1]))
+            up = nn.functional.pad(up, (0, 0, self.rows.start, outputs - self.rows.stop))
         convolve = next((function for kind, function in _CONVS.items() if issubclass(type(module), kind)), None)
         if convolve is None:
             return nn.functional.linear(nn.functional.linear(x, down), up)

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from lora_transfer.core.layers import Layer, WeightRef
+from lora_transfer.core.layers import Layer, Rows, WeightRef
 from lora_transfer.core.refine.loop import RefineSettings
 from lora_transfer.core.refine.outlook import Device, ModelSize, Outlook, advice, cost_of, size_of
 from lora_transfer.core.verdict import PairFigures, judge
@@ -90,7 +90,7 @@ def test_a_size_is_read_off_shapes_without_slices_and_text_encoders() -> None:
     assert not base.reads
     layers = dict(base.layers)
     del layers["a.1.conv"]
-    fused = WeightRef("a.0.q", (8, 32), "F32", rows=(0, 8))
+    fused = WeightRef("a.0.q", (8, 32), "F32", rows=Rows(0, 8))
     layers["a.0.q[0:8]"] = Layer("a.0.q[0:8]", "q", "a.0", fused)
     layers["te"] = Layer("te", "q", "te", WeightRef("te", (99, 99), "F32"), text_encoder=True)
     layers["b.gone"] = Layer("b.gone", "gone", "b", WeightRef("b.gone", (8, 12), "F8_E4M3"))
