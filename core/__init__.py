@@ -19,8 +19,9 @@ What they take and give:
     METHODS, DEFAULT     every transfer method, and the one that is used unless another is chosen
     LoraTransferError    the root of every error that the engine raises on purpose
 
-Importing this package imports all of them, and with them torch, SciPy and safetensors (about two seconds). `transfer` and
-`survey` are functions here and modules too: `from .core.transfer import ...` reaches the module.
+Importing any part of the engine imports all of these, and with them torch, SciPy and safetensors (about two seconds);
+pictures, reports and refining are not among them. `transfer` and `survey` are the functions; modules of these names are
+reached by `from lora_transfer.core.transfer import ...`.
 """
 
 from .delta import LowRankDelta

@@ -8,9 +8,24 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..check import Agreement, Trial
 from ..reports.check import ArrivalReport
-from .drawing import BACKGROUND, FAINT, LINE, MARGIN, TEXT, ZERO, draw_header, end_of
+from .drawing import (
+    BACKGROUND,
+    BLUE,
+    FAINT,
+    GREEN,
+    LINE,
+    MARGIN,
+    ORANGE,
+    PINK,
+    PURPLE,
+    TEXT,
+    YELLOW,
+    ZERO,
+    draw_header,
+    shorten,
+)
 
-_COLOURS = {"projected": ("#5ec962",), "copy": ("#ff9f43",), "more": ("#4cc9f0", "#c77dff", "#ffd166", "#f28482")}
+_COLOURS = {"projected": (GREEN,), "copy": (ORANGE,), "more": (BLUE, PURPLE, YELLOW, PINK)}
 _HEADER, _HEIGHT, _AXIS = 150, 270, 66  # pixels; _AXIS is left of each panel, for its figures
 _PANELS, _GAP = (560, 260), 24  # widths: noise levels, strengths
 _LEAST = -1.0  # what does more harm lies on the lower edge: the figure is in the report
@@ -116,7 +131,7 @@ def _figures(noise_levels: Sequence[float]) -> list[str]:
 
 
 def _draw_header(draw: _Drawing, report: ArrivalReport, width: int) -> None:
-    names = f"{end_of(report.adapter.name)}:  {end_of(report.source.name)}  to  {end_of(report.target.name)}"
+    names = f"{shorten(report.adapter.name)}:  {shorten(report.source.name)}  to  {shorten(report.target.name)}"
     draw_header(draw, "How much of the LoRA arrived", names, report.sentence(), width)
 
 
@@ -176,7 +191,7 @@ def _draw_legend(draw: _Drawing, report: ArrivalReport, top: int) -> None:
         pooled = trial.as_it_is().pooled
         figures = f"{_closed(pooled)}, G {pooled.arrived:.2f}, cosine {pooled.cosine:.2f}, size {pooled.norm_ratio:.2f}"
         best = f";  best at strength {trial.best().strength:g}: {_closed(trial.best().pooled)}"
-        said = f"{end_of(trial.label)}:  {figures}{best if report.searched else ''}"
+        said = f"{shorten(trial.label)}:  {figures}{best if report.searched else ''}"
         draw.text((MARGIN + 34, y), said, TEXT if trial.role == "projected" else FAINT, font)
     for row, note in enumerate((_THICK, _THIN + _DOTTED if _has_cosines(report) else _THIN)):
         draw.text((MARGIN, top + len(report.trials) * _LEGEND_LINE + 4 + 18 * row), note, FAINT, font)

@@ -1,13 +1,11 @@
 """The account of a check: what was measured on both models, as a sentence and as JSON with a schema version."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..check import Agreement, Arrival, Trial, best_of
-from ..version import VERSION
-from .transfer import SCHEMA, Identity
+from .envelope import Identity, dumps, envelope
 
 _FARTHER = -0.01  # closed below which the distance itself, written to two digits, has grown
 
@@ -58,25 +56,19 @@ class ArrivalReport:
 
     def as_json(self) -> dict[str, Any]:
         trial, arrival = self.chosen()
-        return {
-            "schema": SCHEMA,
-            "kind": "check",
-            "pack": {"name": "lora-transfer", "version": VERSION},
-            "source": vars(self.source),
-            "target": vars(self.target),
-            "adapter": vars(self.adapter),
-            "settings": dict(self.settings),
-            "sentence": self.sentence(),
-            "notes": list(self.notes),
-            "chosen": {"role": trial.role, "label": trial.label, "strength": arrival.strength, **vars(arrival.pooled)},
-            "noise_levels": list(self.noise_levels),
-            "trials": [trial.as_json() for trial in self.trials],
-            "seconds": self.seconds,
-        }
+        chosen = {"role": trial.role, "label": trial.label, "strength": arrival.strength, **vars(arrival.pooled)}
+        return envelope(
+            self,
+            "check",
+            sentence=self.sentence(),
+            chosen=chosen,
+            noise_levels=list(self.noise_levels),
+            trials=[trial.as_json() for trial in self.trials],
+        )
 
     def dumps(self) -> str:
-        """The report as indented JSON text; non-finite numbers are an error, for JSON has none."""
-        return json.dumps(self.as_json(), indent=1, allow_nan=False)
+        """The report as indented JSON text."""
+        return dumps(self.as_json())
 
 
 def _carried(pooled: Agreement, closed: float) -> str:

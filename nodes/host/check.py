@@ -13,7 +13,7 @@ from ...core.check import Arrival, CheckSettings, Role, Trial, difference, measu
 from ...core.errors import UnsupportedAdapter
 from ...core.progress import Progress
 from ...core.reports.check import ArrivalReport
-from ...core.reports.transfer import Identity
+from ...core.reports.envelope import Identity
 from .adapter.adapter import Adapter
 from .adapter.apply import Applied, apply
 from .adapter.group import OF_TEXT_ENCODER

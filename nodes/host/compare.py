@@ -9,7 +9,8 @@ import numpy
 from ...core.pictures.block_map import block_map_picture
 from ...core.pictures.depth import depth_picture
 from ...core.pictures.heatmap import similarity_heatmap
-from ...core.reports.transfer import Identity, Report, similarity_report
+from ...core.reports.envelope import Identity
+from ...core.reports.transfer import Report, similarity_report
 from ...core.resources import Resources
 from ...core.similarity import Comparison, Measure, compare
 from ...core.subspace import RankRule

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from ...core.errors import NothingToTransfer
 from ...core.plan import TransferSettings, plan_transfer, refuse_unless_forced
-from ...core.reports.transfer import Identity, Report, transfer_report
+from ...core.reports.envelope import Identity
+from ...core.reports.transfer import Report, transfer_report
 from ...core.resources import Resources
 from ...core.similarity import Comparison
 from ...core.transfer import transfer

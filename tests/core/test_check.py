@@ -10,7 +10,7 @@ from torch import Tensor
 from lora_transfer.core.check import STRENGTHS, Arrival, Trial, best_of, difference, measure
 from lora_transfer.core.errors import NotMeasurable
 from lora_transfer.core.reports.check import ArrivalReport
-from lora_transfer.core.reports.transfer import Identity
+from lora_transfer.core.reports.envelope import Identity
 
 SHAPE = 3, 2, 4, 5, 5  # levels, seeds, latent
 

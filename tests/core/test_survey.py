@@ -7,7 +7,8 @@ from lora_transfer.core.delta import LowRankDelta
 from lora_transfer.core.pictures.block_map import block_map_picture
 from lora_transfer.core.pictures.depth import depth_picture
 from lora_transfer.core.plan import Module, TransferSettings, plan_transfer
-from lora_transfer.core.reports.transfer import Identity, similarity_report, transfer_report
+from lora_transfer.core.reports.envelope import Identity
+from lora_transfer.core.reports.transfer import similarity_report, transfer_report
 from lora_transfer.core.similarity import compare
 from lora_transfer.core.subspace import RankRule
 from lora_transfer.core.survey import Survey, survey

@@ -12,7 +12,8 @@ from lora_transfer.core.kinds import full
 from lora_transfer.core.layers import Layer, Skipped
 from lora_transfer.core.matching import match_by_name
 from lora_transfer.core.plan import Module, TransferPlan, TransferSettings, plan_transfer
-from lora_transfer.core.reports.transfer import Identity, similarity_report, transfer_report
+from lora_transfer.core.reports.envelope import Identity
+from lora_transfer.core.reports.transfer import similarity_report, transfer_report
 from lora_transfer.core.resources import Resources
 from lora_transfer.core.similarity import Comparison, compare
 from lora_transfer.core.subspace import RankRule

@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 
-from lora_transfer.core.reports.transfer import Identity, Report
+from lora_transfer.core.reports.envelope import Identity
+from lora_transfer.core.reports.transfer import Report
 from lora_transfer.nodes.host.adapter.adapter import Adapter, adapter_from_file, transferred_adapter
 from lora_transfer.nodes.host.adapter.place import place
 from lora_transfer.nodes.host.adapter.save import for_file, growth, respelled

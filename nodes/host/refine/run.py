@@ -14,8 +14,8 @@ from ....core.errors import NotEnoughMemory, NotMeasurable
 from ....core.linalg import SAME_ANSWER
 from ....core.refine.loop import Best, RefineSettings
 from ....core.refine.teacher_samples import Lessons, aims
+from ....core.reports.envelope import Identity
 from ....core.reports.refine import RefineReport
-from ....core.reports.transfer import Identity
 from ..adapter.adapter import Adapter, fingerprint_of
 from ..adapter.apply import Applied, apply
 from ..adapter.group import OF_TEXT_ENCODER

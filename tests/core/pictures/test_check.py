@@ -7,7 +7,7 @@ import torch
 from lora_transfer.core.check import STRENGTHS, Trial, measure
 from lora_transfer.core.pictures.check import arrival_picture
 from lora_transfer.core.reports.check import ArrivalReport
-from lora_transfer.core.reports.transfer import Identity
+from lora_transfer.core.reports.envelope import Identity
 
 GREEN, ORANGE, RING = (0x5E, 0xC9, 0x62), (0xFF, 0x9F, 0x43), (0xEC, 0xEC, 0xF0)
 

@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from lora_transfer.core.matching import match_by_name
-from lora_transfer.core.pictures.heatmap import colour, similarity_heatmap
+from lora_transfer.core.pictures.drawing import similarity_colour
+from lora_transfer.core.pictures.heatmap import similarity_heatmap
 from lora_transfer.core.reports.transfer import Report, similarity_report
 from lora_transfer.core.similarity import compare
 from lora_transfer.core.subspace import RankRule
@@ -31,12 +32,12 @@ def test_the_picture_is_rgb_of_bytes_and_always_the_same() -> None:
 
 def test_equal_layers_are_bright_and_unrelated_ones_dark() -> None:
     def holds(report: Report, share: float) -> bool:
-        return bool((similarity_heatmap(report)[100:-80] == numpy.array(colour(share))).all(-1).any())
+        return bool((similarity_heatmap(report)[100:-80] == numpy.array(similarity_colour(share))).all(-1).any())
 
     same = report_of(["blocks.0.q", "blocks.0.k"], drift=0.0)
     assert holds(same, 1.0)
-    assert sum(colour(1.0)) > sum(colour(0.5)) > sum(colour(0.0))
-    assert colour(-3) == colour(0)
+    assert sum(similarity_colour(1.0)) > sum(similarity_colour(0.5)) > sum(similarity_colour(0.0))
+    assert similarity_colour(-3) == similarity_colour(0)
 
 
 @pytest.mark.parametrize(
