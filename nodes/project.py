@@ -60,9 +60,9 @@ class ProjectLora(io.ComfyNode):
                     "out_rank",
                     options=list(get_args(OutRank)),
                     default=TransferSettings.out_rank,
-                    tooltip="exact: the rank that the method yields, which can be larger than the LoRA's (a LoHa or LoKr "
-                    "becomes a large file). keep: cut back to the LoRA's own rank. cut: every layer to dense_rank and "
-                    "dense_energy. The report says what is lost.",
+                    tooltip="exact: the rank that the method yields, which can be larger than the LoRA's (a LoHa or "
+                    "LoKr becomes a large file). keep: cut back to the LoRA's own rank. cut: every layer to dense_rank "
+                    "and dense_energy. The report says what is lost.",
                 ),
                 io.Int.Input(
                     "dense_rank",

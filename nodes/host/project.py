@@ -11,10 +11,9 @@ from ...core.resources import Resources
 from ...core.similarity import Comparison
 from ...core.transfer import transfer
 from ...core.vectors import plan_vectors
-from .adapter.adapter import Adapter, transferred_adapter
+from .adapter.adapter import Adapter, LayerChanges, transferred_adapter
 from .adapter.place import place
 from .adapter.save import growth
-from .adapter.write import to_state_dict
 from .base.from_model import HostBase
 
 
@@ -53,8 +52,8 @@ def project(
         raise NothingToTransfer(plan.why_nothing(source.name, target.name))
     transferred = transfer(comparison, plan, placed.deltas, using)
     scales, widened = plan.by_target(placed.scales), plan.by_target(placed.widened())
-    tensors = to_state_dict(transferred.deltas, scales, target, vectors=vectors, widened=widened)
-    notes = growth(adapter, tensors)
+    changes = LayerChanges(target, transferred.deltas, scales, vectors, widened)
+    notes = growth(adapter, changes.tensors())
     report = transfer_report(
         comparison,
         plan,
@@ -67,4 +66,4 @@ def project(
         lost=plan.share_lost(placed.factored, comparison.channels) if placed.factored else None,
         seconds=time.monotonic() - started,
     )
-    return Projected(transferred_adapter(adapter, tensors, report, target), report, notes)
+    return Projected(transferred_adapter(adapter, changes, report), report, notes)

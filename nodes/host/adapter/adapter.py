@@ -1,9 +1,9 @@
-"""Adapters between nodes: where their tensors are, and what their files say of themselves."""
+"""Adapters between nodes: as the user's file, as tensors, or as the pack's own changes of a base's layers."""
 
 import hashlib
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,15 @@ import comfy.utils
 import torch
 from torch import Tensor
 
+from ....core.delta import LowRankDelta
 from ....core.errors import UnreadableFile
 from ....core.files import file_sha256, open_tensor_file
 from ....core.reports.transfer import Report
+from ....core.vectors import Vector
 from ..base.from_model import HostBase
 from .metadata import transferred_metadata
 from .spelling import number_bare_list
+from .write import to_state_dict
 
 # Pickled files that users still have; what else torch.load may open is no adapter.
 _PICKLED = (".pt", ".bin", ".ckpt", ".pth")
@@ -33,20 +36,47 @@ _NO_ADAPTERS = {
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter by its file or by its tensors (core's LORA_MODEL socket): exactly one of `path` and `tensors`."""
+    """An adapter held as exactly one of: the path of its file, its tensors (from a LORA_MODEL socket), or changes that
+    the pack computed. fits: the base that the pack transferred it to, which knows the names of its layers."""
 
     name: str
     fingerprint: str
     metadata: Mapping[str, str]
     path: Path | None = None
     tensors: Mapping[str, Tensor] | None = None
-    fits: HostBase | None = None  # the base that it was carried to, which knows the names of its layers
+    changes: "LayerChanges | None" = None
+    fits: HostBase | None = None
 
     def state_dict(self) -> dict[str, Tensor]:
-        """A new dict of the adapter's tensors; those of a file are mapped, not read."""
+        """A new dict of the adapter's tensors. Those of a file are mapped, not read."""
+        if self.changes is not None:
+            return self.changes.tensors()
         if self.tensors is not None:
             return dict(self.tensors)
         return _read(Path(str(self.path)), self.name)
+
+
+@dataclass(frozen=True)
+class LayerChanges:
+    """What an adapter changes on the layers of a base: all that its file is written from.
+
+    deltas: by layer, the scale inside. scales: by layer, alpha / rank of the original. widened: by layer, the shape to
+    which the delta pads it (Flux control LoRAs).
+    """
+
+    base: HostBase
+    deltas: Mapping[str, LowRankDelta]
+    scales: Mapping[str, float]
+    vectors: tuple[Vector, ...] = ()
+    widened: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
+
+    def tensors(self, spelling: str = "comfy") -> dict[str, Tensor]:
+        """The tensors of the adapter's file, in a spelling of write.SPELLINGS."""
+        return to_state_dict(self.deltas, self.scales, self.base, spelling, vectors=self.vectors, widened=self.widened)
+
+    def adapter(self, name: str, metadata: Mapping[str, str]) -> Adapter:
+        """The adapter that makes these changes."""
+        return Adapter(name, fingerprint_of(self.tensors()), metadata, changes=self, fits=self.base)
 
 
 def adapter_from_file(path: Path, name: str) -> Adapter:
@@ -81,11 +111,10 @@ def fingerprint_of(tensors: Mapping[str, Tensor]) -> str:
     return "tensors-sha256:" + digest.hexdigest()
 
 
-def transferred_adapter(original: Adapter, tensors: Mapping[str, Tensor], report: Report, target: HostBase) -> Adapter:
+def transferred_adapter(original: Adapter, changes: LayerChanges, report: Report) -> Adapter:
     """The adapter for the target, with the original's metadata and, under `lora_transfer`, its origin as JSON."""
-    metadata = transferred_metadata(original.metadata, tensors, report, target)
-    name = f"{original.name} on {target.name}"
-    return Adapter(name, fingerprint_of(tensors), metadata, tensors=tensors, fits=target)
+    metadata = transferred_metadata(original.metadata, changes.tensors(), report, changes.base)
+    return changes.adapter(f"{original.name} on {changes.base.name}", metadata)
 
 
 def _read(path: Path, name: str) -> dict[str, Tensor]:

@@ -16,8 +16,10 @@ SAVED_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32":
 
 
 def respelled(adapter: Adapter, spelling: str) -> dict[str, Tensor]:
-    """The adapter's tensors in a spelling. One that was never carried over has no base to name its layers by: it stays
-    as it is, and any other spelling than "comfy" is refused."""
+    """The adapter's tensors in a spelling. An adapter that was never transferred has no base to name its layers by: it
+    stays as it is, and any spelling but "comfy" is refused."""
+    if adapter.changes is not None:
+        return adapter.changes.tensors(spelling)
     if adapter.fits is not None:
         placed = place(adapter, adapter.fits)
         return to_state_dict(placed.deltas, placed.scales, adapter.fits, spelling, placed.vectors, placed.widened())
