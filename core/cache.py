@@ -1,19 +1,17 @@
 """Decomposed bases on disk: a weight is decomposed once, whatever base, LoRA or session it comes back in.
 
 A decomposition is kept under the hash of the weight's values, so bases that share layers share entries. Small facts
-(which hash a place in a file has, figures of a pair of weights) are in an SQLite file beside them.
+(which hash a place in a file has, figures of a pair of weights) are in an index beside them.
 """
 
 # safetensors has no types.
 # pyright: reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
 
 import contextlib
-import json
 import os
-import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from .cache_index import CacheIndex
 from .subspace import Decomposition
 
 # Part of every key: raised when the same weight would be decomposed otherwise, which makes old entries unreachable.
@@ -32,11 +31,8 @@ ALGORITHM = 1
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16}
 
 _UNFINISHED, _A_DAY = ".unfinished", 24 * 3600  # seconds
+_TENSORS = ("left", "right", "singular_values")  # of an entry
 _SWEEP = 20  # the folder is measured each time that this part of its limit has been written
-_TABLES = (
-    "CREATE TABLE IF NOT EXISTS places (place TEXT PRIMARY KEY, digest TEXT)",
-    "CREATE TABLE IF NOT EXISTS figures (key TEXT PRIMARY KEY, figures TEXT)",
-)
 
 
 class SubspaceCache:
@@ -52,30 +48,35 @@ class SubspaceCache:
         self.precision = precision
         self.limit = limit
         self._lock = threading.Lock()
-        self._index = self._open_index()
+        self._index = CacheIndex(folder / "index.sqlite")
         self._unmeasured = 0
         self.sweep()
 
+    @property
+    def trouble(self) -> str | None:
+        """Why facts are not remembered from one run to the next; None where they are."""
+        return self._index.trouble
+
     def digest_at(self, place: str) -> str | None:
-        """The hash of the values at a place in a file (path, size, time, key, rows), if it was taken before."""
-        found = self._ask("SELECT digest FROM places WHERE place = ?", f"{ALGORITHM} {place}")
-        return found[0][0] if found else None
+        """The hash of the values at a place in a file (path, state, key, rows), if it was taken before."""
+        digest = self._index.get(f"{ALGORITHM} place {place}")
+        return digest if isinstance(digest, str) else None
 
     def note_place(self, place: str, digest: str) -> None:
-        self._ask("INSERT OR REPLACE INTO places VALUES (?, ?)", f"{ALGORITHM} {place}", digest)
+        self._index.put(f"{ALGORITHM} place {place}", digest)
 
     def figures(self, key: str) -> dict[str, Any] | None:
         """Small numbers kept under a key that names the weights by their hashes."""
-        found = self._ask("SELECT figures FROM figures WHERE key = ?", f"{ALGORITHM} {key}")
-        return json.loads(found[0][0]) if found else None
+        figures = self._index.get(f"{ALGORITHM} figures {key}")
+        return figures if isinstance(figures, dict) else None
 
     def note_figures(self, key: str, figures: dict[str, Any]) -> None:
-        self._ask("INSERT OR REPLACE INTO figures VALUES (?, ?)", f"{ALGORITHM} {key}", json.dumps(figures))
+        self._index.put(f"{ALGORITHM} figures {key}", figures)
 
     def find(self, digest: str, rank: int) -> Decomposition | None:
         """An entry that can be cut at the rank, the smallest of them; a damaged one is removed and not found."""
         for path in self._entries(digest, rank):
-            found = _read(path)
+            found = _read(path, digest)
             if found is None:
                 _remove(path)
             elif found.serves(rank):
@@ -87,11 +88,9 @@ class SubspaceCache:
     def _entries(self, digest: str, rank: int) -> Iterator[Path]:
         """The entry of this very rank, else the smallest that is larger; a smaller one serves where the weight has no
         more directions."""
-        exact = self._entry(digest, rank)
-        if exact.exists():
-            yield exact
-        others = self._shelf(digest).glob(f"{digest}_*_{self.precision}.safetensors")
-        yield from sorted(set(others) - {exact}, key=lambda path: (_rank_of(path) < rank, _rank_of(path)))
+        ranks = {path: _rank_of(path) for path in self._shelf(digest).glob(f"{digest}_*_{self.precision}.safetensors")}
+        known = {path: other for path, other in ranks.items() if other is not None}
+        yield from sorted(known, key=lambda path: (known[path] != rank, known[path] < rank, known[path]))
 
     def _entry(self, digest: str, rank: int) -> Path:
         return self._shelf(digest) / f"{digest}_{rank}_{self.precision}.safetensors"
@@ -108,13 +107,17 @@ class SubspaceCache:
     def keep(self, digest: str, decomposition: Decomposition) -> Decomposition:
         """Store a decomposition, and return it as it was stored; OSError where the disk does not take it."""
         kept, dtype = self.rounded(decomposition), PRECISIONS[self.precision]
-        facts = {"energy": repr(kept.energy), "complete": str(kept.complete), "precise": str(kept.precise)}
         path = self._entry(digest, len(kept.singular_values))
         path.parent.mkdir(exist_ok=True)
         unfinished = path.with_name(f".{path.stem}.{os.getpid()}.{threading.get_ident()}{_UNFINISHED}")
-        bases = {"left": kept.left.to(dtype), "right": kept.right.to(dtype)}
+        tensors = {
+            "left": kept.left.to(dtype),
+            "right": kept.right.to(dtype),
+            "singular_values": kept.singular_values,
+        }
+        facts = {"energy": repr(kept.energy), "complete": str(kept.complete), "precise": str(kept.precise)}
         try:
-            blob = save({**bases, "singular_values": kept.singular_values}, {**facts, "sum": _sum(kept)})
+            blob = save(tensors, {**facts, "hash": _content_hash(digest, tensors, facts)})
             unfinished.write_bytes(blob)
             os.replace(unfinished, path)
         finally:
@@ -126,7 +129,7 @@ class SubspaceCache:
         """Remove the least recently used entries until the folder is within its limit; the bytes that are left."""
         aged: list[tuple[float, int, Path]] = []
         for path in self.folder.glob("*/*"):
-            with contextlib.suppress(FileNotFoundError):  # removed by another process just now
+            with contextlib.suppress(OSError):  # removed by another process just now, or not to be looked at
                 status = path.stat()
                 # What another worker is writing is no entry yet; what a crash left behind goes after a day.
                 if not path.name.endswith(_UNFINISHED) or status.st_mtime < time.time() - _A_DAY:
@@ -151,37 +154,6 @@ class SubspaceCache:
         """The folder of a hash: a few hundred shelves keep each directory short."""
         return self.folder / digest[:2]
 
-    def _ask(self, question: str, *values: str) -> list[Any]:
-        """Rows of the index. A damaged index is made anew: all that it knows can be found out again."""
-        with self._lock:
-            try:
-                return self._index.execute(question, values).fetchall()
-            except sqlite3.OperationalError:
-                return []  # a full disk, or a lock that another process held for half a minute: then it is not known
-            except sqlite3.DatabaseError:
-                self._index.close()
-                _remove(self._index_path)
-                self._index = self._open_index()
-                return []
-
-    @property
-    def _index_path(self) -> Path:
-        return self.folder / "index.sqlite"
-
-    def _open_index(self) -> sqlite3.Connection:
-        index = sqlite3.connect(self._index_path, timeout=30, isolation_level=None, check_same_thread=False)
-        try:
-            index.execute("PRAGMA synchronous = OFF")  # a cache need not survive a power cut
-            for table in _TABLES:
-                index.execute(table)
-        except sqlite3.OperationalError:
-            raise
-        except sqlite3.DatabaseError:
-            index.close()
-            _remove(self._index_path)
-            return self._open_index()
-        return index
-
 
 def _remove(path: Path) -> None:
     """Remove a file if that can be done: on Windows not while another process reads it."""
@@ -198,27 +170,32 @@ def digest_of(weight: Tensor) -> str:
     return digest.hexdigest()
 
 
-def _read(path: Path) -> Decomposition | None:
-    """An entry from its file; None where the file is missing, cut short, or not what was written. In float32 nothing is
-    copied: the tensors are the file's pages, which nobody changes (an entry is replaced whole)."""
+def _read(path: Path, digest: str) -> Decomposition | None:
+    """An entry from its file; None where the file is missing, cut short, or not what was written for this weight. In
+    float32 nothing is copied: the tensors are the file's pages, which nobody changes (an entry is replaced whole)."""
     try:
         with safe_open(path, framework="pt") as file:
-            facts = file.metadata() or {}
-            left, values, right = (file.get_tensor(name).float() for name in ("left", "singular_values", "right"))
-        found = Decomposition(
+            facts = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in _TENSORS}
+        if facts.pop("hash", "") != _content_hash(digest, tensors, facts):
+            return None
+        left, right, values = (tensors[name].float() for name in _TENSORS)
+        return Decomposition(
             left, values, right, float(facts["energy"]), facts["complete"] == "True", facts["precise"] == "True"
         )
-    except (SafetensorError, OSError, KeyError, ValueError):
+    except (SafetensorError, OSError, LookupError, ValueError, RuntimeError):
         return None
-    return found if _sum(found) == facts.get("sum") else None
 
 
-def _sum(decomposition: Decomposition) -> str:
-    """A checksum that costs no more than reading: the sum of all bits as integers, and the few numbers beside them."""
-    tensors = decomposition.left, decomposition.singular_values, decomposition.right
-    bits = sum(int(tensor.contiguous().view(torch.int32).sum()) for tensor in tensors)
-    return f"{bits} {decomposition.energy!r} {decomposition.complete} {decomposition.precise}"
+def _content_hash(digest: str, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> str:
+    """BLAKE3 of all that an entry holds and of the weight that it is of; a sum of its bits took five times as long."""
+    content = blake3(f"{digest} {sorted(facts.items())}".encode())
+    for name in _TENSORS:
+        content.update(f"{tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
+        content.update(tensors[name].contiguous().view(torch.uint8).numpy().data)
+    return content.hexdigest()
 
 
-def _rank_of(path: Path) -> int:
-    return int(path.name.split("_")[1])
+def _rank_of(path: Path) -> int | None:
+    rank = path.name.split("_")[1]
+    return int(rank) if rank.isdecimal() else None

@@ -9,6 +9,10 @@ class UnreadableFile(LoraTransferError):
     """A file is missing, truncated, of another format, or holds nothing to work on."""
 
 
+class ChangedFile(UnreadableFile):
+    """A file that is not, or did not stay, as it was when it was loaded."""
+
+
 class UnwritableFile(LoraTransferError):
     """A file that cannot be written where it was asked for."""
 

@@ -1,23 +1,27 @@
 """safetensors files: the header first, one tensor at a time, and writing that can lose nothing."""
 
-# safe_open has no types.
+# safetensors has no types.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 import hashlib
-import json
 import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from io import BufferedReader
 from pathlib import Path
+from typing import IO
 from uuid import uuid4
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .errors import UnreadableFile, UnwritableFile
+from .errors import ChangedFile, UnreadableFile, UnwritableFile
+from .file_state import FileState, open_unchanged, state_when_opened
+from .header import TensorHeader, read_header, stored_bytes
 from .layers import Rows
 
 # safetensors' dtypes as torch's.
@@ -30,26 +34,47 @@ TORCH_DTYPES = {
     "F8_E5M2": torch.float8_e5m2,
 }
 
+# Those that a tensor of an adapter may have; shapes and masks among them are whole numbers.
+_STORED_DTYPES = {
+    **TORCH_DTYPES,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
 # Bytes read at once: small enough to stay in a core's cache between reading and converting.
 _BLOCK = 1 << 19
 
 
 @dataclass(frozen=True)
-class TensorHeader:
-    """Shape, dtype (in safetensors' words: F16, BF16, F8_E4M3, ...) and first byte in the file of a stored tensor."""
-
-    shape: tuple[int, ...]
-    dtype: str
-    start: int = 0
-
-
-@dataclass(frozen=True)
 class TensorFile:
-    """A safetensors file by its header."""
+    """A safetensors file by its header.
+
+    state: the file as it was when the header was read; what is read later must come from that state. None: unknown.
+    """
 
     path: Path
     tensors: Mapping[str, TensorHeader]
     metadata: Mapping[str, str]
+    state: FileState | None = None
+
+    def parts(self) -> "tuple[TensorFile, ...]":
+        """The files that the tensors are in: this one."""
+        return (self,)
+
+    def mark(self, key: str) -> str | None:
+        """The file that holds a tensor and its state, as text: equal marks promise equal values. None: unknown."""
+        return None if self.state is None else self._mark
+
+    @cached_property
+    def _mark(self) -> str:
+        # Of a file that has just been written the times promise nothing to later openings: it gets a mark of its own.
+        settled = self.state is not None and self.state.settled
+        state = "" if self.state is None else self.state.mark()
+        return f"{self.path.resolve()} {state}" + ("" if settled else f" {uuid4().hex}")
 
     def read(self, key: str, rows: Rows | None = None) -> Tensor:
         """One tensor, or some rows of it, as float32 in memory of its own.
@@ -67,13 +92,13 @@ class TensorFile:
         rows = rows or Rows(0, header.shape[0] if header.shape else 1)
         row = math.prod(header.shape[1:])
         values = torch.empty((rows.length, *header.shape[1:]) if header.shape else (), dtype=torch.float32)
-        with self.path.open("rb") as stream:
+        with open_unchanged(self.path, self.state) as stream:
             stream.seek(header.start + rows.start * row * dtype.itemsize)
             room = torch.empty(min(_BLOCK, values.numel() * dtype.itemsize), dtype=torch.uint8)
             for block in values.view(-1).split(_BLOCK // dtype.itemsize):
                 stored = room[: len(block) * dtype.itemsize]
                 if stream.readinto(stored.numpy().data) != len(stored):
-                    raise UnreadableFile(f"File {self.path}: it became shorter while it was read. Load the base again.")
+                    raise ChangedFile(f"File {self.path}: it became shorter while it was read. Load it again.")
                 block.copy_(stored.view(dtype))
         return values
 
@@ -82,27 +107,50 @@ def open_tensor_file(path: Path) -> TensorFile:
     """Read a safetensors header; UnreadableFile says what is wrong with a file that is none, or is cut short."""
     if not path.is_file():
         raise UnreadableFile(f"File {path}: not found. Check the name, or refresh the list of files.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}  # opening has checked the header against the size of the file
-    except SafetensorError as error:
+    with open_unchanged(path, None) as stream:
+        state = state_when_opened(stream)
+    with open_unchanged(path, state) as stream:
+        try:
+            return TensorFile(path, *read_header(stream, state.size), state)
+        except ValueError as error:
+            raise UnreadableFile(
+                f"File {path}: expected a whole safetensors file, found {state.size:,} bytes that are none ({error}). "
+                "It is damaged or was not downloaded to its end: fetch it again."
+            ) from error
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Every tensor of a file, in the file's precision and in memory of its own: for adapters, which are small.
+
+    Never mapped: a mapped file that is cut short while it is in use ends the process. UnreadableFile where the file is
+    none, ChangedFile where it changes while it is read.
+    """
+    file = open_tensor_file(path)
+    with open_unchanged(path, file.state) as stream:
+        return {key: _stored_values(stream, file, key) for key in file.tensors}
+
+
+def _stored_values(stream: BufferedReader, file: TensorFile, key: str) -> Tensor:
+    header = file.tensors[key]
+    dtype = _STORED_DTYPES.get(header.dtype)
+    if dtype is None:
         raise UnreadableFile(
-            f"File {path}: expected a whole safetensors file, found {path.stat().st_size:,} bytes that are none "
-            f"({error}). It is damaged or was not downloaded to its end: fetch it again."
-        ) from error
-    return TensorFile(path, _headers(path), metadata)
+            f"File {file.path}, tensor {key}: expected {', '.join(_STORED_DTYPES)}, found {header.dtype}. Convert the "
+            "file to one of these."
+        )
+    room = torch.empty(stored_bytes(header), dtype=torch.uint8)
+    stream.seek(header.start)
+    if read_into(stream, room) != len(room):
+        raise ChangedFile(f"File {file.path}: it became shorter while it was read. Load it again.")
+    return room.view(dtype).reshape(header.shape)
 
 
-def _headers(path: Path) -> dict[str, TensorHeader]:
-    """Every tensor's header, in the order of the file: 8 bytes of length, JSON, then the values."""
-    with path.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        written = json.loads(stream.read(length))
-    written.pop("__metadata__", None)
-    return {
-        key: TensorHeader(tuple(one["shape"]), one["dtype"], 8 + length + one["data_offsets"][0])
-        for key, one in sorted(written.items(), key=lambda item: item[1]["data_offsets"])
-    }
+def read_into(stream: IO[bytes], room: Tensor) -> int:
+    """Fill bytes (n,) from a stream; how many there were."""
+    view, count = room.numpy().data, 0
+    while count < len(view) and (more := stream.readinto(view[count:])):  # type: ignore[attr-defined]
+        count += more
+    return count
 
 
 def write_new(folder: Path, stem: str, tensors: dict[str, Tensor], metadata: Mapping[str, str] | None) -> Path:
@@ -143,26 +191,10 @@ def _publish(unfinished: Path, folder: Path, stem: str) -> Path:
             return path
 
 
-def sampled_fingerprint(path: Path) -> str:
-    """A content hash that costs milliseconds whatever the size: size, header and 64 blocks spread over the file.
-
-    Hashing all of a 24 GB base would take longer than the transfer. Files with one altered tensor can collide only if
-    every block misses it: it identifies a base, it does not protect against forgery.
-    """
-    blocks, block_size = 64, 65536
-    size = path.stat().st_size
-    digest = hashlib.sha256(str(size).encode())
-    with path.open("rb") as stream:
-        for index in range(blocks):
-            stream.seek(index * max(0, size - block_size) // max(1, blocks - 1))
-            digest.update(stream.read(block_size))
-    return "sampled-sha256:" + digest.hexdigest()
-
-
-def file_sha256(path: Path) -> str:
+def file_sha256(path: Path, state: FileState | None = None) -> str:
     """The whole file's SHA-256, as the model sites show it; for adapters, which are small."""
     digest = hashlib.sha256()
-    with path.open("rb") as stream:
+    with open_unchanged(path, state) as stream:
         for chunk in iter(lambda: stream.read(1 << 20), b""):
             digest.update(chunk)
     return "sha256:" + digest.hexdigest()

@@ -37,6 +37,7 @@ class Rows:
 class WeightRef:
     """Where a base matrix lives. Knowing one costs a header, not a weight.
 
+    key: the model's name of the tensor, which `rows` are of; how it lies in a file is the base's affair.
     shape: the shape of the layer's own tensor, (out, in) or (out, in, kh, kw), after `rows` are taken.
     rows: the part along the first axis when the layer is a slice of a fused weight, else None.
     file: what tells the file and its state (path, size, time of change); None for a model in memory.

@@ -58,6 +58,8 @@ class LayerReader:
         found = digest_of(self.stored)
         if self._cache is not None and place is not None:
             self._cache.note_place(place, found)
+            if self._cache.trouble is not None:
+                self._using.notes.setdefault("cache index", self._cache.trouble)
         return found
 
     def rank(self, rule: RankRule, device: torch.device) -> int:

@@ -1,4 +1,4 @@
-"""Changes of biases and norms, which have no subspace: copied where the target has the same parameter."""
+"""Changes of biases, norms and other parameters without a subspace: copied where the target has the same parameter."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,8 +12,8 @@ from .matching import BlockMap
 
 @dataclass(frozen=True)
 class Vector:
-    """A change of a bias or a norm, which has no subspace: (length), added to the parameter ("diff") or put in its
-    place ("set")."""
+    """A change of a bias, a norm or a table (Wan's modulations), which has no subspace: of the parameter's shape, added
+    to it ("diff") or put in its place ("set")."""
 
     parameter: str
     kind: Literal["diff", "set"]
@@ -34,7 +34,7 @@ def plan_vectors(
     for vector in vectors:
         places = _places(vector.parameter, block_map)
         if not places:
-            reason = "a bias or norm: the block that it belongs to feeds no block of the target"
+            reason = f"{_kind(vector)}: the block that it belongs to feeds no block of the target"
             skipped.append(Skipped(vector.parameter, reason, vector.keys))
         for index, place in enumerate(places):
             keys = vector.keys if index == 0 else ()
@@ -43,8 +43,12 @@ def plan_vectors(
                 copied.append(replace(vector, parameter=place, keys=keys))
                 continue
             reason = "has no such parameter" if found is None else f"has it with {list(found)} values"
-            skipped.append(Skipped(place, f"a bias or norm: {target} {reason}", keys))
+            skipped.append(Skipped(place, f"{_kind(vector)}: {target} {reason}", keys))
     return tuple(copied), tuple(skipped)
+
+
+def _kind(vector: Vector) -> str:
+    return "a bias or norm" if vector.values.ndim == 1 else "a parameter that is no weight"
 
 
 def _places(parameter: str, block_map: BlockMap | None) -> list[str]:

@@ -4,9 +4,11 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..core.shards import shard_paths
 from .host.base.from_file import base_from_file
 from .host.base.from_model import HostBase, base_from_model, with_text_encoder
 from .host.paths import base_names, base_path, state_of
+from .host.session import show
 from .sockets import CATEGORY, BaseSocket
 
 
@@ -20,8 +22,8 @@ class LoadSourceBase(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, base_name: str, **_: Any) -> tuple[int, int]:
-        return state_of(base_path(base_name))
+    def fingerprint_inputs(cls, base_name: str, **_: Any) -> list[str]:
+        return state_of(*shard_paths(base_path(base_name)))
 
     @classmethod
     def validate_inputs(cls, base_name: str) -> bool:
@@ -29,7 +31,10 @@ class LoadSourceBase(io.ComfyNode):
 
     @classmethod
     def execute(cls, base_name: str, model: Any = None, clip: Any = None) -> io.NodeOutput:
-        return io.NodeOutput(_load(base_name, model, clip))
+        base = _load(base_name, model, clip)
+        if base.notes:
+            show(cls.hidden.unique_id, "; ".join(base.notes))
+        return io.NodeOutput(base)
 
 
 class LoadTargetBase(LoadSourceBase):
@@ -52,14 +57,14 @@ def _schema(node_id: str, display_name: str, description: str) -> io.Schema:
             io.Combo.Input(
                 "base_name",
                 options=base_names(),
-                tooltip="A safetensors file of models/checkpoints or models/diffusion_models. "
-                "It is read layer by layer and never loaded whole.",
+                tooltip="A safetensors file of models/checkpoints or models/diffusion_models, read layer by layer. "
+                "Any shard of a model in several files stands for all of them.",
             ),
             io.Model.Input(
                 "model",
                 optional=True,
-                tooltip="A loaded model of any loader (fp8, merged, ...). When connected it is used in place of "
-                "base_name. LoRAs patched onto it are left out.",
+                tooltip="A loaded model of any loader (fp8, GGUF, ...), used in place of base_name. A merge is read as "
+                "merged; LoRAs on it are left out, and the node says which.",
             ),
             io.Clip.Input(
                 "clip",
@@ -67,6 +72,7 @@ def _schema(node_id: str, display_name: str, description: str) -> io.Schema:
                 tooltip="The base's text encoder. Connect it on both bases to carry the LoRA's text encoder part too.",
             ),
         ],
+        hidden=[io.Hidden.unique_id],
         outputs=[BaseSocket.Output(display_name="base", tooltip="A lazy handle on the base: names and shapes.")],
     )
 

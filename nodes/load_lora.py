@@ -35,7 +35,7 @@ class LoadLora(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, lora_name: str, **_: Any) -> tuple[int, int]:
+    def fingerprint_inputs(cls, lora_name: str, **_: Any) -> list[str]:
         return state_of(adapter_path(lora_name))
 
     @classmethod

@@ -4,7 +4,7 @@ from comfy_api.latest import io, ui
 
 from ..core.files import write_new
 from .host.adapter.adapter import Adapter
-from .host.adapter.save import SAVED_DTYPES, for_file, respelled
+from .host.adapter.save import SAVED_DTYPES, for_file, left_out, respelled
 from .host.adapter.write import SPELLINGS
 from .host.paths import metadata_allowed, output_place
 from .sockets import CATEGORY, AdapterSocket
@@ -46,4 +46,4 @@ class SaveLora(io.ComfyNode):
     def execute(cls, adapter: Adapter, filename_prefix: str, dtype: str, spelling: str) -> io.NodeOutput:
         tensors = for_file(respelled(adapter, spelling), adapter, dtype)
         path = write_new(*output_place(filename_prefix), tensors, adapter.metadata if metadata_allowed() else None)
-        return io.NodeOutput(str(path), ui=ui.PreviewText(str(path)))
+        return io.NodeOutput(str(path), ui=ui.PreviewText("\n".join((str(path), *left_out(adapter, spelling)))))

@@ -6,6 +6,7 @@ import folder_paths
 from comfy.cli_args import args
 
 from ...core.errors import InvalidSetting, UnreadableFile, UnwritableFile
+from ...core.file_state import state_at
 
 BASE_FOLDERS = ("checkpoints", "diffusion_models")
 
@@ -34,10 +35,10 @@ def adapter_path(lora_name: str) -> Path:
     return _found("loras", lora_name, f"LoRA {lora_name}")
 
 
-def state_of(path: Path) -> tuple[int, int]:
-    """(mtime in ns, size): what ComfyUI's cache must watch, for it sees names only."""
-    status = path.stat()
-    return status.st_mtime_ns, status.st_size
+def state_of(*paths: Path) -> list[str]:
+    """The states of files: what ComfyUI's cache must watch, for it sees names only."""
+    states = [state_at(path) for path in paths]
+    return ["missing" if state is None else state.mark() for state in states]
 
 
 def output_place(filename_prefix: str) -> tuple[Path, str]:

@@ -2,7 +2,8 @@
 
 import json
 import logging
-import sqlite3
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,45 +12,73 @@ import folder_paths
 from ...core.cache import PRECISIONS, SubspaceCache
 
 PRECISION, LIMIT = "LoraTransfer.Cache.Precision", "LoraTransfer.Cache.LimitGB"
+_OFF = "off"
 DEFAULTS: dict[str, Any] = {PRECISION: "float32", LIMIT: 20}
+
+
+# Gigabytes; more than any disk holds, and an infinite limit is as good.
+_MOST = 1e6
 
 
 def subspace_cache() -> SubspaceCache | None:
     """The cache of decomposed bases in ComfyUI's user folder; None where the user has switched it off, or where its
-    folder or index cannot be opened (a read-only or full disk, a lock that another process holds)."""
-    place = cache_place("subspaces")
+    folder cannot be used, which the log says once."""
+    chosen = _settings()
+    place = _place(chosen, "subspaces")
     if place is None:
         return None
     folder, limit = place
     try:
-        return SubspaceCache(folder, _written()[PRECISION], limit)
-    except (OSError, sqlite3.Error) as error:
-        logging.warning(
-            "LoRA Transfer: no cache of decomposed bases in %s (%s); bases are decomposed anew", folder, error
-        )
+        return SubspaceCache(folder, chosen[PRECISION], limit)
+    except OSError as error:
+        _warn(f"no cache of decomposed bases in {folder} ({error}): bases are decomposed anew in every run")
         return None
 
 
 def cache_place(name: str) -> tuple[Path, int] | None:
     """A folder of the pack's caches and its limit in bytes; None where the user has switched them off."""
-    chosen = _written()
-    if chosen[PRECISION] not in PRECISIONS:
+    return _place(_settings(), name)
+
+
+def _place(chosen: Mapping[str, Any], name: str) -> tuple[Path, int] | None:
+    if chosen[PRECISION] == _OFF:
         return None
     return Path(folder_paths.get_user_directory()) / "lora_transfer" / name, int(chosen[LIMIT] * 1e9)
 
 
-def _written() -> dict[str, Any]:
-    """ComfyUI's settings as its page saved them, the defaults where there are none or they are not to be used. Nodes
-    run outside of any request, so they are read from the file, of the default user."""
+def _settings() -> dict[str, Any]:
+    """The pack's settings as ComfyUI's page saved them, the default in place of each that is missing or cannot be used.
+    Nodes run outside of any request, so they are read from the file, of the default user."""
     path = Path(folder_paths.get_user_directory()) / "default" / "comfy.settings.json"
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # ComfyUI itself goes on without settings then
-        settings = {}
-    chosen = {
-        **DEFAULTS,
-        **({key: settings[key] for key in DEFAULTS if key in settings} if isinstance(settings, dict) else {}),
-    }
-    limit = chosen[LIMIT]
-    usable = isinstance(limit, (int, float)) and limit > 0
-    return chosen if usable else {**chosen, LIMIT: DEFAULTS[LIMIT]}
+        written = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):  # ComfyUI itself goes on without settings then
+        written = {}
+    chosen = dict(DEFAULTS)
+    for name, usable in _USABLE.items():
+        if not isinstance(written, dict) or name not in written:
+            continue
+        if usable(written[name]):
+            chosen[name] = written[name]
+        else:
+            _warn(f"setting {name}: expected {_EXPECTED[name]}, found {written[name]!r:.80}; {DEFAULTS[name]} is used")
+    chosen[LIMIT] = min(chosen[LIMIT], _MOST)
+    return chosen
+
+
+def _is_precision(value: Any) -> bool:
+    return isinstance(value, str) and value in (*PRECISIONS, _OFF)
+
+
+def _is_limit(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0  # NaN is not
+
+
+_USABLE: dict[str, Callable[[Any], bool]] = {PRECISION: _is_precision, LIMIT: _is_limit}
+_EXPECTED = {PRECISION: f"one of {', '.join((*PRECISIONS, _OFF))}", LIMIT: "a number of gigabytes above 0"}
+
+
+@cache
+def _warn(message: str) -> None:
+    """A line in the log, once."""
+    logging.warning("LoRA Transfer: %s", message)

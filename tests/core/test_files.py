@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from lora_transfer.core import files
 from lora_transfer.core.errors import UnreadableFile, UnwritableFile
-from lora_transfer.core.files import open_tensor_file, sampled_fingerprint, write_new
+from lora_transfer.core.files import open_tensor_file, write_new
 from lora_transfer.core.layers import Rows
 
 TENSORS = {"a": torch.arange(12.0).reshape(4, 3), "b": torch.ones(2, dtype=torch.bfloat16)}
@@ -74,14 +74,6 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(UnwritableFile, match="No space"):
         write_new(tmp_path, "x", TENSORS, None)
     assert os.listdir(tmp_path) == []
-
-
-def test_the_fingerprint_follows_the_content_and_not_the_name(path: Path, tmp_path: Path) -> None:
-    twin = tmp_path / "twin.safetensors"
-    twin.write_bytes(path.read_bytes())
-    assert sampled_fingerprint(twin) == sampled_fingerprint(path)
-    twin.write_bytes(path.read_bytes()[:-1] + b"\x01")
-    assert sampled_fingerprint(twin) != sampled_fingerprint(path)
 
 
 def test_many_threads_at_once_each_write_a_file_of_their_own(tmp_path: Path) -> None:

@@ -251,6 +251,7 @@ TRANSFORMERS: dict[str, tuple[str, str, dict[str, Any]]] = {
             "adaln_lora_dim": 256,
         },
     ),
+    "AuraFlow": ("comfy.ldm.aura.mmdit", "MMDiT", {}),
     "Flux.2 dev": (
         "comfy.ldm.flux.model",
         "Flux",
@@ -283,10 +284,12 @@ FAMILIES = (*UNETS, *TRANSFORMERS)
 def header_of(family: str, text_encoder: bool = False) -> TensorFile:
     """The header of a full-size file: the diffusion model under a checkpoint's prefix, and CLIP-L if asked for."""
     model = model_of(family, UNETS[family] if family in UNETS else TRANSFORMERS[family][2])
-    tensors = {f"model.diffusion_model.{key}": _header(value) for key, value in model.state_dict().items()}
+    tensors = {f"model.diffusion_model.{key}": header_of_tensor(value) for key, value in model.state_dict().items()}
     if text_encoder:
         clip = comfy.sd1_clip.SDClipModel(dtype=torch.float16, device="meta").state_dict()
-        tensors |= {f"cond_stage_model.{key}": _header(value) for key, value in clip.items() if "transformer" in key}
+        tensors |= {
+            f"cond_stage_model.{key}": header_of_tensor(value) for key, value in clip.items() if "transformer" in key
+        }
     return TensorFile(Path(family), tensors, {})
 
 
@@ -328,5 +331,5 @@ def model_of(family: str, settings: dict[str, Any]) -> torch.nn.Module:
     return make(**settings, device="meta", dtype=torch.float16, operations=comfy.ops.disable_weight_init)
 
 
-def _header(tensor: torch.Tensor) -> TensorHeader:
+def header_of_tensor(tensor: torch.Tensor) -> TensorHeader:
     return TensorHeader(tuple(tensor.shape), "F16")

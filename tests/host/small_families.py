@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.host.families import TRANSFORMERS, UNETS, model_of
+from lora_transfer.core.files import TensorFile
+from tests.host.families import TRANSFORMERS, UNETS, header_of_tensor, model_of
 
 _SMALL: dict[str, dict[str, Any]] = {
     "Flux dev": {"hidden_size": 128, "num_heads": 1, "depth": 1, "depth_single_blocks": 1},
@@ -23,6 +24,27 @@ _SMALL: dict[str, dict[str, Any]] = {
     "Wan 2.1 1.3B": {"dim": 128, "ffn_dim": 256, "num_heads": 1, "num_layers": 2},
 }
 SMALL_FAMILIES = tuple(_SMALL)
+
+# As small as headers can be: ComfyUI takes the rest of these families' sizes for given.
+_SMALL_HEADERS: dict[str, dict[str, Any]] = {
+    **_SMALL,
+    "Flux.2 dev": {"hidden_size": 128, "num_heads": 1, "depth": 1, "depth_single_blocks": 1},
+    "Chroma": {"hidden_size": 128, "num_heads": 1, "depth": 1, "depth_single_blocks": 1},
+    "AuraFlow": {"dim": 128, "global_conddim": 64, "n_layers": 2, "n_double_layers": 1, "max_seq": 16},
+    "PixArt Sigma": {"depth": 1},
+    "Z-Image": {"n_layers": 1},
+    "Lumina 2": {"n_layers": 1},
+}
+
+
+def small_settings(family: str) -> dict[str, Any]:
+    return {**TRANSFORMERS[family][2], **_SMALL_HEADERS[family]}
+
+
+def small_header(family: str) -> TensorFile:
+    """The header of a model of the family with a block or two."""
+    model = model_of(family, small_settings(family))
+    return TensorFile(Path(family), {key: header_of_tensor(value) for key, value in model.state_dict().items()}, {})
 
 
 def write_small(

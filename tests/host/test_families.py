@@ -3,19 +3,17 @@
 import json
 from pathlib import Path
 
-import comfy.utils
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from lora_transfer.core.files import TensorFile, TensorHeader
-from lora_transfer.core.layers import Rows
+from lora_transfer.core.files import TensorFile, open_tensor_file
 from lora_transfer.nodes.host.adapter.adapter import Adapter, adapter_from_file
 from lora_transfer.nodes.host.adapter.place import PlacedAdapter, place
 from lora_transfer.nodes.host.base.from_file import base_from_header
 from lora_transfer.nodes.host.base.from_model import HostBase
-from lora_transfer.nodes.host.base.names import parse_target
 from tests.conftest import ROOT
-from tests.host.families import FAMILIES, TRANSFORMERS, UNETS, clip_g_in_sdxl, header_of
+from tests.host.families import FAMILIES, clip_g_in_sdxl, header_of
 from tests.host.formulas import delta_of
 
 SHARED = ROOT.parent / "shared" / "data"
@@ -26,29 +24,6 @@ needs_shared = pytest.mark.skipif(not REAL, reason="the project's shared data ar
 
 def base_of(family: str, text_encoder: bool = False) -> HostBase:
     return base_from_header(header_of(family, text_encoder), family, "header")
-
-
-# ComfyUI has no diffusers name for these.
-NOT_IN_DIFFUSERS: dict[str, tuple[str, ...]] = {"SD3 medium": ()}
-
-
-def in_diffusers_layout(native: TensorFile, family: str) -> TensorFile:
-    """The header of the same model as diffusers saves it, by ComfyUI's own maps."""
-    prefix = "model.diffusion_model."
-    headers = {key.removeprefix(prefix): one for key, one in native.tensors.items()}
-    maps = {
-        "SD15": lambda: comfy.utils.unet_to_diffusers(UNETS["SD15"]),
-        "SDXL": lambda: comfy.utils.unet_to_diffusers(UNETS["SDXL"]),
-        "Flux dev": lambda: comfy.utils.flux_to_diffusers(TRANSFORMERS["Flux dev"][2]),
-        "SD3 medium": lambda: comfy.utils.mmdit_to_diffusers({"depth": 24, "num_blocks": 24}),
-    }
-    tensors: dict[str, TensorHeader] = {}
-    for name, target in maps[family]().items():
-        key, rows, _ = parse_target(target)
-        if key in headers:
-            shape = headers[key].shape if rows is None else (rows.length, *headers[key].shape[1:])
-            tensors[name] = TensorHeader(shape, "F16")
-    return TensorFile(Path(family), tensors, {})
 
 
 def assert_every_key_is_accounted_for(placed: PlacedAdapter, keys: set[str]) -> None:
@@ -65,7 +40,8 @@ def assert_every_key_is_accounted_for(placed: PlacedAdapter, keys: set[str]) -> 
 def test_every_matrix_of_a_full_size_model_is_a_layer_once(family: str) -> None:
     header = header_of(family)
     base = base_from_header(header, family, "header")
-    matrices = {key: one.shape for key, one in header.tensors.items() if key.endswith(".weight") and len(one.shape) > 1}
+    stored = {key.removeprefix("model."): one.shape for key, one in header.tensors.items()}
+    matrices = {key: shape for key, shape in stored.items() if key.endswith(".weight") and len(shape) > 1}
     rows: dict[str, int] = {}
     for name in base.own_layers():
         weight = base.layers[name].weight
@@ -74,34 +50,26 @@ def test_every_matrix_of_a_full_size_model_is_a_layer_once(family: str) -> None:
     assert rows == {key: shape[0] for key, shape in matrices.items()}
 
 
-@pytest.mark.parametrize("family", ["SD15", "SDXL", "Flux dev", "SD3 medium"])
-def test_a_file_in_diffusers_layout_is_the_same_base_as_one_in_the_native_layout(family: str) -> None:
-    native = header_of(family)
-    base = base_from_header(native, family, "header")
-    foreign = base_from_header(in_diffusers_layout(native, family), family, "header")
-    assert foreign.family == base.family
-    missing = set(base.own_layers()) - set(foreign.layers)
-    assert missing <= set(NOT_IN_DIFFUSERS.get(family, ()))
-    for name, layer in foreign.layers.items():
-        assert layer.weight.shape == base.layers[name].weight.shape
-
-
 def test_the_text_encoder_of_a_checkpoint_is_read_with_it() -> None:
     base = base_of("SD15", text_encoder=True)
     weight = base.layers["clip_l.transformer.text_model.encoder.layers.3.self_attn.k_proj"].weight
-    assert weight.key == "cond_stage_model.transformer.text_model.encoder.layers.3.self_attn.k_proj.weight"
+    assert weight.key == "clip_l.transformer.text_model.encoder.layers.3.self_attn.k_proj.weight"
     assert weight.shape == (768, 768)
 
 
-def test_a_fused_text_encoder_of_sdxl_is_read_in_rows() -> None:
+def test_a_fused_text_encoder_of_sdxl_is_read_in_rows(tmp_path: Path, generator: torch.Generator) -> None:
     unet = header_of("SDXL")
-    header = TensorFile(unet.path, {**unet.tensors, **clip_g_in_sdxl()}, {})
+    fused = "conditioner.embedders.1.model.transformer.resblocks.5.attn.in_proj_weight"
+    weight = torch.randn(3840, 1280, generator=generator)
+    save_file({fused: weight}, tmp_path / "fused.safetensors")
+    stored = open_tensor_file(tmp_path / "fused.safetensors")
+    header = TensorFile(stored.path, {**unet.tensors, **clip_g_in_sdxl(), **stored.tensors}, {})
     base = base_from_header(header, "SDXL", "header")
     block = "clip_g.transformer.text_model.encoder.layers.5"
-    fused = "conditioner.embedders.1.model.transformer.resblocks.5.attn.in_proj_weight"
     for index, role in enumerate(("q_proj", "k_proj", "v_proj")):
-        weight = base.layers[f"{block}.self_attn.{role}"].weight
-        assert (weight.key, weight.rows, weight.shape) == (fused, Rows(1280 * index, 1280 * (index + 1)), (1280, 1280))
+        layer = base.layers[f"{block}.self_attn.{role}"]
+        assert layer.weight.shape == (1280, 1280)
+        assert torch.equal(base.read(layer), weight[1280 * index : 1280 * (index + 1)])
     assert base.layers[f"{block}.mlp.fc1"].weight.shape == (5120, 1280)
     assert all(base.layers[name].text_encoder == name.startswith("clip_g") for name in base.layers)
 

@@ -113,7 +113,8 @@ def test_the_bundled_prompts_are_varied_and_clean() -> None:
     ("written", "said"),
     [
         ("oops", "its ss_tag_frequency is no JSON and was passed over"),
-        ("[" * 100_000, "its ss_tag_frequency is no JSON and was passed over"),
+        ("[" * 100_000, "its ss_tag_frequency was passed over: it is nested too deep"),
+        ("9" * 5_000_000, "its ss_tag_frequency was passed over: it has 5,000,000 characters"),
         ("[1, 2]", "its ss_tag_frequency is no table of datasets and was passed over"),
         ("null", "its ss_tag_frequency is no table of datasets and was passed over"),
         ('{"a": 3, "b": [1]}', "2 odd entries of its ss_tag_frequency were passed over"),

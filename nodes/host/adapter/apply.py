@@ -8,7 +8,7 @@ from typing import Any
 from comfy.weight_adapter import LoRAAdapter
 
 from ....core.errors import ShapeMismatch, UnsupportedAdapter
-from ..base.from_model import HostBase, joined, layers_of_clip, layers_of_model
+from ..base.from_model import HostBase, base_from_clip, base_from_model, joined
 from ..base.names import layer_name, parse_target
 from .adapter import Adapter
 from .group import NO_SUCH_LAYER, OF_TEXT_ENCODER, Group, grouped, why_nothing_is_named
@@ -53,7 +53,7 @@ def apply(adapter: Adapter, model: Any, clip: Any | None, strength_model: float,
     """
     if strength_model == 0 and strength_clip == 0:
         return Applied(model, clip)  # as ComfyUI's own loader does: the very same model, bit by bit
-    base = layers_of_model(model) if clip is None else joined(layers_of_model(model), layers_of_clip(clip))
+    base = base_from_model(model) if clip is None else joined(base_from_model(model), base_from_clip(clip))
     groups, left = grouped(adapter.state_dict(), base)
     if not groups:
         raise UnsupportedAdapter(why_nothing_is_named(adapter.name, base, left))

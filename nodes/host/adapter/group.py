@@ -35,8 +35,9 @@ def grouped(tensors: dict[str, Tensor], base: HostBase) -> tuple[dict[str, Group
     """The file's modules by their name in the base's key map, and the keys that belong to none, with the reason."""
     groups: dict[str, Group] = {}
     spelled, unread = _in_host_spelling(tensors, base)
+    longest = max(map(len, base.key_map), default=0)
     for key, (file_key, tensor) in spelled.items():
-        module = _module_of(key, base.key_map)
+        module = _module_of(key, base.key_map, longest)
         if module is not None:
             group = groups.setdefault(module, Group())
             group.tensors[key], group.file_keys[key] = tensor, file_key
@@ -84,7 +85,8 @@ def _in_host_spelling(
     return spelled, again
 
 
-def _module_of(key: str, key_map: Mapping[str, Any]) -> str | None:
-    """The longest name of the key map that the key begins with, ending where a suffix (`.alpha`, `_lora.up`) begins."""
-    ends = [end for end in range(len(key)) if key[end] == "." or key.startswith("_lora.", end)]
+def _module_of(key: str, key_map: Mapping[str, Any], longest: int) -> str | None:
+    """The longest name of the key map that the key begins with, ending where a suffix (`.alpha`, `_lora.up`) begins.
+    No name is longer than `longest`: further ends are not looked at."""
+    ends = [end for end in range(min(len(key), longest + 1)) if key[end] == "." or key.startswith("_lora.", end)]
     return next((key[:end] for end in reversed(ends) if key[:end] in key_map), None)

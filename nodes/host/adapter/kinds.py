@@ -1,5 +1,6 @@
 """From what ComfyUI reads of a module to its delta: exactly factored where the kind allows it, else formed densely."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,11 @@ from ....core.delta import LowRankDelta
 from ....core.errors import ShapeMismatch, UnsupportedAdapter
 from ....core.layers import Layer, Rows
 from .module import DORA, check_fit, computed, misfit
+
+_LARGEST_SCALE = 1e6  # of alpha / rank; trainers write at most some thousands, beyond 1e30 float32 overflows
+_MOST_WIDENED = (
+    16  # times a layer's size: control LoRAs double their first layer, inpainting makes it six times as wide
+)
 
 
 @dataclass(frozen=True)
@@ -38,13 +44,13 @@ class PlacedDelta:
 
         return PlacedDelta((rows.length, self.shape[1]), self.exact, self.scale, build)
 
-    def arranged(self, function: Callable[[Tensor], Tensor]) -> "PlacedDelta":
+    def arranged(self, to_model_order: Callable[[Tensor], Tensor]) -> "PlacedDelta":
         """The delta with its rows in the model's order, where a file has them in another (Flux's last modulation: scale
         and shift change places)."""
 
         def build() -> LowRankDelta:
             whole = self.build()
-            return LowRankDelta(function(whole.up), whole.down)
+            return LowRankDelta(to_model_order(whole.up), whole.down)
 
         return PlacedDelta(self.shape, self.exact, self.scale, build)
 
@@ -73,20 +79,25 @@ class LazyDeltas(Mapping[str, LowRankDelta]):
 def placed_delta(
     patch: Any, scale_without_alpha: Callable[[int], float], layer: Layer, source_weight: Callable[[], Tensor]
 ) -> PlacedDelta:
-    """The delta of a host's patch on a layer. `source_weight` reads the layer's matrix (m, n), if the kind needs it.
+    """The delta of a host's patch on a layer. `source_weight` reads the layer's matrix (m, n), if the kind needs it,
+    with its rows in the order of the file; the delta has the same order.
 
     UnsupportedAdapter gives the reason where the patch does not fit the layer."""
     if isinstance(patch, tuple):
         return _difference(patch, layer, source_weight)
+    _check_cores(patch, layer.weight.shape)
     if type(patch) in _FACTORED and patch.weights[DORA[patch.name]] is None:
         factors, scale = _FACTORED[type(patch)](patch.weights, scale_without_alpha)
+        _check_scale(scale)
         shape = _shape_of(factors, patch, layer)
         widened: Any = patch.weights[5] if isinstance(patch, LoRAAdapter) else None
+        if widened is not None:
+            _check_widened(widened, shape, layer)
         # A Kronecker product of another shape is reshaped by the host, which leaves it without factors of that shape.
         if shape == layer.weight.matrix_shape or widened is not None:
 
             def build() -> LowRankDelta:
-                return factors(*(_float32(one) for one in patch.weights)).scaled(scale)
+                return factors(*patch.weights).scaled(scale)
 
             return PlacedDelta(shape, True, scale, build, None if widened is None else tuple(widened))
         if not isinstance(patch, LoKrAdapter):
@@ -141,8 +152,32 @@ def _difference(patch: tuple[Any, ...], layer: Layer, source_weight: Callable[[]
     return PlacedDelta(layer.weight.matrix_shape, False, 1.0, lambda: kinds.full(matrix.float()))
 
 
-def _float32(value: Any) -> Any:
-    return value.to(torch.float32) if isinstance(value, Tensor) else value
+def _check_scale(scale: float) -> None:
+    if not abs(scale) <= _LARGEST_SCALE:
+        raise UnsupportedAdapter(f"its alpha makes a scale of {scale:.3g}, expected at most {_LARGEST_SCALE:g}")
+
+
+def _check_widened(widened: Any, shape: tuple[int, int], layer: Layer) -> None:
+    """UnsupportedAdapter where a file asks for a padded layer that its factors do not have: the host makes room for
+    whatever is asked."""
+    sizes: list[Any] = list(widened) if isinstance(widened, (list, tuple)) else []
+    own = layer.weight.shape
+    fits = len(sizes) == len(own) and all(
+        type(size) is int and size >= least for size, least in zip(sizes, own, strict=True)
+    )
+    if not fits or (sizes[0], math.prod(sizes[1:])) != shape or math.prod(sizes) > _MOST_WIDENED * math.prod(own):
+        raise UnsupportedAdapter(
+            f"its reshape_weight is expected to be the shape of its factors, {list(shape)}, and little larger than the "
+            f"layer's {list(own)}; found {sizes[:5]}"
+        )
+
+
+def _check_cores(patch: Any, shape: tuple[int, ...]) -> None:
+    """UnsupportedAdapter where a Tucker core is larger than the layer: its product would be far larger than both."""
+    longest = max(shape[0], math.prod(shape[1:]))
+    cores = [patch.weights[index] for index in _CORES.get(type(patch), ())]
+    if any(core is not None and (core.ndim < 2 or max(core.shape[:2]) > longest) for core in cores):
+        raise misfit(patch, shape)
 
 
 def _lora(weights: Any, without_alpha: Callable[[int], float]) -> tuple[Callable[..., LowRankDelta], float]:
@@ -172,6 +207,9 @@ def _lokr(weights: Any, without_alpha: Callable[[int], float]) -> tuple[Callable
         1.0 if alpha is None or rank is None else alpha / rank,
     )
 
+
+# Where each kind of the host keeps its Tucker cores.
+_CORES: dict[type, tuple[int, ...]] = {LoRAAdapter: (3,), LoHaAdapter: (5, 6), LoKrAdapter: (7,)}
 
 # The host's adapter classes with an exact factored form, which a DoRA scale undoes.
 _FACTORED: dict[type, Any] = {LoRAAdapter: _lora, LoHaAdapter: _loha, LoKrAdapter: _lokr}

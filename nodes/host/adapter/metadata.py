@@ -6,11 +6,15 @@ from typing import Any
 
 from torch import Tensor
 
+from ....core.json_text import read_json
 from ....core.reports.transfer import Report
 from ..base.from_model import HostBase
 from .peft import SETTINGS
 
 PROVENANCE = "lora_transfer"  # the key of our own entry
+
+_LARGEST_NUMBER = 1e9  # of steps or strengths; an integer of JSON can be too large for a float
+_LONGEST_TEXT = 1_000  # characters that are kept of an entry of ours that somebody else wrote
 
 # Facts about the old base and the old file, as sd-scripts writes them, and PEFT's scale, which is in the factors now.
 _STALE = (
@@ -51,8 +55,7 @@ def refined_metadata(
     are counted with its own."""
     entry = _from_json(original.get(PROVENANCE, "{}"))
     origin = entry if isinstance(entry, dict) else {"before": entry}
-    before = origin.get("refined", {})
-    steps = before.get("steps", 0) if isinstance(before, dict) else 0
+    steps = _number(origin.get("refined"), "steps", 0)
     provenance = {**origin, "refined": {**refined, "steps": refined["steps"] + steps}}
     return {**_on_target(original, tensors, target), PROVENANCE: json.dumps(provenance)}
 
@@ -72,7 +75,7 @@ def scaled_metadata(original: Mapping[str, str], tensors: Mapping[str, Tensor], 
     """Those of an adapter whose strength is in its factors now: rank and alpha follow, our own entry tells it."""
     kept = {key: value for key, value in original.items() if key not in SETTINGS}
     entry = _from_json(original.get(PROVENANCE, "{}"))
-    before = entry.get("scaled_by", 1.0) if isinstance(entry, dict) else 1.0
+    before = _number(entry, "scaled_by", 1.0)
     provenance = {**(entry if isinstance(entry, dict) else {"before": entry}), "scaled_by": strength * before}
     return {**kept, **_network(original, tensors), PROVENANCE: json.dumps(provenance)}
 
@@ -113,8 +116,18 @@ def _rank_and_alpha(tensors: Mapping[str, Tensor], downs: Any) -> tuple[str, str
 
 
 def _from_json(written: str) -> Any:
-    """What a file's entry says as JSON; the text itself where it is none."""
+    """What a file's entry says as JSON; the start of the text itself where it is none that can be read."""
     try:
-        return json.loads(written)
+        return read_json(written)
     except ValueError:
-        return written
+        return written[:_LONGEST_TEXT]
+
+
+def _number(entry: Any, name: str, otherwise: float) -> float:
+    """A number of an entry, or `otherwise` where it holds something else."""
+    value = entry.get(name) if isinstance(entry, dict) else None
+    return (
+        value
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _LARGEST_NUMBER
+        else otherwise
+    )

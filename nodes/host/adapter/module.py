@@ -24,6 +24,8 @@ _NORM_LIMIT = {OFTAdapter: 2, BOFTAdapter: 2}
 # What the host's code raises where a tensor is missing or has another shape than it goes by.
 _OF_WRONG_SHAPE = (AttributeError, IndexError, RuntimeError, UnboundLocalError)
 
+_BLOCK = 1 << 22  # values looked at at once: a copy of a whole tensor in float32 can be twice as large as its file
+
 
 @dataclass(frozen=True)
 class ReadModule:
@@ -122,7 +124,8 @@ def _second_change(spelled: str, left: Mapping[str, Tensor], target: Any) -> fro
 def _check_values(key: str, tensor: Tensor) -> None:
     if tensor.numel() == 0:
         raise UnsupportedAdapter(f"{key} is empty (its shape is {list(tensor.shape)})")
-    if not tensor.is_meta and not bool(torch.isfinite(tensor.float()).all()):
+    blocks = () if tensor.is_meta else tensor.reshape(-1).split(_BLOCK)
+    if not all(bool(torch.isfinite(block.float()).all()) for block in blocks):
         raise UnsupportedAdapter(f"{key} holds NaN or infinity: the file is damaged, or its training went astray")
 
 

@@ -13,7 +13,7 @@ from ....core.layers import Rows, Skipped
 from ....core.plan import Module
 from ....core.vectors import Vector
 from ..base.from_model import HostBase
-from ..base.names import layer_name, row_order
+from ..base.names import in_file_order, layer_name, row_order
 from .adapter import Adapter
 from .group import Group, grouped, why_nothing_is_named
 from .kinds import LazyDeltas, PlacedDelta, peft_dora, placed_delta
@@ -134,18 +134,20 @@ def _place_module(spelled: str, group: Group, settings: PeftSettings, base: Host
     if matrix is None:
         return _Placed(vectors=vectors, skipped=skipped, unread=unread)
     delta = _delta(matrix, spelled, group, layer, settings, base)
-    if (function := row_order(target)) is not None:
-        delta = delta.arranged(function)
+    if (to_model_order := row_order(target)) is not None:
+        delta = delta.arranged(to_model_order)
     parts = base.parts_of(layer) if delta.shape == base.layers[layer].weight.matrix_shape else []
     deltas = {layer: (delta, own)} if not parts else _split(delta, parts, own, base)
     return _Placed(deltas, vectors, skipped, unread)
 
 
 def _delta(patch: Any, spelled: str, group: Group, layer: str, settings: PeftSettings, base: HostBase) -> PlacedDelta:
+    """The module's delta with its rows in the order of the file. A change that depends on the weight is only right
+    with the weight's rows in that order too."""
     place_of = base.layers[layer]
 
     def source_weight() -> Tensor:
-        return base.read(place_of)
+        return in_file_order(base.key_map[spelled], base.read(place_of))
 
     def without_alpha(rank: int) -> float:
         return settings.scale(spelled, rank)

@@ -8,7 +8,7 @@ from torch import Tensor
 from ....core.errors import InvalidSetting
 from .adapter import Adapter
 from .place import place
-from .write import to_state_dict
+from .write import is_written, to_state_dict
 
 _LARGE = 4  # prolora doubles the rank, and a rank of one or two may be stored as four: that is nothing to warn of
 
@@ -22,13 +22,30 @@ def respelled(adapter: Adapter, spelling: str) -> dict[str, Tensor]:
         return adapter.changes.tensors(spelling)
     if adapter.fits is not None:
         placed = place(adapter, adapter.fits)
-        return to_state_dict(placed.deltas, placed.scales, adapter.fits, spelling, placed.vectors, placed.widened())
+        tensors = to_state_dict(placed.deltas, placed.scales, adapter.fits, spelling, placed.vectors, placed.widened())
+        if tensors:
+            return tensors
+        raise InvalidSetting(
+            f"Saving {adapter.name} as {spelling}: expected changes of weights, found changes of biases and norms "
+            "alone, with which its loader refuses a file. Choose comfy or kohya."
+        )
     if spelling != "comfy":
         raise InvalidSetting(
             f"Saving {adapter.name} as {spelling}: expected an adapter from Project LoRA, whose target names the "
             "layers; found one as it was loaded. Project it first, or choose comfy to save it unchanged."
         )
     return adapter.state_dict()
+
+
+def left_out(adapter: Adapter, spelling: str) -> tuple[str, ...]:
+    """A note on what a file in this spelling cannot hold, where the adapter has such changes."""
+    keys = [key for key in adapter.state_dict() if not is_written(key, spelling) and not key.endswith(".alpha")]
+    if not keys:
+        return ()
+    return (
+        f"Not in the file: {len(keys)} of the LoRA's keys (first: {keys[0]}). {spelling} refuses a file with changes "
+        "of biases, norms or shapes; comfy and kohya keep them.",
+    )
 
 
 def growth(adapter: Adapter, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:

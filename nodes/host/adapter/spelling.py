@@ -23,6 +23,7 @@ REWRITES: tuple[tuple[str, str], ...] = (
     (r"\.lora_magnitude_vector(?:\.default)?(?:\.weight)?$", ".lora_magnitude_vector"),
     (r"(?<=[a-z0-9])_lora_(up|down|mid)\.weight$", r".lora_\1.weight"),
     (r"\.lora_(up|down)$", r".lora_\1.weight"),
+    (r"\.diff_m$", ".modulation.diff"),  # lightx2v's changes of Wan's modulations
 )
 
 # Which layers cloneofsimo's trainer numbers, in the order in which diffusers builds them.

@@ -1,9 +1,10 @@
-"""Changes of biases and norms, which have no subspace: from ComfyUI's patches to vectors on whole parameters."""
+"""Changes of biases, norms and other parameters without a subspace: from ComfyUI's patches to whole parameters."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ....core.layers import Rows, Skipped
@@ -16,9 +17,9 @@ from .group import Group
 def vectors_of_module(
     patches: Mapping[Any, Any], matrix: Any, group: Group, target: Any, base: HostBase
 ) -> tuple[tuple[tuple[Vector, Rows | None], ...], tuple[Skipped, ...]]:
-    """The changes of biases and norms with the rows that they are of, and those that the base has no place for. On a
-    slice, the host names the bias after the slice's tuple (a bug of 0.30): the bias of the fused weight is meant, with
-    zeros on the other rows."""
+    """The changes of parameters with the rows that they are of, in float32, and those that the base has no place for.
+    On a slice, the host names the bias after the slice's tuple (a bug of 0.30): the bias of the fused weight is meant,
+    with zeros on the other rows."""
     key, rows, _ = parse_target(target)
     vectors: list[tuple[Vector, Rows | None]] = []
     skipped: list[Skipped] = []
@@ -31,7 +32,9 @@ def vectors_of_module(
         if reason := _misfit(values, kind, rows, base.parameters.get(parameter)):
             skipped.append(Skipped(parameter, reason, file_keys))
             continue
-        ordered = values if (function := row_order(target)) is None else function(values)
+        # A file may hold them in float8, for which torch has no addition.
+        exact = values.to(torch.float32)
+        ordered = exact if (to_model_order := row_order(target)) is None else to_model_order(exact)
         whole = _on_whole(ordered, rows, base.parameters[parameter])
         vectors.append((Vector(parameter, kind, whole, file_keys), rows))
     return tuple(vectors), tuple(skipped)
@@ -60,12 +63,14 @@ def _sum(one: Vector, other: Vector) -> Vector:
 
 
 def _misfit(values: Tensor, kind: str, rows: Rows | None, shape: tuple[int, ...] | None) -> str | None:
-    if values.ndim != 1 or shape is None:
-        return "the base has no such bias or norm"
+    if shape is None:
+        return "the base has no such parameter"
+    if rows is None and tuple(values.shape) != shape:
+        return f"it has shape {list(values.shape)}, the base's parameter {list(shape)}"
     if kind == "set" and rows is not None:
         return "it replaces a part of a fused bias or norm, which no file can say of a part"
-    if rows is not None and (rows.length != len(values) or rows.stop > shape[0]):
-        return f"it has {len(values)} values, its rows of the layer {rows.length}"
+    if rows is not None and (tuple(values.shape) != (rows.length, *shape[1:]) or rows.stop > shape[0]):
+        return f"it has {values.numel()} values, its rows of the layer {rows.length}"
     return None
 
 

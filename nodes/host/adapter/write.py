@@ -16,12 +16,13 @@ from ..base.names import UNET, layer_name, parse_target, slice_of
 @dataclass(frozen=True)
 class Spelling:
     """prefixes: of the module names that it uses, from the base's key map. scaled: alpha / rank is in the factors
-    already, for a spelling without alpha."""
+    already, for a spelling without alpha. only_factors: its loader refuses a file that holds anything else."""
 
     prefixes: tuple[str, ...]
     up: str
     down: str
     scaled: bool = False
+    only_factors: bool = False
 
 
 SPELLINGS: dict[str, Spelling] = {
@@ -35,6 +36,7 @@ SPELLINGS: dict[str, Spelling] = {
         ".lora_B.weight",
         ".lora_A.weight",
         scaled=True,
+        only_factors=True,  # diffusers: "Invalid LoRA checkpoint" unless every key has "lora" in it
     ),
 }
 
@@ -53,7 +55,8 @@ def to_state_dict(
     widened: Mapping[str, tuple[int, ...]] | None = None,
 ) -> dict[str, Tensor]:
     """The deltas under the base's names. The scale alpha / rank of the original is kept: alpha follows the rank
-    (method.md section 3, law 8). A layer that has no name in a spelling is written under ComfyUI's."""
+    (method.md section 3, law 8). A layer that has no name in a spelling is written under ComfyUI's; what the spelling's
+    loader refuses is left out (save.left_out tells)."""
     chosen = SPELLINGS[spelling]
     names = _names(base, chosen)
     tensors: dict[str, Tensor] = {}
@@ -72,7 +75,13 @@ def to_state_dict(
         tensors[f"{module}{down}"] = delta.down.reshape(delta.rank, *shape[1:]).clone(memory_format=_WHOLE)
         if not chosen.scaled:
             tensors[f"{module}.alpha"] = torch.tensor(scale * delta.rank)
-    return tensors | dict(_written_vector(vector) for vector in vectors)
+    tensors |= dict(_written_vector(vector) for vector in vectors)
+    return {key: value for key, value in tensors.items() if is_written(key, spelling)}
+
+
+def is_written(key: str, spelling: str) -> bool:
+    """Whether a file in this spelling may hold the key."""
+    return "lora" in key or not SPELLINGS[spelling].only_factors
 
 
 def _names(base: HostBase, spelling: Spelling) -> dict[str, str]:
@@ -139,7 +148,7 @@ def _whole_where_unnamed(
 
 
 def _written_vector(vector: Vector) -> tuple[str, Tensor]:
-    """A bias or norm under ComfyUI's own names, which every file may mix in."""
+    """A bias, norm or table under ComfyUI's own names, which all loaders but diffusers' take in any file."""
     prefix = "" if vector.parameter.startswith(UNET) else "text_encoders."
     if vector.parameter.endswith(".bias"):
         return f"{prefix}{vector.parameter.removesuffix('.bias')}.diff_b", vector.values

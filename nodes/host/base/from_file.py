@@ -1,130 +1,171 @@
 """A base model from a file's header: ComfyUI detects the family on meta tensors, no weight is read."""
 
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import comfy.lora
 import comfy.model_detection
+import comfy.model_management
 import comfy.utils
 import torch
 from torch import Tensor
 
 from ....core.errors import UnsupportedBase
-from ....core.files import TORCH_DTYPES, TensorFile, TensorHeader, open_tensor_file, sampled_fingerprint
-from ....core.layers import Layer, Rows, WeightRef
+from ....core.files import TORCH_DTYPES, TensorFile, TensorHeader
+from ....core.fingerprint import model_fingerprint
+from ....core.layers import Layer, WeightRef
+from ....core.shards import open_model_file, require_whole
 from ..adapter.spelling import extra_names
-from .from_model import HostBase, diffusers_names, joined, vectors_of
-from .names import UNET, layer_name, layers_of
+from ..settings import subspace_cache
+from .from_model import Fingerprint, HostBase, diffusers_names, joined, parameters_of
+from .layout import Places, find_views, header_at, mark_of, read_pieces, trace_rows
+from .names import UNET, layers_of
 
 # Marks of a quantised file: its weights mean nothing without the scales beside them.
 _QUANTISED = (".comfy_quant", ".scale_weight", ".weight_scale", "scaled_fp8", ".qweight", ".wscales")
 
+_NUMBER = re.compile(r"\.(\d+)(?=\.)")
+_MOST_BLOCKS = 512  # the deepest models known have about 100 blocks; building one takes milliseconds
+_LARGEST_VECTOR = 1 << 20  # values
+
 _PICKLED = (".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl")
 
-# Where a model key's tensor is in the file: the file's key, and rows of it where the host splits it on loading.
-_Places = dict[str, tuple[str, Rows | None]]
+_Tensors = dict[str, Tensor]
+_Convert = Callable[[_Tensors], _Tensors]
 
 
 def base_from_file(path: Path, name: str) -> HostBase:
-    """A base from a safetensors checkpoint or diffusion model, with the text encoder that a checkpoint carries."""
+    """A base from a safetensors checkpoint or diffusion model, with the text encoder that a checkpoint carries. One
+    shard of several stands for all of them."""
     if path.suffix.lower() in _PICKLED:
         raise UnsupportedBase(
             f"Base {name}: expected a safetensors file, found a pickled one ({path.suffix}), of which no layer can be "
             "read alone. Load it with ComfyUI's own loader and connect that MODEL to this node."
         )
-    base = base_from_header(open_tensor_file(path), name, sampled_fingerprint(path))
-    return replace(base, layers=_stored_in(path, base.layers))
+    file = open_model_file(path)
+
+    @cache
+    def identify() -> str:
+        tick = comfy.model_management.throw_exception_if_processing_interrupted
+        return model_fingerprint(file, subspace_cache(), tick)
+
+    return base_from_header(file, name, identify)
 
 
-def base_from_header(file: TensorFile, name: str, fingerprint: str) -> HostBase:
-    """A base from a file's header alone; weights are read from the file when their turn comes."""
+def base_from_header(file: TensorFile, name: str, fingerprint: Fingerprint) -> HostBase:
+    """A base from a file's header alone; weights are read from the file when their turn comes. UnreadableFile
+    where it is one shard of several."""
+    require_whole(file)
     if marks := [key for key in file.tensors if key.endswith(_QUANTISED)]:
         raise UnsupportedBase(
             f"Base {name}: expected plain weights, found quantised ones ({marks[0]}). Load it with ComfyUI's own "
             "loader and connect that MODEL to this node: it is then de-quantised layer by layer."
         )
+    deepest = max((int(number) for key in file.tensors for number in _NUMBER.findall(key)), default=0)
+    if deepest >= _MOST_BLOCKS:
+        raise UnsupportedBase(
+            f"Base {name}: expected a model of at most {_MOST_BLOCKS} blocks, found one with number {deepest:,}. "
+            "ComfyUI would build every one of them: choose a model that it knows."
+        )
     with torch.inference_mode(False):  # inference tensors do not know what they are a slice of
         meta = {key: _stand_in(header) for key, header in file.tensors.items()}
         try:
-            config, tensors, foreign = _detect(meta, file, name)
+            config, tensors, convert = _detect(meta, file, name)
         except KeyError as error:
             raise UnsupportedBase(
                 f"Base {name}: expected the layers that ComfyUI tells a model by, found none called {error.args[0]}. "
                 "The file is not whole: take another copy of it."
             ) from error
+        except RuntimeError as error:
+            raise UnsupportedBase(
+                f"Base {name}: expected tensors that ComfyUI can put together to those of its model, found other "
+                f"shapes ({error}). Load it with its own loader and connect the MODEL."
+            ) from error
         model = _build(config, tensors, name)
-        places = _places(meta, {UNET + k: v for k, v in config.process_unet_state_dict(dict(tensors)).items()})
+        places = _places_of_model(file, meta, tensors, config, convert)
         encoder = _text_encoder(config, meta, file, name, fingerprint)
     model_keys = model.state_dict()
     diffusers = diffusers_names(config, model_keys)
     known = comfy.lora.model_lora_keys_unet(model, {})
     extra = {name: key for name, key in extra_names(diffusers).items() if name not in known}
     key_map = {**known, **extra}
-    if foreign:
-        places = _foreign_places(file, key_map)
-    places = {key: places[key] for key in [*model_keys, *places] if key in places and (foreign or key in model_keys)}
+    places = {key: places[key] for key in model_keys if key in places}
     base = _base(name, fingerprint, type(config).__name__, key_map, places, file)
     base = replace(base, extra=frozenset(extra), diffusers=diffusers)
     return base if encoder is None else joined(base, encoder)
 
 
 def _base(
-    name: str, fingerprint: str, family: str, key_map: Mapping[str, Any], places: _Places, file: TensorFile
+    name: str, fingerprint: Fingerprint, family: str, key_map: Mapping[str, Any], places: Places, file: TensorFile
 ) -> HostBase:
-    """The layers of one part of a file; `places` is keyed by model key, or by layer name for a foreign layout."""
-
-    def header(place: tuple[str, Rows | None]) -> TensorHeader:
-        key, rows = place
-        whole = file.tensors[key]
-        return whole if rows is None else TensorHeader((rows.length, *whole.shape[1:]), whole.dtype)
+    """The layers of one part of a file."""
 
     def read(weight: WeightRef) -> Tensor:
-        return file.read(weight.key, weight.rows)
+        return read_pieces(file, places[weight.key], weight.rows)
 
-    headers = {key: header(place) for key, place in places.items()}
+    headers = {key: header_at(file, pieces) for key, pieces in places.items()}
     return HostBase(
         name=name,
-        fingerprint=fingerprint,
+        identity=fingerprint,
         family=family,
         key_map=key_map,
         extra=frozenset(),
         diffusers={},
-        layers=layers_of(key_map, headers, places),
-        parameters=vectors_of(headers),
+        layers=_marked(layers_of(key_map, headers), file, places),
+        parameters=parameters_of(headers),
         reader=read,
     )
 
 
-def _stored_in(path: Path, layers: Mapping[str, Layer]) -> dict[str, Layer]:
-    """The layers with what tells this file, as it is now, from every other."""
-    status = path.stat()
-    mark = f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
-    return {name: replace(layer, weight=replace(layer.weight, file=mark)) for name, layer in layers.items()}
+def _marked(layers: Mapping[str, Layer], file: TensorFile, places: Places) -> dict[str, Layer]:
+    """The layers with what tells their files, in the state in which they were opened, from every other."""
+    return {
+        name: replace(layer, weight=replace(layer.weight, file=mark_of(file, places[layer.weight.key])))
+        for name, layer in layers.items()
+    }
 
 
-def _detect(meta: dict[str, Tensor], file: TensorFile, name: str) -> tuple[Any, dict[str, Tensor], bool]:
-    """The host's model class, the diffusion model's tensors by the host's keys, and whether the file names them
-    otherwise (a diffusers layout). The order is that of comfy.sd.load_diffusion_model_state_dict."""
-    prefix = comfy.model_detection.unet_prefix_from_state_dict(meta)
-    own = comfy.utils.state_dict_prefix_replace(dict(meta), {prefix: ""}, filter_keys=True) or dict(meta)
+def _detect(meta: _Tensors, file: TensorFile, name: str) -> tuple[Any, _Tensors, _Convert | None]:
+    """The host's model class, the diffusion model's tensors by the host's keys, and what makes these of a file in
+    diffusers' layout. The order is that of comfy.sd.load_diffusion_model_state_dict."""
+    own = _of_diffusion_model(meta)
     config = comfy.model_detection.model_config_from_unet(own, "", metadata=dict(file.metadata))
     if config is not None:
-        return config, own, False
-    converted = comfy.model_detection.convert_diffusers_mmdit(dict(own), "")
-    if converted is not None:
-        config = comfy.model_detection.model_config_from_unet(converted, "")
-    elif "conv_in.weight" in own:
-        config = comfy.model_detection.model_config_from_diffusers_unet(own)
-        names = {} if config is None else comfy.utils.unet_to_diffusers(config.unet_config)
-        converted = {key: own[spelled] for spelled, key in names.items() if spelled in own}
-    if config is None or converted is None:
+        return config, own, None
+    config, convert = _detect_diffusers(own)
+    if config is None or convert is None:
         raise UnsupportedBase(
             f"Base {name}: expected a diffusion model that ComfyUI knows, found {len(file.tensors)} tensors of none "
             f"(first: {next(iter(file.tensors), 'nothing')}). Choose a checkpoint or a diffusion model."
         )
-    return config, converted, True
+    return config, convert(own), convert
+
+
+def _detect_diffusers(own: _Tensors) -> tuple[Any | None, _Convert | None]:
+    """The host's model class of a file in diffusers' layout, and how the host converts its tensors on loading."""
+
+    def as_transformer(tensors: _Tensors) -> Any:
+        return comfy.model_detection.convert_diffusers_mmdit(dict(tensors), "")
+
+    def as_unet(tensors: _Tensors) -> _Tensors:
+        return {key: tensors[spelled] for spelled, key in names.items() if spelled in tensors}
+
+    if (converted := as_transformer(own)) is not None:
+        return comfy.model_detection.model_config_from_unet(converted, ""), as_transformer
+    config = comfy.model_detection.model_config_from_diffusers_unet(own)
+    names = {} if config is None else comfy.utils.unet_to_diffusers(config.unet_config)
+    return config, as_unet
+
+
+def _of_diffusion_model(tensors: _Tensors) -> _Tensors:
+    """The tensors of the diffusion model alone, without the prefix that a checkpoint gives them."""
+    prefix = comfy.model_detection.unet_prefix_from_state_dict(tensors)
+    return comfy.utils.state_dict_prefix_replace(dict(tensors), {prefix: ""}, filter_keys=True) or dict(tensors)
 
 
 def _build(config: Any, tensors: Mapping[str, Tensor], name: str) -> Any:
@@ -138,39 +179,26 @@ def _build(config: Any, tensors: Mapping[str, Tensor], name: str) -> Any:
         ) from error
 
 
-def _places(meta: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> _Places:
-    """Find each of the host's tensors in the file by identity: the host renames them, and takes slices of them."""
-    origin = {id(tensor): key for key, tensor in meta.items()}
-    places: _Places = {}
-    for key, tensor in tensors.items():
-        whole = tensor if tensor._base is None else tensor._base
-        if id(whole) not in origin:
-            continue  # the host computed it: its values are not those of the file
-        if whole is tensor:
-            places[key] = origin[id(whole)], None
-        elif tensor.shape[1:] == whole.shape[1:] and tensor.stride() == whole.stride():
-            start = int(tensor.storage_offset() // whole.stride(0))
-            places[key] = origin[id(whole)], Rows(start, start + len(tensor))
-    return places
+def _places_of_model(
+    file: TensorFile, meta: _Tensors, tensors: _Tensors, config: Any, convert: _Convert | None
+) -> Places:
+    """Where every tensor of the diffusion model lies in the file, by the model's keys."""
+    if convert is None:
+        places = find_views(meta, config.process_unet_state_dict(dict(tensors)))
+    else:
 
+        def load(numbers: _Tensors) -> _Tensors:
+            return config.process_unet_state_dict(convert(_of_diffusion_model(numbers)))
 
-def _foreign_places(file: TensorFile, key_map: Mapping[str, Any]) -> _Places:
-    """A diffusers layout: the names that adapters have for the modules are those of the file. Keyed by layer name."""
-    places: _Places = {}
-    for key in file.tensors:
-        module = key.removesuffix(".weight")
-        spelled = (f"{prefix}{module}" for prefix in ("unet.", "transformer.", "base_model.model.", ""))
-        target = next((key_map[one] for one in spelled if one in key_map), None)
-        if target is not None and key.endswith(".weight"):
-            places[layer_name(target)] = key, None
-    return places
+        places = trace_rows(file.tensors, load)
+    return {UNET + key: pieces for key, pieces in places.items()}
 
 
 def _text_encoder(
-    config: Any, meta: Mapping[str, Tensor], file: TensorFile, name: str, fingerprint: str
+    config: Any, meta: Mapping[str, Tensor], file: TensorFile, name: str, fingerprint: Fingerprint
 ) -> HostBase | None:
     """The text encoder inside a checkpoint; None where there is none that the host knows."""
-    places = _places(meta, config.process_clip_state_dict(dict(meta)))
+    places = find_views(meta, config.process_clip_state_dict(dict(meta)))
     if not places:
         return None
     key_map = comfy.lora.model_lora_keys_clip(_Named(places), {})
@@ -180,10 +208,10 @@ def _text_encoder(
 class _Named:
     """What the host's function that names a text encoder's layers asks of it: the keys of its state dict."""
 
-    def __init__(self, places: _Places) -> None:
+    def __init__(self, places: Places) -> None:
         self._places = places
 
-    def state_dict(self) -> _Places:
+    def state_dict(self) -> Places:
         return self._places
 
 
@@ -191,4 +219,5 @@ def _stand_in(header: TensorHeader) -> Tensor:
     """A tensor without memory. Vectors get zeros: a few families read one to tell their prediction type, which names no
     layer."""
     dtype = TORCH_DTYPES.get(header.dtype, torch.uint8)
-    return torch.empty(header.shape, dtype=dtype, device="meta" if len(header.shape) > 1 else "cpu").fill_(0)
+    is_small = len(header.shape) <= 1 and math.prod(header.shape) <= _LARGEST_VECTOR
+    return torch.empty(header.shape, dtype=dtype, device="cpu" if is_small else "meta").fill_(0)

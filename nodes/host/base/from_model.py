@@ -1,6 +1,5 @@
 """A base model as the engine sees it: layers by ComfyUI's names, weights read one at a time."""
 
-import hashlib
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -18,7 +17,12 @@ from ....core.errors import UnsupportedBase
 from ....core.files import TensorHeader
 from ....core.layers import Layer, WeightRef
 from ..adapter.spelling import extra_names
+from .fingerprint import loaded_fingerprint
+from .merge import loras_left_out, merge_patches, merged_weights
 from .names import UNET, layers_of, slice_of
+
+# A hash of all that a base holds, or a function that takes it, for that can take reading every weight.
+Fingerprint = str | Callable[[], str]
 
 
 @dataclass(frozen=True)
@@ -27,12 +31,12 @@ class HostBase:
 
     family: the host's class of model (SD15, SDXL, Flux, ...). key_map: adapter names -> model keys, as
     comfy.lora.model_lora_keys_unet and _clip give it, and the names in `extra`, which those lack. diffusers: diffusers'
-    name of a UNet's module -> the model's key. parameters: shapes of biases and norms by model key. notes: what a
-    reader of the report should know of this base.
+    name of a UNet's module -> the model's key. parameters: shapes of all but the layers' weights, by model key. notes:
+    what a reader of the report should know of this base.
     """
 
     name: str
-    fingerprint: str
+    identity: Fingerprint
     family: str
     key_map: Mapping[str, Any]
     extra: frozenset[str]
@@ -41,6 +45,11 @@ class HostBase:
     parameters: Mapping[str, tuple[int, ...]]
     reader: Callable[[WeightRef], Tensor]
     notes: tuple[str, ...] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of all weights; the first call may read every one of them."""
+        return self.identity if isinstance(self.identity, str) else self.identity()
 
     def own_layers(self) -> list[str]:
         """Every weight once: a fused one as its slices (q, k and v of qkv) where these are all of it."""
@@ -70,34 +79,28 @@ class HostBase:
 
 
 def base_from_model(model: Any) -> HostBase:
-    """A base from a loaded MODEL of any loader. Patches on it are left out: the pristine weights are read."""
-    return _with_fingerprint(layers_of_model(model))
-
-
-def layers_of_model(model: Any) -> HostBase:
-    """base_from_model without its fingerprint, which takes reading weights."""
+    """A base from a loaded MODEL of any loader. A merge is read as merged; the patches of LoRAs are left out."""
     diffusers = diffusers_names(model.model.model_config, model.model.state_dict())
     known = comfy.lora.model_lora_keys_unet(model.model, {})
     extra = {name: key for name, key in extra_names(diffusers).items() if name not in known}
     base = _from_patcher(model, model.model, {**known, **extra}, type(model.model.model_config).__name__)
-    notes = (f"{len(model.patches)} patched weights of the connected model were read as they were before",)
-    return replace(base, extra=frozenset(extra), diffusers=diffusers, notes=notes if model.patches else ())
+    return replace(base, extra=frozenset(extra), diffusers=diffusers)
 
 
-def with_text_encoder(base: HostBase, clip: Any) -> HostBase:
-    """The base with the layers of a CLIP in place of any text encoder of its own."""
-    encoder = _with_fingerprint(layers_of_clip(clip))
-    return joined(replace(base, fingerprint=f"{base.fingerprint} + {encoder.fingerprint}"), encoder)
-
-
-def layers_of_clip(clip: Any) -> HostBase:
-    """The layers of a CLIP alone, without a fingerprint."""
+def base_from_clip(clip: Any) -> HostBase:
+    """The layers of a CLIP alone, read in the same way."""
     key_map = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, {})
     return _from_patcher(clip.patcher, clip.cond_stage_model, key_map, "text encoder")
 
 
-def _with_fingerprint(base: HostBase) -> HostBase:
-    return replace(base, fingerprint=_sampled_layers(list(base.layers.values()), base.reader))
+def with_text_encoder(base: HostBase, clip: Any) -> HostBase:
+    """The base with the layers of a CLIP in place of any text encoder of its own."""
+    encoder = base_from_clip(clip)
+
+    def identify() -> str:
+        return f"{base.fingerprint} + {encoder.fingerprint}"
+
+    return joined(replace(base, identity=identify), encoder)
 
 
 def joined(base: HostBase, encoder: HostBase) -> HostBase:
@@ -114,6 +117,7 @@ def joined(base: HostBase, encoder: HostBase) -> HostBase:
         layers={**unet, **encoder.layers},
         parameters={**base.parameters, **encoder.parameters},
         reader=read,
+        notes=(*base.notes, *encoder.notes),
     )
 
 
@@ -124,9 +128,10 @@ def diffusers_names(config: Any, model_keys: Mapping[str, Any]) -> dict[str, str
     return {name.removesuffix(".weight"): key for name, key in weights.items() if key in model_keys}
 
 
-def vectors_of(headers: Mapping[str, TensorHeader]) -> dict[str, tuple[int, ...]]:
-    """Biases and norms by model key."""
-    return {key: header.shape for key, header in headers.items() if len(header.shape) == 1}
+def parameters_of(headers: Mapping[str, TensorHeader]) -> dict[str, tuple[int, ...]]:
+    """What has no subspace, by model key: biases, norms, and tables that are no layer's weight (Wan's modulations)."""
+    shapes = {key: header.shape for key, header in headers.items()}
+    return {key: shape for key, shape in shapes.items() if len(shape) == 1 or (shape and not key.endswith(".weight"))}
 
 
 def _from_patcher(patcher: Any, model: torch.nn.Module, key_map: Mapping[str, Any], family: str) -> HostBase:
@@ -139,19 +144,35 @@ def _from_patcher(patcher: Any, model: torch.nn.Module, key_map: Mapping[str, An
     source = loaded_from[1][0] if loaded_from else None
 
     def read(weight: WeightRef) -> Tensor:
-        return _pristine_weight(patcher, model, weight)
+        return _weight(patcher, model, weight)
+
+    def identify() -> str:
+        return loaded_fingerprint(patcher, model)
 
     return HostBase(
         name=Path(source).name if isinstance(source, str) else f"{family} (connected model)",
-        fingerprint="",
+        identity=identify,
         family=family,
         key_map=key_map,
         extra=frozenset(),
         diffusers={},
         layers=layers,
-        parameters=vectors_of(headers),
+        parameters=parameters_of(headers),
         reader=read,
+        notes=_notes(patcher, "text encoder" if family == "text encoder" else "model"),
     )
+
+
+def _notes(patcher: Any, what: str) -> tuple[str, ...]:
+    """What of a model's patches is read, and what is not."""
+    notes: list[str] = []
+    if merged := merged_weights(patcher.patches):
+        notes.append(
+            f"{len(merged)} weights of the connected {what} were changed by a merge or another node: read as changed"
+        )
+    if loras := loras_left_out(patcher):
+        notes.append(f"LoRAs on the connected {what} are left out: {'; '.join(loras)}")
+    return tuple(notes)
 
 
 def _stored(model: torch.nn.Module) -> dict[str, Tensor]:
@@ -173,18 +194,26 @@ def _shape(modules: Mapping[str, torch.nn.Module], key: str, stored: Tensor) -> 
     return tuple(getattr(weight, "tensor_shape", None) or weight.shape)
 
 
-def _pristine_weight(patcher: Any, model: torch.nn.Module, weight: WeightRef) -> Tensor:
-    """One weight as float32 on the CPU, without the patches that sampling may have written into it, de-quantised."""
-    operation = comfy.utils.get_attr(model, weight.key.rpartition(".")[0])
-    if weight.key in patcher.backup:
-        stored, convert = patcher.backup[weight.key].weight, getattr(operation, "convert_weight", None)
+def _weight(patcher: Any, model: torch.nn.Module, weight: WeightRef) -> Tensor:
+    """One weight as float32 on the CPU, with the patches of a merge."""
+    plain = _pristine_weight(patcher, model, weight.key)
+    if merge := merge_patches(patcher.patches.get(weight.key, ())):
+        plain = comfy.lora.calculate_weight(merge, plain, weight.key)
+    return plain if weight.rows is None else plain[weight.rows.as_slice]
+
+
+def _pristine_weight(patcher: Any, model: torch.nn.Module, key: str) -> Tensor:
+    """One weight as float32 on the CPU, in memory of its own, de-quantised, without the patches that sampling may have
+    written into it."""
+    operation = comfy.utils.get_attr(model, key.rpartition(".")[0])
+    if key in patcher.backup:
+        stored, convert = patcher.backup[key].weight, getattr(operation, "convert_weight", None)
     else:
-        stored, _, convert = comfy.model_patcher.get_key_weight(model, weight.key)
+        stored, _, convert = comfy.model_patcher.get_key_weight(model, key)
     if hasattr(stored, "tensor_shape"):  # ComfyUI-GGUF de-quantises through its layer
         stored = _from_gguf(stored, operation)
     copied = comfy.model_management.cast_to_device(stored, torch.device("cpu"), torch.float32, copy=True)
-    plain = (copied if convert is None else convert(copied, inplace=True)).to(torch.float32)
-    return plain if weight.rows is None else plain[weight.rows.as_slice]
+    return (copied if convert is None else convert(copied, inplace=True)).to(torch.float32)
 
 
 _GGUF_PATCHES = threading.Lock()
@@ -199,12 +228,3 @@ def _from_gguf(stored: Any, operation: Any) -> Tensor:
             return operation.get_weight(stored, torch.float32)
         finally:
             stored.patches = patches
-
-
-def _sampled_layers(layers: list[Layer], read: Callable[[WeightRef], Tensor], samples: int = 8) -> str:
-    """A content hash of a loaded model: eight layers spread over its depth, in float32."""
-    digest = hashlib.sha256(str(len(layers)).encode())
-    for index in range(min(samples, len(layers))):
-        layer = layers[index * (len(layers) - 1) // max(1, samples - 1)]
-        digest.update(layer.name.encode() + read(layer.weight).contiguous().numpy().tobytes())
-    return "sampled-layers-sha256:" + digest.hexdigest()

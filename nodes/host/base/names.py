@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ....core.files import TensorHeader
@@ -31,8 +32,14 @@ def parse_target(target: Any) -> tuple[str, Rows | None, bool]:
 
 
 def row_order(target: Any) -> Callable[[Tensor], Tensor] | None:
-    """What the host does to the rows of a delta before it adds it; None for most layers."""
+    """Puts rows of an adapter file into the model's order; None for most layers, whose order is the same in both."""
     return target[2] if isinstance(target, tuple) and len(target) > 2 else None
+
+
+def in_file_order(target: Any, weight: Tensor) -> Tensor:
+    """The model's weight of a layer with its rows as the adapter's trainer had them."""
+    to_model_order = row_order(target)
+    return weight if to_model_order is None else weight[to_model_order(torch.arange(len(weight))).argsort()]
 
 
 def layer_name(target: Any) -> str:
@@ -51,34 +58,22 @@ def slice_of(name: str) -> tuple[str | None, Rows | None]:
     return fused, Rows(int(start), int(stop))
 
 
-def layers_of(
-    key_map: Mapping[str, Any],
-    headers: Mapping[str, TensorHeader],
-    places: Mapping[str, tuple[str, Rows | None]] | None = None,
-) -> dict[str, Layer]:
+def layers_of(key_map: Mapping[str, Any], headers: Mapping[str, TensorHeader]) -> dict[str, Layer]:
     """Every matrix that an adapter of this base can name, in the model's order, which is that of the key map: a file in
-    diffusers' layout has block 10 before block 2. `headers` is keyed by model key.
-
-    places: model key -> (key, rows) where a file stores it; a place under a layer's own name (a slice that the file
-    keeps apart) goes before the one of its fused weight.
-    """
+    diffusers' layout has block 10 before block 2. `headers` is keyed by model key."""
     parsed = {layer_name(target): parse_target(target) for target in key_map.values() if parse_target(target)[2]}
     order = {key: position for position, key in enumerate(dict.fromkeys(key for key, _, _ in parsed.values()))}
     layers: dict[str, Layer] = {}
     for name, (key, rows, _) in sorted(parsed.items(), key=lambda item: (order[item[1][0]], item[1][1] or Rows(-1, 0))):
-        if name in headers:
-            key, rows = name, None
-        if not (key in headers and (key == name or key.endswith(".weight"))):
+        if key not in headers or not key.endswith(".weight"):
             continue
         header = headers[key]
         if len(header.shape) < 2 or (rows is not None and rows.stop > header.shape[0]):
             continue
-        stored, part = (key, None) if places is None else places[key]
         shape = header.shape if rows is None else (rows.length, *header.shape[1:])
-        taken = part if rows is None else rows.within(part)
         block, role = block_and_role(name)
-        text_encoder = key != name and not key.startswith(UNET)
-        layers[name] = Layer(name, role, block, WeightRef(stored, shape, header.dtype, taken), text_encoder)
+        weight = WeightRef(key, shape, header.dtype, rows)
+        layers[name] = Layer(name, role, block, weight, text_encoder=not key.startswith(UNET))
     return layers
 
 

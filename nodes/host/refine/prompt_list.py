@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ....core.errors import InvalidSetting
+from ....core.json_text import read_json
 from ....core.progress import Progress, silent
 
 _TRIGGER, _TAGS = "modelspec.trigger_phrase", "ss_tag_frequency"
@@ -18,6 +19,8 @@ _FEWEST_TAGS = 8  # fewer give the same few prompts again and again
 _BESIDE = (2, 6)  # tags that stand beside the trigger in a prompt: at least, and fewer than
 _CAPTION = 5  # words from which a tag is a sentence: sd-scripts cuts captions at their commas, and calls the parts tags
 _LARGEST_COUNT = 1e9  # of a tag; beyond it the entry is no count of pictures
+_LONGEST_PHRASE = 500  # characters of a tag or trigger phrase: text encoders read about 300 of a prompt, or 2,000
+_LONGEST_PROMPT = 20_000  # characters; encoding takes memory by the square of them (1 MB took 21 GB)
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,9 @@ def words_of(metadata: Mapping[str, str]) -> Spoken:
     what is no JSON or of another type is passed over, and told."""
     tags, passed_over = _tags(metadata.get(_TAGS, ""))
     phrase = " ".join(metadata.get(_TRIGGER, "").split())
+    if len(phrase) > _LONGEST_PHRASE:
+        too_long = f"its {_TRIGGER} has {len(phrase):,} characters and was passed over"
+        phrase, passed_over = "", (too_long, *passed_over)
     return Spoken(phrase or max(tags, key=lambda tag: tags[tag], default=""), tags, passed_over)
 
 
@@ -71,6 +77,12 @@ def conditioning_of(clip: Any, prompts: tuple[str, ...], name: str, progress: Pr
         raise InvalidSetting(
             f"Prompts for Refine, {name}: expected a text encoder, found none. The checkpoint holds none: load one "
             "with Load CLIP."
+        )
+    longest = max((len(prompt) for prompt in prompts), default=0)
+    if longest > _LONGEST_PROMPT:
+        raise InvalidSetting(
+            f"Prompts for Refine, {name}: expected prompts of at most {_LONGEST_PROMPT:,} characters, found one of "
+            f"{longest:,}. Shorten it."
         )
     entries: list[Any] = []
     for index, prompt in enumerate(prompts):
@@ -91,9 +103,11 @@ def _tags(written: str) -> tuple[dict[str, float], tuple[str, ...]]:
     if not written:
         return {}, ()
     try:
-        datasets = json.loads(written)
-    except (ValueError, RecursionError):
+        datasets = read_json(written)
+    except json.JSONDecodeError:
         return {}, (f"its {_TAGS} is no JSON and was passed over",)
+    except ValueError as error:
+        return {}, (f"its {_TAGS} was passed over: {error}",)
     if not isinstance(datasets, dict):
         return {}, (f"its {_TAGS} is no table of datasets and was passed over",)
     tags, odd = Counter[str](), 0
@@ -102,7 +116,7 @@ def _tags(written: str) -> tuple[dict[str, float], tuple[str, ...]]:
             odd += 1
             continue
         for tag, count in dataset.items():
-            words = " ".join(tag.split())
+            words = " ".join(tag.split()) if len(tag) <= _LONGEST_PHRASE else ""
             if not words or type(count) not in (int, float) or not 0 < count < _LARGEST_COUNT:
                 odd += 1
             else:
