@@ -65,17 +65,21 @@ class ComputeSimilarity(io.ComfyNode):
             node_id="LoraTransferSimilarity",
             display_name="Compute Subspace Similarity",
             category=CATEGORY,
-            description="How alike the layers of two bases are, beside what chance gives.",
+            description="Judges whether a transfer can work, pairs the layers of the two bases, and measures "
+            "how alike they are.",
             inputs=[
                 BaseSocket.Input("source", tooltip="The base that the LoRA was trained on."),
-                BaseSocket.Input("target", tooltip="The base that the LoRA is carried to."),
+                BaseSocket.Input("target", tooltip="The base that you want to use the LoRA on."),
                 AdapterSocket.Input(
-                    "adapter", optional=True, tooltip="Compare only the layers that this LoRA touches: much faster."
+                    "adapter",
+                    optional=True,
+                    tooltip="Compares only the layers that this LoRA changes, which is much faster.",
                 ),
                 io.DynamicCombo.Input(
                     "rank_rule",
                     options=_RANK_RULES,
-                    tooltip="How many singular directions of a layer make its subspace.",
+                    tooltip="How many singular directions make a layer's subspace. Change it only to compare "
+                    "with the papers.",
                 ),
                 io.Combo.Input(
                     "measure",
@@ -103,13 +107,18 @@ class ComputeSimilarity(io.ComfyNode):
             hidden=[io.Hidden.unique_id],
             outputs=[
                 SimilaritySocket.Output(display_name="similarity", tooltip="For Project LoRA."),
-                io.Image.Output(display_name="heatmap", tooltip="Every layer, coloured by similarity above chance."),
-                io.String.Output(
-                    display_name="report", tooltip="The verdict and every layer's figures as JSON (schema 1)."
-                ),
-                io.String.Output(display_name="block_map", tooltip="Which block feeds which, as JSON to change."),
                 io.Image.Output(
-                    display_name="blocks", tooltip="Every block of one base against every block of the other."
+                    display_name="heatmap", tooltip="Every layer, coloured by its similarity above chance."
+                ),
+                io.String.Output(display_name="report", tooltip="The verdict and every layer's figures, as JSON."),
+                io.String.Output(
+                    display_name="block_map",
+                    tooltip="Which source block feeds which target block, as JSON that you can edit and connect "
+                    "to block_map.",
+                ),
+                io.Image.Output(
+                    display_name="blocks",
+                    tooltip="Every source block against every target block, with the chosen pairs framed.",
                 ),
                 io.Image.Output(display_name="depth", tooltip="Similarity along the depth of the target."),
             ],

@@ -137,7 +137,7 @@ class Errand:
         for kind, (states, without, with_it, bare) in self.states.items():
             answer = self.judge.answers_on(self.models[1], with_lora(base, factors), states)
             pooled = measure(1.0, answer - bare, with_it - without, bare - with_it).pooled
-            scores |= {f"closed {kind}": pooled.score, f"G {kind}": pooled.arrived, f"cos {kind}": pooled.cosine}
+            scores |= {f"closed {kind}": pooled.score, f"G {kind}": pooled.change_match, f"cos {kind}": pooled.cosine}
         return scores
 
 
