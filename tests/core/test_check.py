@@ -106,7 +106,7 @@ def test_a_target_that_answers_as_the_source_with_its_adapter_has_nothing_to_be_
         trial("transferred", random(2), random(1), STRENGTHS, torch.zeros(SHAPE)),
         trial("copy", random(1), random(1), STRENGTHS, torch.zeros(SHAPE)),
     )
-    assert searched.sentence().startswith("nothing to transfer: the target already answers as the source with its LoRA")
+    assert searched.sentence().startswith("nothing to transfer: the target already answers like the source with its LoRA")
     assert searched.chosen() == (searched.transferred, searched.transferred.as_it_is())
     told = json.loads(searched.dumps())
     assert told["chosen"]["gap_closed"] is None
@@ -177,7 +177,7 @@ def test_the_sentence_says_what_arrived_and_what_the_plain_copy_brings() -> None
     source = random(1)
     said = report(trial("transferred", 0.5 * source, source), trial("copy", 0.2 * source, source)).sentence()
     assert said == (
-        "the transferred LoRA closes 75% of the way from the bare target to the source with its LoRA "
+        "the transferred LoRA closes 75% of the gap to the source with its LoRA "
         "(G 0.75, cosine 1.00); the plain copy closes 36%"
     )
 

@@ -63,7 +63,7 @@ def test_on_its_own_model_all_of_a_lora_arrives_at_every_level(models: Models) -
             assert level.change_match == pytest.approx(1, abs=1e-6)
             assert level.cosine == pytest.approx(1, abs=1e-6)
             assert level.norm_ratio == pytest.approx(1, abs=1e-6)
-    assert checked.report.sentence().startswith("the transferred LoRA closes 100% of the way from the bare target")
+    assert checked.report.sentence().startswith("the transferred LoRA closes 100% of the gap to the source")
     assert checked.adapter is models.lora
     assert checked.report.noise_levels[0] == pytest.approx(14.6, abs=0.1)
 
@@ -213,7 +213,7 @@ def test_the_report_has_every_field_and_says_what_stands_beside_the_figures(mode
     assert set(told) == FIELDS
     assert told["kind"] == "check"
     assert told["source"]["name"] == "source.safetensors"
-    assert told["source"]["fingerprint"].startswith("sampled-layers-sha256:")
+    assert told["source"]["fingerprint"].startswith("weights-blake3:")
     assert told["settings"] == {
         "search": "off",
         "seed": 0,
