@@ -27,7 +27,7 @@ from .subspace import Decomposition
 # Part of every key: raised when the same weight would be decomposed otherwise, which makes old entries unreachable.
 ALGORITHM = 1
 
-# bfloat16 is not offered: it costs 2e-3 of a projected delta, float16 2.5e-4 (speed.md).
+# bfloat16 is not offered: it costs 2e-3 of a projected delta, float16 2.5e-4 (docs/method.md, section 11).
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16}
 
 _UNFINISHED, _A_DAY = ".unfinished", 24 * 3600  # seconds

@@ -1,4 +1,4 @@
-"""The adapter kinds whose delta has an exact factored form, as functions of their tensors (data/formats.md 4.2).
+"""The adapter kinds whose delta has an exact factored form, as functions of their tensors (docs/method.md, section 7).
 
 Names as in the files: a module's delta is scale times what these give, scale = alpha / rank. The other kinds (DoRA,
 GLoRA, OFT, BOFT, full differences) depend on the source's weight or are of full rank: the host forms theirs densely.

@@ -127,17 +127,31 @@ def _read_archive(path: Path, stream: BinaryIO, size: int) -> Any:
                     read_into(values, room)
 
             return _run(io.BytesIO(archive.read(name)), _Storages(size, fill))
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OverflowError) as error:
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, OSError, OverflowError, RuntimeError) as error:
         raise ValueError(str(error) or type(error).__name__) from error
+
+
+@dataclass(frozen=True)
+class _Bounded:
+    """A file for pickletools, which asks for as many bytes as a pickle announces: Python makes room for them first."""
+
+    stream: BinaryIO
+    size: int
+
+    def read(self, count: int) -> bytes:
+        return self.stream.read(min(count, self.size))
+
+    def readline(self) -> bytes:
+        return self.stream.readline()
 
 
 def _read_legacy(stream: BinaryIO, size: int) -> Any:
     """The layout before torch 1.6: five pickles, and the storages behind them, each with its count of values."""
-    storages = _Storages(size)
-    magic, protocol, system = (_run(stream, storages) for _ in range(3))
+    storages, pickles = _Storages(size), cast("IO[bytes]", _Bounded(stream, size))
+    magic, protocol, system = (_run(pickles, storages) for _ in range(3))
     if (magic, protocol) != (_MAGIC, _PROTOCOL) or not isinstance(system, dict):
         raise ValueError("it is no file of torch.save")
-    held, keys = _run(stream, storages), _run(stream, storages)
+    held, keys = _run(pickles, storages), _run(pickles, storages)
     for key in cast("list[object]", keys if isinstance(keys, list) else []):
         room = storages.by_key.pop(key, None) if isinstance(key, str) else None
         stream.read(8)  # how many values follow; the pickle has said it

@@ -81,7 +81,7 @@ class LayerSimilarity:
 def side_similarity(source_basis: Tensor, target_basis: Tensor) -> SideSimilarity:
     """Phi = ||U_s^T U_t||_F^2 / min(k_s, k_t) of two orthonormal bases (m, k) (LoRA-X, arXiv 2501.16559, section 4.1).
 
-    Chance level: max(k_s, k_t) / m, the expected overlap of two random subspaces (method.md section 2).
+    Chance level: max(k_s, k_t) / m, the expected overlap of two random subspaces (docs/method.md, section 2).
     """
     dimension, small, large = source_basis.shape[0], *sorted((source_basis.shape[1], target_basis.shape[1]))
     if small == 0 or large == dimension:

@@ -14,7 +14,7 @@ from .linalg import CLEAR_GAP, boundary_error, complete_bases, frobenius, leadin
 
 @dataclass(frozen=True)
 class RankRule:
-    """How many singular directions make the subspace (method.md section 1).
+    """How many singular directions make the subspace (docs/method.md, section 1).
 
     fixed: that many (LoRA-X uses 320) | fraction: that share of min(m, n) | energy: the least k whose squared singular
     values reach that share of their sum.

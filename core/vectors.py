@@ -27,8 +27,8 @@ def plan_vectors(
     target: str,
     block_map: BlockMap | None = None,
 ) -> tuple[tuple[Vector, ...], tuple[Skipped, ...]]:
-    """Vectors are copied where the target has the same parameter; otherwise they are listed (method.md section 7). A
-    parameter of a block goes where the block map sends its block; a key of the file is counted once."""
+    """Copies each vector to the same parameter of the target, or lists it where there is none (docs/method.md,
+    section 7). A parameter of a block goes where the block map sends its block; a key of the file is counted once."""
     copied: list[Vector] = []
     skipped: list[Skipped] = []
     for vector in vectors:

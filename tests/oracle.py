@@ -50,7 +50,7 @@ class Projectors:
 
 
 def transfer(method: str, delta: Tensor, source: Tensor, target: Tensor, projectors: Projectors) -> Tensor:
-    """dW_t (m, n) for dW_s = delta (m, n), by method.md section 3."""
+    """dW_t (m, n) for dW_s = delta (m, n), by docs/method.md, section 3."""
     x, p = delta.double(), projectors
     if method == "copy":
         return x

@@ -74,10 +74,8 @@ def write_pair(folder: Path, shapes: Mapping[str, Shape], drift: float = 0.2) ->
 
 def open_base(path: Path) -> FileBase:
     file = open_tensor_file(path)
-    status = path.stat()
-    mark = f"{path} {status.st_size} {status.st_mtime_ns}"
     layers = {
-        key: Layer(key, key, "", WeightRef(key, header.shape, header.dtype, file=mark))
+        key: Layer(key, key, "", WeightRef(key, header.shape, header.dtype, file=file.mark(key)))
         for key, header in file.tensors.items()
     }
     return FileBase(path.stem, path.stem, layers, file)

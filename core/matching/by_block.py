@@ -76,7 +76,7 @@ def map_blocks(
     device: torch.device,
     progress: Progress = silent,
 ) -> BlockMap:
-    """Which source block feeds which target block, from a few roles of each (method.md section 4)."""
+    """Which source block feeds which target block, from a few roles of each (docs/method.md, section 4)."""
     return score_blocks(source, target, measure=measure, device=device, progress=progress).best_map(order)
 
 

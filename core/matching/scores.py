@@ -27,7 +27,8 @@ def unit_vector(matrix: Tensor, measure: Measure) -> Tensor | None:
 
     weight_cosine: the weight itself, less its row and column means, which unrelated networks share.
     subspace: the projector P (d, d) on the leading half of the short side's singular directions, less its mean part
-    c I, c = k/d. The product of two such vectors is (Phi - c) / (1 - c): similarity above chance (method.md section 2).
+    c I, c = k/d. The product of two such vectors is (Phi - c) / (1 - c), similarity above chance (docs/method.md,
+    section 2).
     """
     sampled = spread(matrix, _SIDE)
     part = _centred(sampled) if measure == "weight_cosine" else _centred_projector(sampled)

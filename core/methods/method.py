@@ -45,7 +45,8 @@ class Method:
     plan, the verdict and the report derive their behaviour and their texts from.
 
     source: the paper and its equation, or how it was derived; it is in the report. keeps_whole_delta: False if the
-    formula cuts a part of the delta away. Scaling the rest back up then harms more than a random delta does (measured).
+    formula cuts a part of the delta away. Scaling the rest back up then harms more than a random delta does (measured:
+    docs/method.md, section 12).
     same_build_only: True if layers of a target of another depth or width are copied instead, because the method harms
     there (measured). drift_undone: the share of the bases' drift that it undoes where the delta acts, for a drift of so
     many times the delta's norm; None if the method leaves the drift alone.

@@ -14,7 +14,10 @@ def carry(source_basis: Tensor, target_basis: Tensor, x: Tensor) -> Tensor:
 
 
 def prolora_full(delta: LowRankDelta, bases: LayerPairBases) -> Projected:
-    """dW_t = M_L dW_s M_R, M_L = P_t P_s + P'_t P'_s, M_R = Q_s Q_t + Q'_s Q'_t (method.md section 3). Rank kept."""
+    """dW_t = M_L dW_s M_R, M_L = P_t P_s + P'_t P'_s, M_R = Q_s Q_t + Q'_s Q'_t (docs/method.md, section 3).
+
+    The rank is kept.
+    """
     source, target = bases.source_and_target_subspaces()
     return Projected(
         LowRankDelta(

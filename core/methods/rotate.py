@@ -29,7 +29,7 @@ def direct_rotation(source_basis: Tensor, target_basis: Tensor, x: Tensor) -> tu
 
 
 def rotate(delta: LowRankDelta, bases: LayerPairBases) -> Projected:
-    """dW_t = K_L dW_s K_R with Kato's direct rotations K (method.md section 3): rank and norm are kept."""
+    """dW_t = K_L dW_s K_R with Kato's direct rotations K (docs/method.md, section 3): rank and norm are kept."""
     source, target = bases.source_and_target_subspaces()
     up, undefined_left = direct_rotation(source.left, target.left, delta.up)
     reading, undefined_right = direct_rotation(source.right, target.right, delta.down.mT)

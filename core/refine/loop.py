@@ -1,4 +1,4 @@
-"""Refine: a few dozen gradient steps on a carried adapter's factors, without data (method.md, section 6c).
+"""Refine: a few dozen gradient steps on a carried adapter's factors, without data (docs/method.md, section 10).
 
 The source with its adapter is the teacher, and makes the inputs itself: noised latents on the way of its own samplings.
 The student is the target with the carried adapter. Only the two latent spaces must be one: depth, width and family of

@@ -1,4 +1,4 @@
-"""What a student is to learn from its teacher: lessons for core.refine (method.md, section 6c)."""
+"""What a student is to learn from its teacher: lessons for core.refine (docs/method.md, section 10)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -106,7 +106,9 @@ def test_a_target_that_answers_as_the_source_with_its_adapter_has_nothing_to_be_
         trial("transferred", random(2), random(1), STRENGTHS, torch.zeros(SHAPE)),
         trial("copy", random(1), random(1), STRENGTHS, torch.zeros(SHAPE)),
     )
-    assert searched.sentence().startswith("nothing to transfer: the target already answers like the source with its LoRA")
+    assert searched.sentence().startswith(
+        "nothing to transfer: the target already answers like the source with its LoRA"
+    )
     assert searched.chosen() == (searched.transferred, searched.transferred.as_it_is())
     told = json.loads(searched.dumps())
     assert told["chosen"]["gap_closed"] is None

@@ -1,4 +1,4 @@
-"""What a module's tensors say, written down naively in float64 from the file's own keys (data/formats.md 4.2)."""
+"""What a module's tensors say, written down naively in float64 from the file's own keys (docs/method.md, section 7)."""
 
 import torch
 from torch import Tensor

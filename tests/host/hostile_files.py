@@ -76,6 +76,11 @@ def _claims_more() -> bytes:
     return edited.getvalue()
 
 
+def _without_its_start(archive: bytes) -> bytes:
+    """An archive whose table of contents points before the beginning of the file."""
+    return archive[:4] + archive[100:]
+
+
 class _Runs:
     def __reduce__(self) -> tuple[Any, ...]:
         return (print, ("code of the file ran",))
@@ -229,6 +234,8 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
         ),
         "out of 1 stored",
     ),
+    "legacy_promise.bin": (lambda: b"\x80\x04\x8d" + struct.pack("<Q", 1 << 36) + b"x.", "LoRA"),
+    "zip_offset.pt": (lambda: _without_its_start(_torch(GOOD)()), "LoRA"),
     "tar.pt": (lambda: b"tar" + bytes(10_000), "LoRA"),
     "protocol_0.pt": (lambda: pickle.dumps(collections.OrderedDict(a=1), 0), "LoRA"),
 }

@@ -1,16 +1,23 @@
 """Bases and adapters read through ComfyUI's own parts, inside this process."""
 
+import json
+from pathlib import Path
+
 import comfy.sd
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lora_transfer.core.errors import UnreadableFile
+from lora_transfer.core.files import TensorFile, open_tensor_file
 from lora_transfer.core.matching import match_by_name
 from lora_transfer.nodes.host.adapter.adapter import Adapter, adapter_from_file, adapter_from_state_dict
 from lora_transfer.nodes.host.adapter.place import place
 from lora_transfer.nodes.host.adapter.write import to_state_dict
-from lora_transfer.nodes.host.base.from_file import base_from_file
+from lora_transfer.nodes.host.base.from_file import base_from_file, base_from_header
 from lora_transfer.nodes.host.base.from_model import base_from_model
 from tests.host.conftest import SmallPair
+from tests.host.families import header_of
 
 PREFIX = "model.diffusion_model."
 
@@ -87,7 +94,9 @@ def test_an_adapter_goes_through_placing_and_writing_unchanged(pair: SmallPair) 
     assert again.scales == first.scales
     for layer, delta in first.deltas.items():
         assert again.deltas[layer].minus(delta).norm() <= 1e-6 * delta.norm()
-    assert all(float(value) == 4.0 for key, value in written.items() if key.endswith(".alpha"))
+    ranks = {key: len(value) for key, value in written.items() if key.endswith(".lora_down.weight")}
+    for key, rank in ranks.items():
+        assert float(written[key.replace(".lora_down.weight", ".alpha")]) == 0.5 * rank
 
 
 def test_a_tucker_core_is_contracted_into_down(pair: SmallPair) -> None:
@@ -117,3 +126,80 @@ def test_an_adapter_between_nodes_never_hands_out_its_own_dict() -> None:
     adapter = Adapter("x", "y", {}, tensors={"a": torch.zeros(1)})
     adapter.state_dict().clear()
     assert set(adapter.state_dict()) == {"a"}
+
+
+def in_shards(path: Path, folder: Path, count: int, index: bool) -> list[Path]:
+    """The file's tensors dealt out to `count` files, as Hugging Face does it."""
+    folder.mkdir()
+    tensors = load_file(path)
+    keys = list(tensors)
+    names = [f"model-{number + 1:05}-of-{count:05}.safetensors" for number in range(count)]
+    homes = {key: names[place * count // len(keys)] for place, key in enumerate(keys)}
+    for name in names:
+        save_file({key: value for key, value in tensors.items() if homes[key] == name}, folder / name)
+    if index:
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": homes}))
+    return [folder / name for name in names]
+
+
+@pytest.mark.parametrize("index", [True, False])
+def test_any_shard_of_a_base_stands_for_the_whole(pair: SmallPair, tmp_path: Path, index: bool) -> None:
+    whole = base_from_file(pair.source, "whole")
+    found: set[str] = set()
+    for path in in_shards(pair.source, tmp_path / "shards", 3, index):
+        base = base_from_file(path, path.name)
+        assert base.layers.keys() == whole.layers.keys()
+        assert base.parameters == whole.parameters
+        assert all(torch.equal(base.read(layer), whole.read(whole.layers[name])) for name, layer in base.layers.items())
+        found.add(base.fingerprint)
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize("index", [True, False])
+def test_a_shard_without_the_others_is_refused(pair: SmallPair, tmp_path: Path, index: bool) -> None:
+    first, second, third = in_shards(pair.source, tmp_path / "shards", 3, index)
+    second.unlink()
+    for path in (first, third):
+        with pytest.raises(UnreadableFile, match=f"{second.name} is not beside it"):
+            base_from_file(path, path.name)
+    with pytest.raises(UnreadableFile, match="one of the 3 files"):
+        base_from_header(open_tensor_file(first), "first", "header")
+
+
+def test_a_part_of_a_model_under_another_name_is_told() -> None:
+    whole = {key.removeprefix(PREFIX): header for key, header in header_of("Flux dev").tensors.items()}
+    part = TensorFile(Path("renamed.safetensors"), dict(list(whole.items())[:300]), {})
+    (note,) = base_from_header(part, "renamed", "header").notes
+    assert "it may be a part" in note
+
+
+@pytest.mark.parametrize("family", ["Flux dev", "SD3 medium", "Wan 2.1 1.3B", "SDXL"])
+def test_a_whole_model_has_no_note_of_missing_matrices(family: str) -> None:
+    assert base_from_header(header_of(family), family, "header").notes == ()
+
+
+def test_the_node_watches_every_shard(pair: SmallPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lora_transfer.nodes import load_base
+
+    first, second, third = in_shards(pair.source, tmp_path / "shards", 3, True)
+    monkeypatch.setattr(load_base, "base_path", lambda _: first)
+    before = load_base.LoadSourceBase.fingerprint_inputs("any")
+    third.write_bytes(third.read_bytes())
+    after = load_base.LoadSourceBase.fingerprint_inputs("any")
+    assert [one == other for one, other in zip(before, after, strict=True)] == [True, True, False]
+    second.unlink()
+    assert load_base.LoadSourceBase.fingerprint_inputs("any")[1] == "missing"
+
+
+def test_the_fingerprint_of_a_file_is_taken_only_when_it_is_asked_for(
+    pair: SmallPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lora_transfer.nodes.host.base import from_file
+
+    counted: list[int] = []
+    real = from_file.model_fingerprint
+    monkeypatch.setattr(from_file, "model_fingerprint", lambda *rest: (counted.append(1), real(*rest))[1])
+    base = base_from_file(pair.source, "small")
+    assert not counted
+    assert base.fingerprint == base.fingerprint
+    assert len(counted) == 1

@@ -229,7 +229,7 @@ def test_the_saved_file_keeps_its_metadata_and_says_where_it_came_from(host: Hos
     assert metadata["modelspec.trigger_phrase"] == "smallstyle"
     origin = json.loads(metadata["lora_transfer"])
     assert origin["source"]["name"] == "checkpoints/small_source.safetensors"
-    assert origin["target"]["fingerprint"].startswith("sampled-sha256:")
+    assert origin["target"]["fingerprint"].startswith("blake3:")
     assert origin["settings"]["method"] == "restore_both"
     assert origin["means"]["phi"] > 0.8
 

@@ -178,7 +178,7 @@ def test_lycoris_full_and_norm_modules_are_differences_as_they_stand(base: HostB
 
 @pytest.mark.parametrize("axis", [0, 1])
 def test_dora_is_the_hosts_with_its_quirk(base: HostBase, axis: int) -> None:
-    """Over the outputs the norm is that of W alone; over the inputs that of W + dW (data/formats.md 4.2)."""
+    """Over the outputs the norm is that of W alone; over the inputs that of W + dW (docs/method.md, section 7)."""
     weight, generator = weight_of(base, LINEAR).double(), torch.Generator().manual_seed(2)
     up, down = torch.randn(320, 4, generator=generator) * 0.1, torch.randn(4, 768, generator=generator) * 0.1
     magnitude = torch.rand((320, 1) if axis == 0 else (1, 768), generator=generator) + 0.5

@@ -1,4 +1,4 @@
-"""The laws of method.md sections 2 and 3, over the tuple METHODS."""
+"""The laws of docs/method.md, sections 2 and 3, over the tuple METHODS."""
 
 import dataclasses
 from pathlib import Path

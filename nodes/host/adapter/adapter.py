@@ -89,7 +89,7 @@ class LayerChanges:
 
 def adapter_from_file(path: Path, name: str) -> Adapter:
     """An adapter file; UnreadableFile where it is missing, damaged, empty or no adapter. Pickled files (.pt, .bin) are
-    read with weights_only: code in them is refused, not run."""
+    read without running code in them."""
     if not path.is_file():
         raise UnreadableFile(f"File {path}: not found. Check the name, or refresh the list of files.")
     with open_unchanged(path, None) as stream:

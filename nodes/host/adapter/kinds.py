@@ -102,6 +102,8 @@ def placed_delta(
             return PlacedDelta(shape, True, scale, build, None if widened is None else tuple(widened))
         if not isinstance(patch, LoKrAdapter):
             raise misfit(patch, layer.weight.shape)
+    if isinstance(patch, LoRAAdapter) and patch.weights[5] is not None:
+        raise UnsupportedAdapter("it is a DoRA with a reshape_weight: of a padded layer there are no norms to go by")
     check_fit(patch, layer.weight.shape)
 
     def build_densely() -> LowRankDelta:

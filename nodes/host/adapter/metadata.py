@@ -126,8 +126,6 @@ def _from_json(written: str) -> Any:
 def _number(entry: Any, name: str, otherwise: float) -> float:
     """A number of an entry, or `otherwise` where it holds something else."""
     value = entry.get(name) if isinstance(entry, dict) else None
-    return (
-        value
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _LARGEST_NUMBER
-        else otherwise
-    )
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= _LARGEST_NUMBER:
+        return otherwise
+    return value

@@ -22,7 +22,7 @@ MAGNITUDE = ".lora_magnitude_vector"  # PEFT's DoRA, which ComfyUI does not read
 _NORM_LIMIT = {OFTAdapter: 2, BOFTAdapter: 2}
 
 # What the host's code raises where a tensor is missing or has another shape than it goes by.
-_OF_WRONG_SHAPE = (AttributeError, IndexError, RuntimeError, UnboundLocalError)
+_OF_WRONG_SHAPE = (AttributeError, IndexError, RuntimeError, TypeError, UnboundLocalError, ValueError)
 
 _BLOCK = 1 << 22  # values looked at at once: a copy of a whole tensor in float32 can be twice as large as its file
 

@@ -55,8 +55,8 @@ def to_state_dict(
     widened: Mapping[str, tuple[int, ...]] | None = None,
 ) -> dict[str, Tensor]:
     """The deltas under the base's names. The scale alpha / rank of the original is kept: alpha follows the rank
-    (method.md section 3, law 8). A layer that has no name in a spelling is written under ComfyUI's; what the spelling's
-    loader refuses is left out (save.left_out tells)."""
+    (docs/method.md, section 3, law 8). A layer that has no name in a spelling is written under ComfyUI's; what the
+    spelling's loader refuses is left out (save.left_out tells)."""
     chosen = SPELLINGS[spelling]
     names = _names(base, chosen)
     tensors: dict[str, Tensor] = {}

@@ -89,6 +89,7 @@ def base_from_header(file: TensorFile, name: str, fingerprint: Fingerprint) -> H
         model = _build(config, tensors, name)
         places = _places_of_model(file, meta, tensors, config, convert)
         encoder = _text_encoder(config, meta, file, name, fingerprint)
+        notes = _absent(model, config, tensors)
     model_keys = model.state_dict()
     diffusers = diffusers_names(config, model_keys)
     known = comfy.lora.model_lora_keys_unet(model, {})
@@ -96,7 +97,7 @@ def base_from_header(file: TensorFile, name: str, fingerprint: Fingerprint) -> H
     key_map = {**known, **extra}
     places = {key: places[key] for key in model_keys if key in places}
     base = _base(name, fingerprint, type(config).__name__, key_map, places, file)
-    base = replace(base, extra=frozenset(extra), diffusers=diffusers)
+    base = replace(base, extra=frozenset(extra), diffusers=diffusers, notes=notes)
     return base if encoder is None else joined(base, encoder)
 
 
@@ -179,6 +180,34 @@ def _build(config: Any, tensors: Mapping[str, Tensor], name: str) -> Any:
         ) from error
 
 
+<<<<<<< HEAD
+def _absent(model: Any, config: Any, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """A note where the file lacks matrices of the model that ComfyUI makes of it, as a part of a model does."""
+    held = {UNET + key for key in config.process_unet_state_dict(dict(tensors))}
+    matrices = [key for key, value in model.state_dict().items() if value.ndim > 1]
+    absent = [key for key in matrices if key not in held]
+    if not absent:
+        return ()
+    return (
+        f"the file lacks {len(absent)} of the model's {len(matrices)} matrices (first: {absent[0]}): it may be a part",
+    )
+
+
+def _places(meta: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> _Places:
+    """Find each of the host's tensors in the file by identity: the host renames them, and takes slices of them."""
+    origin = {id(tensor): key for key, tensor in meta.items()}
+    places: _Places = {}
+    for key, tensor in tensors.items():
+        whole = tensor if tensor._base is None else tensor._base
+        if id(whole) not in origin:
+            continue  # the host computed it: its values are not those of the file
+        if whole is tensor:
+            places[key] = origin[id(whole)], None
+        elif tensor.shape[1:] == whole.shape[1:] and tensor.stride() == whole.stride():
+            start = int(tensor.storage_offset() // whole.stride(0))
+            places[key] = origin[id(whole)], Rows(start, start + len(tensor))
+    return places
+=======
 def _places_of_model(
     file: TensorFile, meta: _Tensors, tensors: _Tensors, config: Any, convert: _Convert | None
 ) -> Places:
@@ -186,6 +215,7 @@ def _places_of_model(
     if convert is None:
         places = find_views(meta, config.process_unet_state_dict(dict(tensors)))
     else:
+>>>>>>> main
 
         def load(numbers: _Tensors) -> _Tensors:
             return config.process_unet_state_dict(convert(_of_diffusion_model(numbers)))
