@@ -5,8 +5,8 @@ questions:
 Gap closed = 1 - ||o_t' - o_s'||^2 / ||o_t - o_s'||^2, the score: does the target now answer like the source with its
 adapter? Undoing the drift between the bases counts too. It ranks methods like the recovered share of a training's gain.
 
-G = 1 - ||D_t - D_s||^2 / ||D_s||^2 with D = o' - o (docs/method.md, section 9): does the adapter make the same change on both bases? G takes a
-repaired drift for an error, because it looks at the change alone.
+G = 1 - ||D_t - D_s||^2 / ||D_s||^2 with D = o' - o (docs/method.md, section 9): does the adapter make the same change
+on both bases? G takes a repaired drift for an error, because it looks at the change alone.
 
 benchmarks/quality/RESULTS.md has both beside the recovered share.
 """

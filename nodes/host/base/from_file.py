@@ -180,7 +180,6 @@ def _build(config: Any, tensors: Mapping[str, Tensor], name: str) -> Any:
         ) from error
 
 
-<<<<<<< HEAD
 def _absent(model: Any, config: Any, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
     """A note where the file lacks matrices of the model that ComfyUI makes of it, as a part of a model does."""
     held = {UNET + key for key in config.process_unet_state_dict(dict(tensors))}
@@ -193,21 +192,6 @@ def _absent(model: Any, config: Any, tensors: Mapping[str, Tensor]) -> tuple[str
     )
 
 
-def _places(meta: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> _Places:
-    """Find each of the host's tensors in the file by identity: the host renames them, and takes slices of them."""
-    origin = {id(tensor): key for key, tensor in meta.items()}
-    places: _Places = {}
-    for key, tensor in tensors.items():
-        whole = tensor if tensor._base is None else tensor._base
-        if id(whole) not in origin:
-            continue  # the host computed it: its values are not those of the file
-        if whole is tensor:
-            places[key] = origin[id(whole)], None
-        elif tensor.shape[1:] == whole.shape[1:] and tensor.stride() == whole.stride():
-            start = int(tensor.storage_offset() // whole.stride(0))
-            places[key] = origin[id(whole)], Rows(start, start + len(tensor))
-    return places
-=======
 def _places_of_model(
     file: TensorFile, meta: _Tensors, tensors: _Tensors, config: Any, convert: _Convert | None
 ) -> Places:
@@ -215,7 +199,6 @@ def _places_of_model(
     if convert is None:
         places = find_views(meta, config.process_unet_state_dict(dict(tensors)))
     else:
->>>>>>> main
 
         def load(numbers: _Tensors) -> _Tensors:
             return config.process_unet_state_dict(convert(_of_diffusion_model(numbers)))
