@@ -21,8 +21,11 @@ class Setting:
 
 @dataclass(frozen=True)
 class Part:
-    """seconds: its limit on a card, and what earlier parts have left of theirs comes to it. module, function: of this package, what gives its rows; comfy: whether it needs
-    ComfyUI; on: the device that it runs on in any case."""
+    """One part of the run, in a process of its own.
+
+    seconds: its limit on a card; time that earlier parts left is added to it. module, function: what in this package
+    gives its rows. comfy: whether it needs ComfyUI. on: the device that it runs on in any case.
+    """
 
     name: str
     title: str

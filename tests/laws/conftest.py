@@ -31,7 +31,7 @@ class Case:
 
     def bases(self) -> LayerPairBases:
         _, drift = compare_weights(self.source, self.target, self.delta)
-        return LayerPairBases((self.source, self.target), subspaces(self.source, self.target, self.rule), drift)
+        return LayerPairBases(subspaces(self.source, self.target, self.rule), drift)
 
 
 def make_case(

@@ -82,12 +82,11 @@ def test_rotate_takes_the_source_subspace_to_the_targets(case: Case) -> None:
 
 def test_directions_at_a_right_angle_are_left_as_m_gives_them_and_counted() -> None:
     one = torch.eye(12, dtype=torch.float64)
-    weight = torch.zeros(12, 12, dtype=torch.float64)
     shared, only_source, only_target = one[:, :2], one[:, 2:5], one[:, 5:8]
     source = Subspace(torch.cat([shared, only_source], 1), one[:, :5], 1.0)
     target = Subspace(torch.cat([shared, only_target], 1), one[:, :5], 1.0)
     delta = LowRankDelta(one[:, [0, 2, 5, 9]], one[:4])
-    result = method_named("rotate").function(delta, LayerPairBases((weight, weight), (source, target)))
+    result = method_named("rotate").function(delta, LayerPairBases((source, target)))
     assert result.undefined_directions == 3
     assert torch.allclose(result.delta.up, torch.stack([one[:, 0], 0 * one[:, 0], 0 * one[:, 0], one[:, 9]], 1))
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ....core.errors import NotMeasurable
 from ....core.refine.loop import Best, RefineSettings
+from ....core.reports.envelope import Identity
 from ....core.reports.refine import RefineReport
-from ....core.reports.transfer import Identity
 from ..adapter.adapter import Adapter, fingerprint_of
 from ..adapter.apply import Applied, apply
 from ..adapter.group import OF_TEXT_ENCODER

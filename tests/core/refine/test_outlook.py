@@ -9,7 +9,7 @@ from lora_transfer.core.layers import Layer, Rows, WeightRef
 from lora_transfer.core.refine.loop import RefineSettings
 from lora_transfer.core.refine.outlook import Device, ModelSize, Outlook, advice, cost_of, size_of
 from lora_transfer.core.verdict import PairFigures, judge
-from tests.core.bases import MemoryBase, related_bases
+from tests.core.bases import CountingBase, related_bases
 from tests.core.test_verdict import GOOD
 
 SDXL = ModelSize(parameters=2_565_880_320, sides=3_088_296, bytes=5_131_760_640, unet=True)
@@ -100,7 +100,7 @@ def test_a_size_is_read_off_shapes_without_slices_and_text_encoders() -> None:
     layers["a.0.q[0:8]"] = Layer("a.0.q[0:8]", "q", "a.0", fused)
     layers["te"] = Layer("te", "q", "te", WeightRef("te", (99, 99), "F32"), text_encoder=True)
     layers["b.gone"] = Layer("b.gone", "gone", "b", WeightRef("b.gone", (8, 12), "F8_E4M3"))
-    transformer = MemoryBase("transformer", {})
+    transformer = CountingBase("transformer", {})
     transformer.layers = layers
     found = size_of(transformer)
     assert found.parameters == 32 * 32 + 48 * 20 + 8 * 12
