@@ -40,31 +40,18 @@ def adapter_at(path: Path) -> Any:
 def transferred(adapter: Any, source: Any, target: Any) -> Any:
     """The adapter for the target by the default method, as Compute Subspace Similarity and Project LoRA make it of two
     loaded models."""
-    from lora_transfer.core.plan import TransferSettings, plan_transfer
-    from lora_transfer.core.reports.transfer import Identity, transfer_report
-    from lora_transfer.core.similarity import compare
+    from lora_transfer.core.plan import TransferSettings
+    from lora_transfer.core.progress import silent
     from lora_transfer.core.subspace import RankRule
-    from lora_transfer.core.survey import survey
-    from lora_transfer.core.transfer import transfer
-    from lora_transfer.nodes.host.adapter.adapter import transferred_adapter
-    from lora_transfer.nodes.host.adapter.place import place
-    from lora_transfer.nodes.host.adapter.write import to_state_dict
     from lora_transfer.nodes.host.base.from_model import base_from_model
+    from lora_transfer.nodes.host.compare import CompareSettings, compare_bases
+    from lora_transfer.nodes.host.project import project
     from lora_transfer.nodes.host.session import resources
 
     bases, using = (base_from_model(source), base_from_model(target)), resources()
-    placed = place(adapter, bases[0])
-    known = survey(*bases, placed.layers(), match_by="blocks", given="", deltas=placed.factored, using=using)
-    rule = RankRule("fraction", 0.5)
-    compared = compare(
-        *bases, known, rule, measure="weight_cosine", deltas=placed.factored, adapter=adapter.fingerprint, using=using
-    )
-    plan = plan_transfer(placed.modules, compared, TransferSettings(threshold=0.0))
-    moved = transfer(plan, placed.deltas, *bases, channels=compared.channels, drifts=compared.drifts, using=using)
-    scales, widened = plan.by_target(placed.scales), plan.by_target(placed.widened())
-    tensors = to_state_dict(moved.deltas, scales, bases[1], vectors=(), widened=widened)
-    report = transfer_report(compared, plan, moved.layers, Identity.of(adapter))
-    return transferred_adapter(adapter, tensors, report, bases[1])
+    settings = CompareSettings(RankRule("fraction", 0.5), "weight_cosine")
+    compared = compare_bases(*bases, adapter, settings, using, silent)
+    return project(compared.comparison, adapter, TransferSettings(threshold=0.0), using).adapter
 
 
 def checked(
