@@ -41,7 +41,6 @@ def transferred(adapter: Any, source: Any, target: Any) -> Any:
     """The adapter for the target by the default method, as Compute Subspace Similarity and Project LoRA make it of two
     loaded models."""
     from lora_transfer.core.plan import TransferSettings
-    from lora_transfer.core.progress import silent
     from lora_transfer.core.subspace import RankRule
     from lora_transfer.nodes.host.base.from_model import base_from_model
     from lora_transfer.nodes.host.compare import CompareSettings, compare_bases
@@ -50,7 +49,7 @@ def transferred(adapter: Any, source: Any, target: Any) -> Any:
 
     bases, using = (base_from_model(source), base_from_model(target)), resources()
     settings = CompareSettings(RankRule("fraction", 0.5), "weight_cosine")
-    compared = compare_bases(*bases, adapter, settings, using, silent)
+    compared = compare_bases(*bases, adapter, settings, using, lambda _: None)
     return project(compared.comparison, adapter, TransferSettings(threshold=0.0), using).adapter
 
 
