@@ -16,7 +16,7 @@ from ...core.similarity import Comparison, Measure, compare
 from ...core.subspace import RankRule
 from ...core.survey import MatchBy, Survey, survey
 from .adapter.adapter import Adapter
-from .adapter.place import place
+from .adapter.read import place
 from .base.from_model import HostBase
 from .refine.estimate import outlook_here
 

@@ -12,7 +12,7 @@ from ...core.similarity import Comparison
 from ...core.transfer import transfer
 from ...core.vectors import plan_vectors
 from .adapter.adapter import Adapter, LayerChanges, transferred_adapter
-from .adapter.place import place
+from .adapter.read import place
 from .adapter.save import growth
 from .base.from_model import HostBase
 

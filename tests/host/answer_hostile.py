@@ -17,7 +17,7 @@ import torch
 from lora_transfer.core.errors import LoraTransferError
 from lora_transfer.nodes.host.adapter.adapter import adapter_from_file
 from lora_transfer.nodes.host.adapter.metadata import method_of, refined_metadata, scaled_metadata
-from lora_transfer.nodes.host.adapter.place import place
+from lora_transfer.nodes.host.adapter.read import place
 from lora_transfer.nodes.host.adapter.write import to_state_dict
 from lora_transfer.nodes.host.base.from_file import base_from_header
 from lora_transfer.nodes.host.base.from_model import HostBase

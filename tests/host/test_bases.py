@@ -14,7 +14,7 @@ from lora_transfer.core.errors import UnreadableFile
 from lora_transfer.core.files import TensorFile, TensorHeader, open_tensor_file
 from lora_transfer.core.matching import match_by_name
 from lora_transfer.nodes.host.adapter.adapter import Adapter, adapter_from_file, adapter_from_state_dict
-from lora_transfer.nodes.host.adapter.place import place
+from lora_transfer.nodes.host.adapter.read import place
 from lora_transfer.nodes.host.adapter.write import to_state_dict
 from lora_transfer.nodes.host.base.from_file import ValuesOfTheClass, base_from_file, base_from_header
 from lora_transfer.nodes.host.base.from_model import base_from_model

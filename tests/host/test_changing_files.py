@@ -24,7 +24,7 @@ from lora_transfer.core.similarity import Comparison, compare
 from lora_transfer.core.subspace import RankRule
 from lora_transfer.core.transfer import transfer
 from lora_transfer.nodes.host.adapter.adapter import Adapter, adapter_from_file
-from lora_transfer.nodes.host.adapter.place import place
+from lora_transfer.nodes.host.adapter.read import place
 from lora_transfer.nodes.host.base.from_file import base_from_file
 from lora_transfer.nodes.host.base.from_model import HostBase
 from tests.host.small_families import write_small

@@ -16,7 +16,7 @@ from lora_transfer.core.errors import NotMeasurable, UnsupportedAdapter
 from lora_transfer.nodes.host.adapter.adapter import Adapter, adapter_from_file, adapter_from_state_dict
 from lora_transfer.nodes.host.adapter.apply import apply
 from lora_transfer.nodes.host.adapter.metadata import method_of
-from lora_transfer.nodes.host.adapter.place import place
+from lora_transfer.nodes.host.adapter.read import place
 from lora_transfer.nodes.host.adapter.strength import scaled
 from lora_transfer.nodes.host.base.from_model import base_from_model
 from tests.host.conftest import Host, SmallPair

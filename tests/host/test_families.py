@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from lora_transfer.core.files import TensorFile, open_tensor_file
 from lora_transfer.nodes.host.adapter.adapter import Adapter, adapter_from_file
-from lora_transfer.nodes.host.adapter.place import PlacedAdapter, place
+from lora_transfer.nodes.host.adapter.read import PlacedAdapter, place
 from lora_transfer.nodes.host.base.from_file import base_from_header
 from lora_transfer.nodes.host.base.from_model import HostBase
 from tests.conftest import ROOT

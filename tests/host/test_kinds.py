@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lora_transfer.core.delta import LowRankDelta
 from lora_transfer.nodes.host.adapter.adapter import Adapter
-from lora_transfer.nodes.host.adapter.place import PlacedAdapter, place
+from lora_transfer.nodes.host.adapter.read import PlacedAdapter, place
 from lora_transfer.nodes.host.base.from_file import base_from_file, base_from_header
 from lora_transfer.nodes.host.base.from_model import HostBase
 from tests.host.conftest import SmallPair

@@ -16,7 +16,7 @@ from lora_transfer.core.subspace import RankRule
 from lora_transfer.core.survey import survey
 from lora_transfer.core.transfer import transfer
 from lora_transfer.nodes.host.adapter.adapter import Adapter
-from lora_transfer.nodes.host.adapter.place import place
+from lora_transfer.nodes.host.adapter.read import place
 from lora_transfer.nodes.host.adapter.write import to_state_dict
 from lora_transfer.nodes.host.base.from_file import base_from_file, base_from_header
 from lora_transfer.nodes.host.base.from_model import HostBase

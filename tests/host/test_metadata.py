@@ -8,7 +8,7 @@ import torch
 from lora_transfer.core.reports.envelope import Identity
 from lora_transfer.core.reports.transfer import Report
 from lora_transfer.nodes.host.adapter.adapter import Adapter, LayerChanges, adapter_from_file, transferred_adapter
-from lora_transfer.nodes.host.adapter.place import place
+from lora_transfer.nodes.host.adapter.read import place
 from lora_transfer.nodes.host.adapter.save import for_file, growth, respelled
 from lora_transfer.nodes.host.adapter.write import SPELLINGS
 from lora_transfer.nodes.host.base.from_file import base_from_file, base_from_header

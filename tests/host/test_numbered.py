@@ -7,7 +7,7 @@ from torch import Tensor
 from lora_transfer.core.errors import UnsupportedAdapter
 from lora_transfer.nodes.host.adapter.adapter import Adapter
 from lora_transfer.nodes.host.adapter.group import NO_SUCH_LAYER
-from lora_transfer.nodes.host.adapter.place import PlacedAdapter, place
+from lora_transfer.nodes.host.adapter.read import PlacedAdapter, place
 from lora_transfer.nodes.host.base.from_model import HostBase
 from tests.host.test_families import base_of
 from tests.host.test_spellings import cached_base

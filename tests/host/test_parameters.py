@@ -10,7 +10,7 @@ from torch import Tensor
 from lora_transfer.core.errors import InvalidSetting
 from lora_transfer.core.vectors import plan_vectors
 from lora_transfer.nodes.host.adapter.adapter import Adapter
-from lora_transfer.nodes.host.adapter.place import PlacedAdapter, place
+from lora_transfer.nodes.host.adapter.read import PlacedAdapter, place
 from lora_transfer.nodes.host.adapter.save import left_out, respelled
 from lora_transfer.nodes.host.adapter.write import SPELLINGS, to_state_dict
 from lora_transfer.nodes.host.base.from_file import base_from_header

@@ -13,7 +13,7 @@ from lora_transfer.core.similarity import Comparison, LayerSimilarity
 from lora_transfer.core.subspace import RankRule
 from lora_transfer.core.transfer import transfer
 from lora_transfer.nodes.host.adapter.adapter import adapter_from_file
-from lora_transfer.nodes.host.adapter.place import place
+from lora_transfer.nodes.host.adapter.read import place
 from lora_transfer.nodes.host.adapter.save import for_file
 from lora_transfer.nodes.host.adapter.write import SPELLINGS, to_state_dict
 from lora_transfer.nodes.host.base.from_file import base_from_header

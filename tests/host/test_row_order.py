@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lora_transfer.core.layers import WeightRef
 from lora_transfer.nodes.host.adapter.adapter import Adapter
-from lora_transfer.nodes.host.adapter.place import place
+from lora_transfer.nodes.host.adapter.read import place
 from lora_transfer.nodes.host.base.from_file import base_from_header
 from lora_transfer.nodes.host.base.from_model import HostBase
 from lora_transfer.nodes.host.base.names import layer_name, parse_target

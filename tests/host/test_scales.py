@@ -14,7 +14,7 @@ from lora_transfer.core.errors import UnsupportedAdapter
 from lora_transfer.nodes.host.adapter.adapter import Adapter
 from lora_transfer.nodes.host.adapter.name_patterns import name_patterns
 from lora_transfer.nodes.host.adapter.peft import PeftSettings, peft_settings
-from lora_transfer.nodes.host.adapter.place import PlacedAdapter, place
+from lora_transfer.nodes.host.adapter.read import PlacedAdapter, place
 from lora_transfer.nodes.host.adapter.save import for_file, respelled
 from lora_transfer.nodes.host.adapter.write import SPELLINGS
 from lora_transfer.nodes.host.base.from_file import base_from_file, base_from_header

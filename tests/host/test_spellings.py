@@ -16,7 +16,7 @@ from torch import Tensor
 from lora_transfer.core.errors import UnsupportedAdapter
 from lora_transfer.nodes.host.adapter.adapter import Adapter
 from lora_transfer.nodes.host.adapter.group import NO_SUCH_LAYER, grouped
-from lora_transfer.nodes.host.adapter.place import PlacedAdapter, place
+from lora_transfer.nodes.host.adapter.read import PlacedAdapter, place
 from lora_transfer.nodes.host.adapter.spelling.index import NameIndex
 from lora_transfer.nodes.host.adapter.spelling.names import names_table, templates_of
 from lora_transfer.nodes.host.adapter.write import SPELLINGS, to_state_dict

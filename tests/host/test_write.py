@@ -15,7 +15,7 @@ from lora_transfer.core.files import write_new
 from lora_transfer.core.layers import Layer, WeightRef
 from lora_transfer.core.vectors import Vector
 from lora_transfer.nodes.host.adapter.adapter import Adapter, LayerChanges, adapter_from_file
-from lora_transfer.nodes.host.adapter.place import place
+from lora_transfer.nodes.host.adapter.read import place
 from lora_transfer.nodes.host.adapter.save import for_file, respelled
 from lora_transfer.nodes.host.adapter.write import SPELLINGS, to_state_dict
 from lora_transfer.nodes.host.base.from_file import base_from_file, base_from_header

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ....core.errors import InvalidSetting
 from .adapter import Adapter, LayerChanges
-from .place import place
+from .read import place
 from .write import is_written
 
 _LARGE = 4  # prolora doubles the rank, and a rank of one or two may be stored as four: that is nothing to warn of

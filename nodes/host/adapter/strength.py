@@ -8,7 +8,7 @@ from ....core.plan import TransferSettings
 from ..base.from_model import HostBase
 from .adapter import Adapter, LayerChanges
 from .metadata import scaled_metadata
-from .place import PlacedAdapter, place
+from .read import PlacedAdapter, place
 
 
 @dataclass(frozen=True)

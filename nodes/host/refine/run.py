@@ -23,7 +23,7 @@ from ..base.from_model import HostBase, base_from_model
 from ..sampling.conditioning import Prompt, UnknownContent, digest, prompts_of
 from ..sampling.noise import latent_space
 from ..sampling.outputs import latents_of
-from .bare import add_bare_answers
+from .bare_answers import add_bare_answers
 from .inputs import TargetSamples, convert_pictures, convert_states, require_convertible
 from .previews import Previews
 from .start import StartingPoint, start_from_adapter, start_from_zeros

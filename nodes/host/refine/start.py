@@ -18,7 +18,7 @@ from ....core.vectors import Vector
 from ..adapter.adapter import Adapter, fingerprint_of
 from ..adapter.apply import apply
 from ..adapter.group import OF_TEXT_ENCODER
-from ..adapter.place import PlacedAdapter, place
+from ..adapter.read import PlacedAdapter, place
 from ..adapter.strength import told_cut
 from ..adapter.write import to_state_dict
 from ..base.from_model import HostBase

@@ -23,8 +23,8 @@ from ..card import is_out_of_memory
 from ..sampling.conditioning import Prompt
 from .bypass import Factors
 from .inputs import StudentInputs
-from .keep import save_somewhere
 from .previews import Previews
+from .save_interrupted import save_somewhere
 from .start import StartingPoint
 from .student import HostStudent, require_gradients, run_in_host, run_with_room
 

@@ -24,7 +24,7 @@ from lora_transfer.nodes.host.adapter.metadata import (
     transferred_metadata,
 )
 from lora_transfer.nodes.host.adapter.peft import peft_settings
-from lora_transfer.nodes.host.adapter.place import place
+from lora_transfer.nodes.host.adapter.read import place
 from lora_transfer.nodes.host.adapter.write import SPELLINGS, to_state_dict
 from lora_transfer.nodes.host.base.from_file import base_from_file
 from lora_transfer.nodes.host.base.from_model import HostBase
