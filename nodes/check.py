@@ -7,7 +7,7 @@ from comfy_api.latest import io, ui
 from ..core.check import CheckSettings, Search
 from ..core.pictures.check import check_picture
 from .host.adapter.adapter import Adapter
-from .host.check import Sides, check
+from .host.check import CheckInputs, check
 from .host.session import host_progress, image_of, show
 from .sockets import CATEGORY, AdapterSocket
 
@@ -134,7 +134,7 @@ class CheckTransfer(io.ComfyNode):
         target_conditioning: Any = None,
         more: dict[str, Adapter] | None = None,
     ) -> io.NodeOutput:
-        sides = Sides(source_model, target_model, conditioning, target_conditioning or conditioning)
+        sides = CheckInputs(source_model, target_model, conditioning, target_conditioning or conditioning)
         others = [one for one in (more or {}).values() if one is not None]
         settings = CheckSettings(search, seed, seeds, timesteps, size)
         checked = check(sides, adapter, transferred, others, latent, settings, host_progress())

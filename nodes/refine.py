@@ -10,7 +10,7 @@ from ..core.refine.teacher_samples import MATCHES, Match
 from .host.adapter.adapter import Adapter
 from .host.refine.run import RefineInputs, refine_adapter
 from .host.refine.teacher import TeacherSettings
-from .host.session import image_of, or_nothing, show, show_picture
+from .host.session import block_if_none, image_of, show, show_picture
 from .sockets import CATEGORY, AdapterSocket, LoraModelSocket
 
 
@@ -200,7 +200,7 @@ class RefineLora(io.ComfyNode):
                 refined.adapter,
                 refined.adapter.state_dict(),
                 graph,
-                or_nothing(refined.pictures),
+                block_if_none(refined.pictures),
                 refined.report.dumps(),
                 ui=ui.PreviewImage(graph, cls=cls),
             )

@@ -4,9 +4,9 @@ from comfy_api.latest import io, ui
 
 from ..core.files import write_new
 from .host.adapter.adapter import Adapter
-from .host.adapter.save import SAVED_DTYPES, for_file, left_out, respelled
+from .host.adapter.save import SAVED_DTYPES, cast_for_file, note_left_out, respell
 from .host.adapter.write import SPELLINGS
-from .host.paths import metadata_allowed, output_place
+from .host.paths import choose_output_path, metadata_allowed
 from .sockets import CATEGORY, AdapterSocket
 
 
@@ -47,6 +47,10 @@ class SaveLora(io.ComfyNode):
 
     @classmethod
     def execute(cls, transferred: Adapter, filename_prefix: str, dtype: str, spelling: str) -> io.NodeOutput:
-        tensors = for_file(respelled(transferred, spelling), transferred, dtype)
-        path = write_new(*output_place(filename_prefix), tensors, transferred.metadata if metadata_allowed() else None)
-        return io.NodeOutput(str(path), ui=ui.PreviewText("\n".join((str(path), *left_out(transferred, spelling)))))
+        tensors = cast_for_file(respell(transferred, spelling), transferred, dtype)
+        path = write_new(
+            *choose_output_path(filename_prefix), tensors, transferred.metadata if metadata_allowed() else None
+        )
+        return io.NodeOutput(
+            str(path), ui=ui.PreviewText("\n".join((str(path), *note_left_out(transferred, spelling))))
+        )

@@ -29,7 +29,7 @@ class _Hashes:
 _known: "WeakKeyDictionary[torch.nn.Module, _Hashes]" = WeakKeyDictionary()
 
 
-def loaded_fingerprint(patcher: Any, model: torch.nn.Module) -> str:
+def fingerprint_loaded(patcher: Any, model: torch.nn.Module) -> str:
     """BLAKE3 of all weights of a loaded model, as they are stored and without patches, and of the patches of a merge.
     About a third of a second for a gigabyte in memory, once; later only a few bytes of each weight are compared."""
     tensors = dict(_pristine_tensors(patcher, model))

@@ -21,7 +21,7 @@ from ....core.fingerprint import model_fingerprint
 from ....core.layers import Layer, WeightRef
 from ....core.shards import open_model_file, require_whole
 from ..settings import subspace_cache
-from .from_model import Fingerprint, HostBase, diffusers_names, joined, names_beyond_the_host, parameters_of
+from .from_model import Fingerprint, HostBase, diffusers_names, find_missing_names, join_encoder, parameters_of
 from .layout import Places, check_depth, find_views, header_at, mark_of, read_pieces, trace_rows
 from .names import UNET, layers_of
 
@@ -86,12 +86,12 @@ def base_from_header(file: TensorFile, name: str, fingerprint: Fingerprint) -> H
     model_keys = model.state_dict()
     diffusers = diffusers_names(config, model_keys)
     known = comfy.lora.model_lora_keys_unet(model, {})
-    extra = names_beyond_the_host(config, model_keys, known)
+    extra = find_missing_names(config, model_keys, known)
     key_map = {**known, **extra}
     places = {key: places[key] for key in model_keys if key in places}
     base = _base(name, fingerprint, type(config).__name__, key_map, places, file)
     base = replace(base, extra=frozenset(extra), diffusers=diffusers, notes=notes)
-    return base if encoder is None else joined(base, encoder)
+    return base if encoder is None else join_encoder(base, encoder)
 
 
 def _base(
@@ -168,7 +168,7 @@ def _build(config: Any, tensors: Mapping[str, Tensor], name: str) -> Any:
         try:
             return config.get_model(dict(tensors), "", device=torch.device("meta"))
         except RuntimeError:
-            with ValuesOfTheClass():
+            with KeepClassValues():
                 return config.get_model(dict(tensors), "", device=torch.device("meta"))
     except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise UnsupportedBase(
@@ -189,7 +189,7 @@ def _absent(model: Any, config: Any, tensors: Mapping[str, Tensor]) -> tuple[str
     )
 
 
-class ValuesOfTheClass(TorchFunctionMode):
+class KeepClassValues(TorchFunctionMode):
     """Lets a model's class read the values that it writes down itself (ACE-Step 1.5 counts its codebook): on the meta
     device they are lost. Not for every class: others mix such values with meta tensors."""
 

@@ -19,8 +19,8 @@ from ....core.files import TensorHeader
 from ....core.layers import Layer, WeightRef
 from ..adapter.spelling.index import NameIndex
 from ..adapter.spelling.names import extra_names
-from .fingerprint import loaded_fingerprint
-from .merge import loras_left_out, merge_patches, merged_weights
+from .fingerprint import fingerprint_loaded
+from .merge import describe_loras, find_merged_weights, merge_patches
 from .names import UNET, layers_of, slice_of
 
 # A hash of all that a base holds, or a function that takes it, for that can take reading every weight.
@@ -90,7 +90,7 @@ def base_from_model(model: Any) -> HostBase:
     config, stored = model.model.model_config, model.model.state_dict()
     diffusers = diffusers_names(config, stored)
     known = comfy.lora.model_lora_keys_unet(model.model, {})
-    extra = names_beyond_the_host(config, stored, known)
+    extra = find_missing_names(config, stored, known)
     base = _from_patcher(model, model.model, {**known, **extra}, type(config).__name__)
     return replace(base, extra=frozenset(extra), diffusers=diffusers)
 
@@ -108,10 +108,10 @@ def with_text_encoder(base: HostBase, clip: Any) -> HostBase:
     def identify() -> str:
         return f"{base.fingerprint} + {encoder.fingerprint}"
 
-    return joined(replace(base, identity=identify), encoder)
+    return join_encoder(replace(base, identity=identify), encoder)
 
 
-def joined(base: HostBase, encoder: HostBase) -> HostBase:
+def join_encoder(base: HostBase, encoder: HostBase) -> HostBase:
     """A diffusion model and its text encoder as one base."""
     unet = {name: layer for name, layer in base.layers.items() if name not in encoder.layers}
     from_encoder = {layer.weight.key for layer in encoder.layers.values()}
@@ -136,7 +136,7 @@ def diffusers_names(config: Any, model_keys: Mapping[str, Any]) -> dict[str, str
     return {name.removesuffix(".weight"): key for name, key in weights.items() if key in model_keys}
 
 
-def names_beyond_the_host(config: Any, model_keys: Mapping[str, Tensor], known: Mapping[str, Any]) -> dict[str, Any]:
+def find_missing_names(config: Any, model_keys: Mapping[str, Tensor], known: Mapping[str, Any]) -> dict[str, Any]:
     """Names of modules that ComfyUI's own map `known` lacks: today's diffusers names of a UNet (the map has the older
     ones with `.processor.`), and those of names.txt."""
     shapes = {key: tuple(tensor.shape) for key, tensor in model_keys.items() if tensor.ndim > 1}
@@ -163,7 +163,7 @@ def _from_patcher(patcher: Any, model: torch.nn.Module, key_map: Mapping[str, An
         return _weight(patcher, model, weight)
 
     def identify() -> str:
-        return loaded_fingerprint(patcher, model)
+        return fingerprint_loaded(patcher, model)
 
     return HostBase(
         name=Path(source).name if isinstance(source, str) else f"{family} (connected model)",
@@ -182,11 +182,11 @@ def _from_patcher(patcher: Any, model: torch.nn.Module, key_map: Mapping[str, An
 def _notes(patcher: Any, what: str) -> tuple[str, ...]:
     """What of a model's patches is read, and what is not."""
     notes: list[str] = []
-    if merged := merged_weights(patcher.patches):
+    if merged := find_merged_weights(patcher.patches):
         notes.append(
             f"{len(merged)} weights of the connected {what} were changed by a merge or another node: read as changed"
         )
-    if loras := loras_left_out(patcher):
+    if loras := describe_loras(patcher):
         notes.append(f"LoRAs on the connected {what} are left out: {'; '.join(loras)}")
     return tuple(notes)
 

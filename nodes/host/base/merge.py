@@ -22,12 +22,12 @@ def merge_patches(patches: Sequence[Patch]) -> list[Patch]:
     ]
 
 
-def merged_weights(patches: Mapping[str, Sequence[Patch]]) -> list[str]:
+def find_merged_weights(patches: Mapping[str, Sequence[Patch]]) -> list[str]:
     """The keys of all weights that a merge changes."""
     return [key for key, of_weight in patches.items() if merge_patches(of_weight)]
 
 
-def loras_left_out(patcher: Any) -> list[str]:
+def describe_loras(patcher: Any) -> list[str]:
     """The LoRAs on a model in words. ComfyUI does not keep their names; kind, strength and number of weights tell them
     apart."""
     counted = Counter(found for patches in patcher.patches.values() for found in set(_loras_in(patches)))

@@ -36,7 +36,7 @@ def row_order(target: Any) -> Callable[[Tensor], Tensor] | None:
     return target[2] if isinstance(target, tuple) and len(target) > 2 else None
 
 
-def in_file_order(target: Any, weight: Tensor) -> Tensor:
+def to_file_order(target: Any, weight: Tensor) -> Tensor:
     """The model's weight of a layer with its rows as the adapter's trainer had them."""
     to_model_order = row_order(target)
     return weight if to_model_order is None else weight[to_model_order(torch.arange(len(weight))).argsort()]
