@@ -63,7 +63,7 @@ def checked(
 
     sides = CheckInputs(source, target, conditioning, conditioning)
     report = check(sides, adapter, transferred, (), None, CheckSettings(size=size, timesteps=levels), silent).report
-    pooled = report.projected.as_it_is().pooled
+    pooled = report.transferred.as_it_is().pooled
     return Measured(pooled.score, None, report.seconds, 0.0, 0, report.notes)
 
 
@@ -90,12 +90,12 @@ def refined(
 ) -> Measured:
     """A refinement; transferred: None starts from zeros; vae: decodes pictures on the way."""
     from lora_transfer.core.refine.loop import RefineSettings
-    from lora_transfer.nodes.host.refine.run import Wanted, refine_adapter
+    from lora_transfer.nodes.host.refine.run import RefineInputs, refine_adapter
     from lora_transfer.nodes.host.refine.teacher import TeacherSettings
 
-    wanted = Wanted(source, target, adapter, conditioning, transferred, vae=vae)
+    inputs = RefineInputs(source, target, adapter, conditioning, transferred, vae=vae)
     settings = RefineSettings(steps=words.steps, batch=words.batch, checks=words.checks, patience=0)
-    result = refine_adapter(wanted, settings, TeacherSettings(words.samplings), words.size, say)
+    result = refine_adapter(inputs, settings, TeacherSettings(words.samplings), words.size, say)
     report, pictures = result.report, 0 if result.pictures is None else len(result.pictures)
     teaching, steps = report.teaching.seconds, len(report.losses)
     return Measured(report.best, report.before, report.seconds, teaching, steps, report.notes, pictures)
