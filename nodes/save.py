@@ -17,7 +17,7 @@ class SaveLora(io.ComfyNode):
             node_id="LoraTransferSave",
             display_name="Save LoRA (Transfer)",
             category=CATEGORY,
-            description="Saves the LoRA as a file, with the original's metadata. It never overwrites a file.",
+            description="Saves the LoRA as a file with the original's metadata; never overwrites a file.",
             is_output_node=True,
             inputs=[
                 AdapterSocket.Input(
@@ -32,14 +32,13 @@ class SaveLora(io.ComfyNode):
                 io.Combo.Input(
                     "dtype",
                     options=list(SAVED_DTYPES),
-                    tooltip="Precision of the file. float16 is usual; float32 keeps every digit at twice the size.",
+                    tooltip="The precision of the file. float16 is usual; float32 keeps every digit at twice the size.",
                 ),
                 io.Combo.Input(
                     "spelling",
                     options=list(SPELLINGS),
-                    tooltip="How the layers are named in the file. comfy works for every model in ComfyUI; use "
-                    "kohya for "
-                    "sd-scripts and most SD tools, diffusers for diffusers.",
+                    tooltip="How the layers are named in the file. Use comfy for ComfyUI, kohya for sd-scripts and "
+                    "most tools for Stable Diffusion, diffusers for diffusers.",
                 ),
             ],
             outputs=[io.String.Output(display_name="path", tooltip="The file that was written.")],
