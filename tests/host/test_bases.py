@@ -16,7 +16,8 @@ from lora_transfer.core.matching import match_by_name
 from lora_transfer.nodes.host.adapter.adapter import Adapter, adapter_from_file, adapter_from_state_dict
 from lora_transfer.nodes.host.adapter.read import read_adapter
 from lora_transfer.nodes.host.adapter.write import to_state_dict
-from lora_transfer.nodes.host.base.from_file import KeepClassValues, base_from_file, base_from_header
+from lora_transfer.nodes.host.base.detect import KeepClassValues
+from lora_transfer.nodes.host.base.from_file import base_from_file, base_from_header
 from lora_transfer.nodes.host.base.from_model import base_from_model
 from tests.host.conftest import SmallPair
 from tests.host.families import header_of
