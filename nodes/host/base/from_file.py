@@ -17,9 +17,9 @@ from torch.overrides import TorchFunctionMode
 
 from ....core.errors import UnsupportedBase
 from ....core.files import TORCH_DTYPES, TensorFile, TensorHeader
-from ....core.fingerprint import model_fingerprint
+from ....core.files.fingerprint import model_fingerprint
+from ....core.files.shards import open_model_file, require_whole
 from ....core.layers import Layer, WeightRef
-from ....core.shards import open_model_file, require_whole
 from ..settings import subspace_cache
 from .from_model import Fingerprint, HostBase, diffusers_names, joined, names_beyond_the_host, parameters_of
 from .layout import Places, check_depth, find_views, header_at, mark_of, read_pieces, trace_rows
