@@ -81,7 +81,7 @@ def whole(*, train: bool) -> Results:
     for title, text in tables.sections(results):
         _show(title, text)
     _show("A LoRA of one subject: loss on its held-out drawings, by seed", _subject(workshops[1]))
-    _show("Chains: recovered on the last base, over another one on the way, and directly", _chains(workshops[1:]))
+    _show("Chains: recovered on the last base, by way of another base and directly", _chains(workshops[1:]))
     _pictures(workshops, latents)
     return results
 

@@ -161,7 +161,7 @@ def sections(results: Results) -> list[tuple[str, str]]:
             (f"Recovered fraction: {family}, {lora}", methods(results, family, lora))
             for family, lora, _ in results.every()
         ),
-        ("What the default recovers more than the copy", gains(results)),
+        ("How much more the default recovers than the copy", gains(results)),
         ("Loss on the target's own style, with the LoRA over without", harm(results)),
         ("Strength", groups(results, STRENGTHS)),
         (
@@ -174,7 +174,7 @@ def sections(results: Results) -> list[tuple[str, str]]:
         ),
         ("Threshold", groups(results, _named("threshold"))),
         ("Does a score rank the candidates? Spearman, from the source's own sampling", scores(results)),
-        ("The same from real drawings, noised", scores(results, "drawn")),
+        ("The same on real drawings, noised", scores(results, "drawn")),
         ("Strength picked by the score", picks(results)[0]),
         ("Strangers, forced", strangers(results)),
         ("What the verdict says", verdicts(results)),
