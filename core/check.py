@@ -1,10 +1,12 @@
-"""How much of an adapter's effect arrives, from what source and target make of the same noised latents with and without
-an adapter: o_s', o_s, o_t', o_t. It needs neither data nor retraining. Two figures, for they answer two questions:
+"""How much of an adapter's effect reaches the target: from what source and target predict on the same noised latents,
+without the adapter (o_s, o_t) and with it (o_s', o_t'). It needs neither data nor training. Two figures answer two
+questions:
 
-closed = 1 - ||o_t' - o_s'||^2 / ||o_t - o_s'||^2, the score. Does the target now answer as the source with its adapter?
-What undoes the drift between the bases counts too. It ranks methods as the recovered share of the training's gain does.
-G = 1 - ||D_t - D_s||^2 / ||D_s||^2 with D = o' - o (docs/method.md, section 9). Is the change the same, each seen
-from its own base? It is blind to drift that a method undoes, and takes that part of its change for an error.
+Gap closed = 1 - ||o_t' - o_s'||^2 / ||o_t - o_s'||^2, the score: does the target now answer like the source with its
+adapter? Undoing the drift between the bases counts too. It ranks methods like the recovered share of a training's gain.
+
+G = 1 - ||D_t - D_s||^2 / ||D_s||^2 with D = o' - o (docs/method.md, section 9): does the adapter make the same change
+on both bases? G takes a repaired drift for an error, because it looks at the change alone.
 
 benchmarks/quality/RESULTS.md has both beside the recovered share.
 """
@@ -21,7 +23,7 @@ from .linalg import SAME_OUTPUT
 
 STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.25)  # where a search looks; the copy between drifted bases was best at 0.5 to 0.75
 
-Role = Literal["projected", "more", "copy"]
+Role = Literal["transferred", "more", "copy"]
 Search = Literal["off", "strength"]
 
 
@@ -45,26 +47,26 @@ class CheckSettings:
 class Agreement:
     """How the target with its adapter follows the source with its own.
 
-    closed: the share of the way that was covered from the bare target to the source with its adapter: 1 is all of it,
-    0 no nearer than without, below 0 farther; None where the bare target is there already.
-    arrived: G, how the change on the target, D_t, follows that on the source, D_s: 1 is the same, 0 no nearer than
-    none. cosine: <D_t, D_s> / (||D_t|| ||D_s||), 0 where D_t is zero. norm_ratio: ||D_t|| / ||D_s||.
+    gap_closed: the share of the way from the bare target to the source with its adapter: 1 is all of it, 0 is no nearer
+    than without, below 0 is farther away; None if the bare target is there already.
+    change_match: G, how well the change on the target, D_t, matches that on the source, D_s: 1 is the same change, 0 is
+    as far from it as no change at all. cosine: <D_t, D_s> / (||D_t|| ||D_s||), 0 where D_t is zero. norm_ratio:
+    ||D_t|| / ||D_s||.
     """
 
-    closed: float | None
-    arrived: float
+    gap_closed: float | None
+    change_match: float
     cosine: float
     norm_ratio: float
 
     @property
     def score(self) -> float:
-        """What adapters and strengths are ranked by: closed. Where there is nothing to close no adapter is better than
-        none, which is 0."""
-        return 0.0 if self.closed is None else self.closed
+        """The gap closed, by which adapters and strengths are ranked; 0 where there is no gap."""
+        return 0.0 if self.gap_closed is None else self.gap_closed
 
 
 @dataclass(frozen=True)
-class Arrival:
+class Attempt:
     """An adapter at one strength. levels: at each noise level, None where the source's output does not change there;
     pooled: over all of them."""
 
@@ -79,22 +81,22 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Trial:
-    """One adapter on the target at one strength or several, 1 among them. label: what people call it; applied: how
-    much of it the target took, in words."""
+    """One adapter on the target, tried at strength 1 and perhaps at others. label: its name in the report; applied: how
+    much of it fits the target, in words."""
 
     role: Role
     label: str
     name: str
     fingerprint: str
     applied: str
-    arrivals: tuple[Arrival, ...]
+    attempts: tuple[Attempt, ...]
 
-    def as_it_is(self) -> Arrival:
-        return next(one for one in self.arrivals if one.strength == 1)
+    def as_it_is(self) -> Attempt:
+        return next(one for one in self.attempts if one.strength == 1)
 
-    def best(self) -> Arrival:
+    def best(self) -> Attempt:
         """The strength of the best score; of equals the one nearest to 1."""
-        return max(self.arrivals, key=lambda one: (one.pooled.score, -abs(one.strength - 1)))
+        return max(self.attempts, key=lambda one: (one.pooled.score, -abs(one.strength - 1)))
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -102,7 +104,7 @@ class Trial:
             "label": self.label,
             "adapter": {"name": self.name, "fingerprint": self.fingerprint},
             "applied": self.applied,
-            "strengths": [one.as_json() for one in self.arrivals],
+            "strengths": [one.as_json() for one in self.attempts],
         }
 
 
@@ -112,10 +114,10 @@ def difference(output: Tensor, other: Tensor, noise_levels: Tensor) -> Tensor:
     return (output - other) / noise_levels.reshape(-1, *(1 for _ in other.shape[1:]))
 
 
-def measure(strength: float, on_target: Tensor, on_source: Tensor, apart: Tensor) -> Arrival:
+def measure(strength: float, on_target: Tensor, on_source: Tensor, apart: Tensor) -> Attempt:
     """Three differences (levels, n, ...) in one unit. on_target: D_t, what the adapter changes on the target;
     on_source: D_s; apart: the bare target less the source with its adapter, so that o_t' - o_s' = D_t + apart.
-    NotMeasurable where D_s is zero (no effect of which a part could arrive) or where a number is not finite."""
+    NotMeasurable where D_s is zero (the adapter has no effect) or where a number is not finite."""
     levels = list(zip(on_target, on_source, apart, strict=True))
     sums = torch.stack([_sums(*level) for level in levels])  # (levels, 6)
     if not bool(sums.isfinite().all()):
@@ -129,7 +131,7 @@ def measure(strength: float, on_target: Tensor, on_source: Tensor, apart: Tensor
             "The LoRA on the source model: expected it to change the model's output, found no change at any noise "
             "level. Check that it belongs to this model, and that it is not zero."
         )
-    return Arrival(strength, tuple(_agreement(one) for one in sums), pooled)
+    return Attempt(strength, tuple(_agreement(one) for one in sums), pooled)
 
 
 def best_of(trials: Sequence[Trial]) -> Trial:

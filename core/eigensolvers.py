@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .lapack import leading_eigenpairs
+from .memory import is_out_of_memory
 
 # (the lower triangle of a symmetric matrix (n, n), count) -> eigenvalues (count) descending, vectors (n, count)
 Eigensolver = Callable[[Tensor, int], tuple[Tensor, Tensor]]
@@ -61,14 +62,17 @@ class Measured:
     def _trial(
         self, solver: Eigensolver, lower: Tensor, count: int
     ) -> tuple[float, Eigensolver, tuple[Tensor, Tensor]] | None:
-        """Seconds, the solver and what it found; None where it fails or is not to be believed."""
+        """Seconds, the solver and what it found; None where it fails or is not to be believed. cuSOLVER refuses some
+        sizes on some cards with an error of its own; a full card is for the caller to deal with."""
         try:
             solver(lower, count)  # the first call on a card also loads its library
             _wait(lower)
             started = time.perf_counter()
             found = solver(lower, count)
             _wait(lower)
-        except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             return None
         seconds = time.perf_counter() - started
         believed = residual(lower, *found) <= _BELIEVED * torch.finfo(lower.dtype).eps

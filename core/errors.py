@@ -43,3 +43,7 @@ class NotMeasurable(LoraTransferError):
 
 class NotEnoughMemory(LoraTransferError):
     """A step that does not fit into memory in any of the ways that take less."""
+
+
+class RefineStopped(LoraTransferError):
+    """A refinement that an error ended; the text says where its best factors were saved."""

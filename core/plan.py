@@ -10,7 +10,7 @@ from .errors import InvalidSetting, NothingToTransfer
 from .layers import LayerPair, Skipped
 from .matching import share_outside
 from .matching.channels import Channels
-from .methods import Method, method_named
+from .methods import DEFAULT, Method, list_methods, method_named
 from .similarity import Comparison, LayerSimilarity
 from .subspace import RankRule
 
@@ -44,7 +44,7 @@ class TransferSettings:
     gain: every delta is multiplied by it; more than 1 makes up for what is lost with blocks that the target lacks.
     """
 
-    method: str = "restore_both"  # chosen by benchmarks/quality
+    method: str = DEFAULT.name
     threshold: float = 0.8
     below_threshold: BelowThreshold = "skip"
     rescale: Rescale = "off"
@@ -63,8 +63,8 @@ class TransferSettings:
         if self.rescale == "relative_norm" and not method_named(self.method).keeps_whole_delta:
             raise InvalidSetting(
                 f"Rescale relative_norm with method {self.method}: this method cuts a part of the LoRA away, and "
-                "blowing up what is left was measured to do more harm than a random LoRA. Set rescale to off, or take "
-                "prolora_full, rotate, restore or copy."
+                "scaling up what is left was measured to do more harm than a random LoRA. Set rescale to off, or "
+                f"choose {list_methods(lambda method: method.keeps_whole_delta, 'or')}."
             )
 
 
@@ -81,8 +81,10 @@ class PlannedPair:
 
 @dataclass(frozen=True)
 class TransferPlan:
-    """Every module of the adapter is either in `pairs` or in `skipped`. compared: the figures of all whose layers were
-    compared, skipped or not."""
+    """Every module of the adapter is either in `pairs` or in `skipped`.
+
+    compared: the figures of all modules whose layers were compared, skipped or not. adapter: its fingerprint, if known.
+    """
 
     pairs: tuple[PlannedPair, ...]
     skipped: tuple[Skipped, ...]
@@ -90,6 +92,7 @@ class TransferPlan:
     rank_rule: RankRule
     settings: TransferSettings
     compared: tuple[LayerSimilarity, ...] = ()
+    adapter: str | None = None
 
     def share_lost(self, deltas: Mapping[str, LowRankDelta], channels: Mapping[str, Channels]) -> float:
         """The share of the sum of ||dW||^2 of these deltas, by source layer, that the plan leaves behind."""
@@ -123,8 +126,18 @@ def refuse_unless_forced(comparison: Comparison[Any], force: bool) -> None:
         )
 
 
-def plan_transfer(modules: Sequence[Module], comparison: Comparison[Any], settings: TransferSettings) -> TransferPlan:
-    """Decide for every module, from shapes and similarities alone."""
+def modules_of(deltas: Mapping[str, LowRankDelta]) -> list[Module]:
+    """The modules of deltas that were read from no file: each delta's key is its layer's name."""
+    return [Module(layer, delta.shape, (layer,)) for layer, delta in deltas.items()]
+
+
+def plan_transfer(
+    comparison: Comparison[Any], modules: Sequence[Module], settings: TransferSettings, adapter: str | None = None
+) -> TransferPlan:
+    """Decide what happens to every module, from shapes and similarities alone.
+
+    adapter: the fingerprint of the adapter that the modules are of; None where they were read from no file.
+    """
     planned: list[PlannedPair] = []
     skipped: list[Skipped] = []
     fed: dict[str, list[tuple[LayerPair, LayerSimilarity]]] = {}
@@ -143,7 +156,7 @@ def plan_transfer(modules: Sequence[Module], comparison: Comparison[Any], settin
             skipped.append(_never_compared(module, comparison))
     figures = tuple(similarity for one in modules for _, similarity in fed.get(one.layer, []))
     method = method_named(settings.method)
-    return TransferPlan(tuple(planned), tuple(skipped), method, comparison.rank_rule, settings, figures)
+    return TransferPlan(tuple(planned), tuple(skipped), method, comparison.rank_rule, settings, figures, adapter)
 
 
 _NOT_COMPARED = (

@@ -32,6 +32,14 @@ class LayerReader:
         whole = self._base.read(self._layer)
         return whole if self._kept is None else self._kept.weight(whole)
 
+    def read(self) -> None:
+        """Have the weight at hand: reading it later would keep a card waiting."""
+        _ = self.stored
+
+    def prepare(self) -> None:
+        """Have at hand what a subspace starts from: the hash that the cache knows it by, or the weight."""
+        _ = self.stored if self._cache is None else self.digest
+
     @property
     def shape(self) -> tuple[int, int]:
         return self._layer.weight.matrix_shape if self._kept is None else self._kept.shape

@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from .cache import SubspaceCache
 from .eigensolvers import Eigensolver, Measured, by_rule
+from .memory import is_out_of_memory
 from .progress import Progress, silent
 
 Task = TypeVar("Task")
@@ -53,7 +54,7 @@ class Resources:
             with self._turn:
                 return work(self.device)
         except RuntimeError as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
         # Outside the handler: its traceback would keep the card's tensors alive.
         torch.cuda.empty_cache()
@@ -88,12 +89,6 @@ class Resources:
             finally:
                 pool.shutdown(cancel_futures=True)
         return [done[index] for index in range(len(tasks))]
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """The libraries beside torch's allocator (cuBLAS, cuSOLVER) say it in words of their own."""
-    words = str(error).lower()
-    return isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in words or "alloc_failed" in words
 
 
 def _without_gradients(work: Callable[[Task], Result], task: Task) -> Result:

@@ -126,6 +126,10 @@ class Comparison(Generic[AnyBase]):
     verdict: Verdict | None = None
     block_map: BlockMap | None = None
 
+    def drifts_for(self, adapter: str | None) -> Mapping[str, Drift]:
+        """The drifts by target layer, if they were measured for the adapter of this fingerprint; else none."""
+        return self.drifts if adapter is not None and adapter == self.adapter else {}
+
 
 def compare(
     source: AnyBase,

@@ -1,22 +1,21 @@
-"""Carry an adapter's deltas from the source base to the target base, one layer at a time."""
+"""Transfer an adapter's deltas from the source base to the target base, one layer at a time."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from .delta import LowRankDelta
 from .drift import Drift, compare_weights
-from .layers import Base
 from .linalg import SAME_DELTA
-from .matching.channels import Channels
-from .methods import LayerPairBases
+from .methods import LayerPairBases, Method
 from .plan import PlannedPair, TransferPlan, TransferSettings
 from .reader import LayerReader, pair_subspaces
 from .reports.layer import LayerReport
 from .resources import Resources
-from .similarity import LayerSimilarity
+from .similarity import Comparison, LayerSimilarity
 from .subspace import Subspace
 
 
@@ -30,38 +29,38 @@ class Transferred:
 
 
 def transfer(
+    comparison: Comparison[Any],
     plan: TransferPlan,
     deltas: Mapping[str, LowRankDelta],
-    source: Base,
-    target: Base,
-    *,
-    channels: Mapping[str, Channels] | None = None,
-    drifts: Mapping[str, Drift] | None = None,
     using: Resources | None = None,
 ) -> Transferred:
-    """Carry out the plan. `deltas` is keyed by source layer; compute is float32.
+    """Transfer every planned delta; `deltas` is keyed by source layer, compute is float32.
 
-    channels: by target layer, what a narrower target kept. drifts: by target layer, what the comparison found of them
-    for these very deltas; others are found when needed.
+    A weight is read only where the plan's method asks for its subspaces or its drift. A drift that the comparison has
+    measured is used again if it was measured for the plan's adapter.
     Memory: one layer's weights of both bases for every worker, and the adapter.
     """
     resources = using or Resources()
+    drifts = comparison.drifts_for(plan.adapter)
 
-    def carry(planned: PlannedPair) -> tuple[LowRankDelta, LayerReport]:
+    def transfer_pair(planned: PlannedPair) -> tuple[LowRankDelta, LayerReport]:
         pair = planned.pair
-        kept = (channels or {}).get(pair.target.name)
+        kept = comparison.channels.get(pair.target.name)
         delta = deltas[pair.source.name].to("cpu", torch.float32)
-        readers = LayerReader(source, pair.source, resources, kept), LayerReader(target, pair.target, resources)
-        drift = (drifts or {}).get(pair.target.name)
-        return _transfer_layer(plan, planned, delta if kept is None else kept.delta(delta), readers, drift, resources)
+        readers = (
+            LayerReader(comparison.source, pair.source, resources, kept),
+            LayerReader(comparison.target, pair.target, resources),
+        )
+        fitting = delta if kept is None else kept.delta(delta)
+        return _transfer_layer(plan, planned, fitting, readers, drifts.get(pair.target.name), resources)
 
     def cost(planned: PlannedPair) -> int:
         return math.prod(planned.pair.source.weight.shape)
 
-    results = resources.over_layers(plan.pairs, carry, cost, lambda planned: planned.pair.target.name)
+    results = resources.over_layers(plan.pairs, transfer_pair, cost, lambda planned: planned.pair.target.name)
     names = [planned.pair.target.name for planned in plan.pairs]
-    moved = {name: delta for name, (delta, _) in zip(names, results, strict=True)}
-    return Transferred(moved, tuple(report for _, report in results), tuple(resources.notes.values()))
+    transferred = {name: delta for name, (delta, _) in zip(names, results, strict=True)}
+    return Transferred(transferred, tuple(report for _, report in results), tuple(resources.notes.values()))
 
 
 def _transfer_layer(
@@ -93,7 +92,17 @@ def _transfer_layer(
         )
         return result.to("cpu"), report
 
+    _read_ahead(plan.method, readers, drift)
     return using.compute(work, planned.pair.target.name)
+
+
+def _read_ahead(method: Method, readers: tuple[LayerReader, LayerReader], drift: Drift | None) -> None:
+    """Read what the method needs before the card's turn comes, while it works for another layer; nothing more."""
+    for reader in readers:
+        if method.needs_drift and drift is None:
+            reader.read()
+        if method.needs_subspaces:
+            reader.prepare()
 
 
 def block_energies(delta: LowRankDelta, source: Subspace) -> tuple[float, float, float, float]:
@@ -155,13 +164,11 @@ def _bases(
 ) -> LayerPairBases:
     """What the method asks for, and nothing more is read or decomposed."""
     method, source, target = plan.method, *readers
-    weights = (source.stored.to(device), target.stored.to(device)) if method.needs_weights else None
     if not method.needs_drift:
         drift = None
     elif drift is None:
         _, drift = compare_weights(source.stored.to(device), target.stored.to(device), delta)
     return LayerPairBases(
-        weights,
         pair_subspaces(source, target, plan.rank_rule, device) if method.needs_subspaces else None,
         None if drift is None else drift.to(device),
     )

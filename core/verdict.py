@@ -13,6 +13,7 @@ from .layers import Base, LayerPair
 from .matching import Matching, match_by_name, share_lost
 from .matching.by_block import UNRELATED
 from .matching.scores import spread, unit_vector
+from .methods import DEFAULT
 from .progress import Progress, silent
 
 Word = Literal["works", "risky", "refuse"]
@@ -122,7 +123,9 @@ def _against_lora(figures: PairFigures) -> list[tuple[Word, str]]:
     if ratio is None or figures.weight_cosine is None or figures.weight_cosine < RELATED:
         return []
     seen = f"on the inputs that the LoRA reads, the bases differ by {ratio:.2g} times the LoRA's own change"
-    undone = f"restore_both, the default, undoes about {1 / (1 + ratio**2):.0%} of that"
+    if DEFAULT.drift_undone is None:
+        return [("works", seen)]
+    undone = f"{DEFAULT.name}, the default, undoes about {DEFAULT.drift_undone(ratio):.0%} of that"
     return [("works", f"{seen}: where no blocks or channels are missing {undone}")]
 
 

@@ -17,13 +17,16 @@ class ApplyLora(io.ComfyNode):
             node_id="LoraTransferApply",
             display_name="Apply LoRA (Transfer)",
             category=CATEGORY,
-            description="Applies a LoRA, projected or as it is, to a model, without a file between: ComfyUI's own "
-            "patches, for every spelling that LoRA Transfer reads.",
+            description="Applies a LoRA to a model without saving it first, to see the result at once.",
             inputs=[
-                io.Model.Input("model", tooltip="The model to apply the LoRA to: for a projected LoRA the target."),
-                io.Clip.Input("clip", optional=True, tooltip="The text encoder, for LoRAs that change it too."),
+                io.Model.Input(
+                    "model", tooltip="The model to apply the LoRA to. For a transferred LoRA this is the target."
+                ),
+                io.Clip.Input(
+                    "clip", optional=True, tooltip="The text encoder. Connect it if the LoRA changes it too."
+                ),
                 AdapterSocket.Input(
-                    "adapter", tooltip="From Project LoRA, or from Load LoRA (Transfer) to compare with."
+                    "adapter", tooltip="A transferred LoRA, or a LoRA from Load LoRA (Transfer) to compare with."
                 ),
                 io.Float.Input(
                     "strength_model",
@@ -31,7 +34,7 @@ class ApplyLora(io.ComfyNode):
                     min=-100.0,
                     max=100.0,
                     step=0.01,
-                    tooltip="How strongly the model is changed; 0 leaves it as it is.",
+                    tooltip="Strength of the LoRA on the model; 0 leaves the model as it is.",
                 ),
                 io.Float.Input(
                     "strength_clip",
@@ -39,7 +42,7 @@ class ApplyLora(io.ComfyNode):
                     min=-100.0,
                     max=100.0,
                     step=0.01,
-                    tooltip="How strongly the text encoder is changed; 0 leaves it as it is.",
+                    tooltip="Strength of the LoRA on the text encoder; 0 leaves it as it is.",
                 ),
             ],
             hidden=[io.Hidden.unique_id],

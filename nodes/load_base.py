@@ -18,7 +18,7 @@ class LoadSourceBase(io.ComfyNode):
         return _schema(
             "LoraTransferLoadSourceBase",
             "Load Source Base",
-            "The base model that the LoRA was trained on. Only names and shapes are read here; no model is loaded.",
+            "The base model that the LoRA was trained on. Reads names and shapes only; loads no model.",
         )
 
     @classmethod
@@ -43,7 +43,7 @@ class LoadTargetBase(LoadSourceBase):
         return _schema(
             "LoraTransferLoadTargetBase",
             "Load Target Base",
-            "The base model that the LoRA is carried to. Only names and shapes are read here; no model is loaded.",
+            "The base model that you want to use the LoRA on. Reads names and shapes only; loads no model.",
         )
 
 
@@ -69,11 +69,17 @@ def _schema(node_id: str, display_name: str, description: str) -> io.Schema:
             io.Clip.Input(
                 "clip",
                 optional=True,
-                tooltip="The base's text encoder. Connect it on both bases to carry the LoRA's text encoder part too.",
+                tooltip="The base's text encoder. Connect it on both bases to transfer the LoRA's text encoder "
+                "part too.",
             ),
         ],
         hidden=[io.Hidden.unique_id],
-        outputs=[BaseSocket.Output(display_name="base", tooltip="A lazy handle on the base: names and shapes.")],
+        outputs=[
+            BaseSocket.Output(
+                display_name="base",
+                tooltip="The base, for Compute Subspace Similarity. Its weights are read when they are needed.",
+            )
+        ],
     )
 
 

@@ -18,7 +18,7 @@ class LoadLora(io.ComfyNode):
             node_id="LoraTransferLoadLora",
             display_name="Load LoRA (Transfer)",
             category=CATEGORY,
-            description="The LoRA to carry to another base.",
+            description="Loads the LoRA that you want to transfer to another base.",
             inputs=[
                 io.Combo.Input(
                     "lora_name",
@@ -26,9 +26,9 @@ class LoadLora(io.ComfyNode):
                     tooltip="A file of models/loras: safetensors, or .pt and .bin (code in these is not run).",
                 ),
                 LoraModelSocket.Input(
-                    "lora",
+                    "lora_model",
                     optional=True,
-                    tooltip="A LoRA from another node, such as Train LoRA. When connected it replaces lora_name.",
+                    tooltip="A LoRA from another node, such as Train LoRA. It replaces lora_name.",
                 ),
             ],
             outputs=[AdapterSocket.Output(display_name="adapter", tooltip="The LoRA, for the nodes of LoRA Transfer.")],
@@ -43,7 +43,7 @@ class LoadLora(io.ComfyNode):
         return True  # naming the input here lets a missing file reach execute(), which says where it was looked for
 
     @classmethod
-    def execute(cls, lora_name: str, lora: Mapping[str, Tensor] | None = None) -> io.NodeOutput:
-        if lora is not None:
-            return io.NodeOutput(adapter_from_state_dict(lora, "(connected LoRA)"))
+    def execute(cls, lora_name: str, lora_model: Mapping[str, Tensor] | None = None) -> io.NodeOutput:
+        if lora_model is not None:
+            return io.NodeOutput(adapter_from_state_dict(lora_model, "(connected LoRA)"))
         return io.NodeOutput(adapter_from_file(adapter_path(lora_name), lora_name))

@@ -1,31 +1,19 @@
 """Project LoRA."""
 
-import time
 from typing import get_args
 
 from comfy_api.latest import io
 
-from ..core.errors import NothingToTransfer
-from ..core.methods import METHODS
-from ..core.plan import (
-    BelowThreshold,
-    OutRank,
-    Rescale,
-    TransferSettings,
-    plan_transfer,
-    refuse_unless_forced,
-)
-from ..core.reports.transfer import Identity, transfer_report
+from ..core.methods import METHODS, list_methods
+from ..core.plan import BelowThreshold, OutRank, Rescale, TransferSettings
 from ..core.similarity import Comparison
-from ..core.transfer import transfer
-from ..core.vectors import plan_vectors
-from .host.adapter.adapter import Adapter, transferred_adapter
-from .host.adapter.place import place
-from .host.adapter.save import growth
-from .host.adapter.write import to_state_dict
+from .host.adapter.adapter import Adapter
 from .host.base.from_model import HostBase
+from .host.project import project
 from .host.session import resources, show
 from .sockets import CATEGORY, AdapterSocket, LoraModelSocket, SimilaritySocket
+
+_CUTTING = list_methods(lambda method: not method.keeps_whole_delta)
 
 
 class ProjectLora(io.ComfyNode):
@@ -35,10 +23,12 @@ class ProjectLora(io.ComfyNode):
             node_id="LoraTransferProject",
             display_name="Project LoRA",
             category=CATEGORY,
-            description="Carries the LoRA to the target base, layer by layer, where the layers are alike.",
+            description="Transfers the LoRA to the target base, layer by layer, wherever the two bases match.",
             inputs=[
-                SimilaritySocket.Input("similarity", tooltip="From Compute Subspace Similarity, with the same LoRA."),
-                AdapterSocket.Input("adapter", tooltip="The LoRA, as it was trained on the source base."),
+                SimilaritySocket.Input("similarity", tooltip="From Compute Subspace Similarity with the same LoRA."),
+                AdapterSocket.Input(
+                    "adapter", tooltip="The LoRA as it was trained on the source base, from Load LoRA (Transfer)."
+                ),
                 io.Combo.Input(
                     "method",
                     options=[method.name for method in METHODS],
@@ -51,38 +41,40 @@ class ProjectLora(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Layers whose similarity is lower are not projected. Unrelated bases score at the chance "
-                    "level that the report gives, not at zero. In benchmarks/quality 0.7 and 0.8 left out nothing that "
-                    "was worth carrying, 0.9 cost up to a third of the LoRA on the farthest relative.",
+                    tooltip="Layers whose similarity is lower are not transferred by the method. Lower it if "
+                    "the report says that layers of related bases were skipped.",
                 ),
                 io.Combo.Input(
                     "below_threshold",
                     options=list(get_args(BelowThreshold)),
                     default=TransferSettings.below_threshold,
-                    tooltip="What happens to layers below the threshold: leave them out, or carry them unchanged.",
+                    tooltip="What happens to layers below the threshold: skip leaves them out, copy takes them "
+                    "unchanged.",
                 ),
                 io.Combo.Input(
                     "rescale",
                     options=list(get_args(Rescale)),
                     default=TransferSettings.rescale,
-                    tooltip="relative_norm: each layer's change is as large, relative to its weight, as in the source. "
-                    "Not for lora_x and prolora, which cut a part of the LoRA away.",
+                    tooltip="relative_norm: scales each layer's change so that it is as large beside its weight "
+                    "as in the "
+                    f"source. Not for {_CUTTING}, which cut a part of the LoRA away.",
                 ),
                 io.Combo.Input(
                     "out_rank",
                     options=list(get_args(OutRank)),
                     default=TransferSettings.out_rank,
-                    tooltip="exact: the rank that the method yields (prolora doubles it; a LoHa or LoKr can become a "
-                    "large file). keep: cut back to the LoRA's own rank. cut: every layer to dense_rank and "
-                    "dense_energy. The report says what is lost.",
+                    tooltip="The rank of the transferred LoRA. exact: whatever the method needs; keep: the "
+                    "LoRA's own rank; "
+                    "cut: every layer to dense_rank and dense_energy, for smaller files.",
                 ),
                 io.Int.Input(
                     "dense_rank",
                     default=TransferSettings.dense_rank,
                     min=1,
                     max=4096,
-                    tooltip="The rank at which changes without a low-rank form are stored (DoRA, OFT, GLoRA, full "
-                    "differences), and with out_rank cut all others; the report says what is lost.",
+                    tooltip="The largest rank of layers that have no rank of their own (DoRA, OFT, GLoRA, full "
+                    "differences) "
+                    "and, with out_rank cut, of all layers. The report says what is lost.",
                 ),
                 io.Float.Input(
                     "dense_energy",
@@ -91,8 +83,9 @@ class ProjectLora(io.ComfyNode):
                     min=0.01,
                     max=1.0,
                     step=0.001,
-                    tooltip="Where dense_rank applies: a smaller rank where it holds this share of the change (of the "
-                    "sum of its squares). At 1 dense_rank alone decides.",
+                    tooltip="Layers cut to dense_rank get an even smaller rank if that keeps this share of "
+                    "their energy. At 1 "
+                    "dense_rank alone decides.",
                 ),
                 io.Float.Input(
                     "gain",
@@ -101,23 +94,24 @@ class ProjectLora(io.ComfyNode):
                     min=0.0,
                     max=4.0,
                     step=0.05,
-                    tooltip="Every change is multiplied by it. Where the target lacks blocks, their part of the LoRA "
-                    "is lost (the report says how much); 1.3 has been used in print for SSD-1B. In "
-                    "benchmarks/quality 1 was best or near it, 0.75 for subtle styles on drifted targets: Check "
-                    "Transfer searches it.",
+                    tooltip="Multiplies the whole LoRA. Raise it if the target lacks blocks and the LoRA comes "
+                    "out weak; "
+                    "Check Transfer finds the best strength.",
                 ),
                 io.Boolean.Input(
                     "force",
                     optional=True,
                     default=False,
-                    tooltip="Go on where the verdict on the two bases is to refuse: to see the damage.",
+                    tooltip="Transfer even if the verdict on the two bases is refuse.",
                 ),
             ],
             hidden=[io.Hidden.unique_id],
             outputs=[
-                AdapterSocket.Output(display_name="adapter", tooltip="For Apply LoRA and Save LoRA."),
+                AdapterSocket.Output(
+                    display_name="transferred", tooltip="The LoRA for the target, for Apply LoRA and Save LoRA."
+                ),
                 LoraModelSocket.Output(display_name="lora_model", tooltip="For ComfyUI's own LoRA nodes."),
-                io.String.Output(display_name="report", tooltip="What happened to every layer, as JSON (schema 1)."),
+                io.String.Output(display_name="report", tooltip="What happened to every layer, as JSON."),
             ],
         )
 
@@ -136,36 +130,9 @@ class ProjectLora(io.ComfyNode):
         gain: float = TransferSettings.gain,
         force: bool = False,
     ) -> io.NodeOutput:
-        started = time.monotonic()
-        source, target = similarity.source, similarity.target
         settings = TransferSettings(
             method, threshold, below_threshold, rescale, out_rank, dense_rank, dense_energy, gain
         )
-        refuse_unless_forced(similarity, force)
-        placed = place(adapter, source)
-        plan = plan_transfer(placed.modules, similarity, settings)
-        vectors, lost = plan_vectors(placed.vectors, target.parameters, target.name, similarity.block_map)
-        if not plan.pairs and not vectors:
-            raise NothingToTransfer(plan.why_nothing(source.name, target.name))
-        drifts = similarity.drifts if similarity.adapter == adapter.fingerprint else None
-        moved = transfer(
-            plan, placed.deltas, source, target, channels=similarity.channels, drifts=drifts, using=resources()
-        )
-        scales, widened = plan.by_target(placed.scales), plan.by_target(placed.widened())
-        tensors = to_state_dict(moved.deltas, scales, target, vectors=vectors, widened=widened)
-        grown = growth(adapter, tensors)
-        report = transfer_report(
-            similarity,
-            plan,
-            moved.layers,
-            Identity.of(adapter),
-            vectors=vectors,
-            skipped=(*placed.skipped, *lost),
-            unread=placed.unread,
-            notes=(*moved.notes, *grown),
-            lost=plan.share_lost(placed.factored, similarity.channels) if placed.factored else None,
-            seconds=time.monotonic() - started,
-        )
-        result = transferred_adapter(adapter, tensors, report, target)
-        show(cls.hidden.unique_id, "; ".join((report.summary(), *grown)))
-        return io.NodeOutput(result, result.state_dict(), report.dumps())
+        projected = project(similarity, adapter, settings, resources(), force=force)
+        show(cls.hidden.unique_id, projected.summary())
+        return io.NodeOutput(projected.adapter, projected.adapter.state_dict(), projected.report.dumps())

@@ -17,33 +17,36 @@ class SaveLora(io.ComfyNode):
             node_id="LoraTransferSave",
             display_name="Save LoRA (Transfer)",
             category=CATEGORY,
-            description="Saves the LoRA for every loader, with the original's metadata and where it came from. "
-            "Nothing is ever overwritten.",
+            description="Saves the LoRA as a file, with the original's metadata. It never overwrites a file.",
             is_output_node=True,
             inputs=[
-                AdapterSocket.Input("adapter", tooltip="From Project LoRA."),
+                AdapterSocket.Input(
+                    "transferred", tooltip="The LoRA for the target, from Project LoRA, Check Transfer or Refine LoRA."
+                ),
                 io.String.Input(
                     "filename_prefix",
                     default="loras/transferred",
-                    tooltip="Below ComfyUI's output folder; output/loras appears in the LoRA menus after a refresh.",
+                    tooltip="Folder and name in ComfyUI's output folder. Files in output/loras appear in the "
+                    "LoRA menus after a refresh.",
                 ),
                 io.Combo.Input(
                     "dtype",
                     options=list(SAVED_DTYPES),
-                    tooltip="float16 is what most LoRA files use. float32 keeps every digit at twice the size.",
+                    tooltip="Precision of the file. float16 is usual; float32 keeps every digit at twice the size.",
                 ),
                 io.Combo.Input(
                     "spelling",
                     options=list(SPELLINGS),
-                    tooltip="How the layers are named in the file. comfy: ComfyUI's own names, for every model. kohya: "
-                    "as sd-scripts and most SD tools write. diffusers: for diffusers and what is built on it.",
+                    tooltip="How the layers are named in the file. comfy works for every model in ComfyUI; use "
+                    "kohya for "
+                    "sd-scripts and most SD tools, diffusers for diffusers.",
                 ),
             ],
             outputs=[io.String.Output(display_name="path", tooltip="The file that was written.")],
         )
 
     @classmethod
-    def execute(cls, adapter: Adapter, filename_prefix: str, dtype: str, spelling: str) -> io.NodeOutput:
-        tensors = for_file(respelled(adapter, spelling), adapter, dtype)
-        path = write_new(*output_place(filename_prefix), tensors, adapter.metadata if metadata_allowed() else None)
-        return io.NodeOutput(str(path), ui=ui.PreviewText("\n".join((str(path), *left_out(adapter, spelling)))))
+    def execute(cls, transferred: Adapter, filename_prefix: str, dtype: str, spelling: str) -> io.NodeOutput:
+        tensors = for_file(respelled(transferred, spelling), transferred, dtype)
+        path = write_new(*output_place(filename_prefix), tensors, transferred.metadata if metadata_allowed() else None)
+        return io.NodeOutput(str(path), ui=ui.PreviewText("\n".join((str(path), *left_out(transferred, spelling)))))

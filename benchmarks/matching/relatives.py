@@ -15,10 +15,11 @@ from core.layers import Base
 from core.matching import map_blocks, match_by_blocks, match_by_name
 from core.matching.by_block import floor_of
 from core.matching.scores import unit_vector
+from core.memory_base import MemoryBase
 from core.methods import LayerPairBases, method_named
 from core.verdict import judge, measure_pair
 
-from ..kept_base import KeptBase
+from ..kept_base import kept_base
 from . import realcugan
 from .denoiser import noised, trained_lora, with_lora
 from .trained import DEPTHS, Family
@@ -38,9 +39,9 @@ class Pair:
 
 def trained_pairs(families: Sequence[Family]) -> list[Pair]:
     """Base to each of its children; and strangers: base to base, base to another's child."""
-    bases = [KeptBase(f"base {index}", family.base) for index, family in enumerate(families)]
+    bases = [kept_base(f"base {index}", family.base) for index, family in enumerate(families)]
     children = [
-        {course: KeptBase(f"{course} child of {index}", weights) for course, weights in family.children.items()}
+        {course: kept_base(f"{course} child of {index}", weights) for course, weights in family.children.items()}
         for index, family in enumerate(families)
     ]
     related = [
@@ -104,7 +105,7 @@ def depths(
     """Share of the blocks of trained children of another depth that got their true parent, by block and by name."""
     lines: list[dict[str, Any]] = []
     for (index, name), weights in children.items():
-        source, target = KeptBase(f"base {index}", families[index].base), KeptBase(name, weights)
+        source, target = kept_base(f"base {index}", families[index].base), kept_base(name, weights)
         blocks = [f"blocks.{place}" for place in range(len(DEPTHS[name]))]
         origins = dict(zip(blocks, (f"blocks.{origin}" for origin in DEPTHS[name]), strict=True))
         found = {
@@ -170,10 +171,10 @@ def copied(families: Sequence[Family], folder: Path) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
     for index, family in enumerate(families):
         lora = trained_lora(family.base, "rings", folder / f"lora{index}.pt")
-        source = KeptBase(f"base {index}", family.base)
+        source = kept_base(f"base {index}", family.base)
         stranger = families[(index + 1) % len(families)].base
         for make, weights in {**family.children, "other seed": stranger}.items():
-            target = KeptBase(make, weights)
+            target = kept_base(make, weights)
             deltas = {name: LowRankDelta(up, down) for name, (up, down) in lora.items()}
             matching = match_by_name(source.layers, target.layers, source.layers)
             figures = measure_pair(source, target, matching, deltas, device=CPU)
@@ -187,13 +188,15 @@ def copied(families: Sequence[Family], folder: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def _arrived(source: KeptBase, target: KeptBase, deltas: Mapping[str, LowRankDelta], method: str) -> dict[str, float]:
+def _arrived(
+    source: MemoryBase, target: MemoryBase, deltas: Mapping[str, LowRankDelta], method: str
+) -> dict[str, float]:
     x, level, _ = noised("rings", 256, torch.Generator().manual_seed(77))
     moved: dict[str, LowRankDelta] = {}
     for name, delta in deltas.items():
         weights = source.read(source.layers[name]), target.read(target.layers[name])
         _, drift = compare_weights(*weights, delta)
-        moved[name] = method_named(method).function(delta, LayerPairBases(weights, drift=drift)).delta
+        moved[name] = method_named(method).function(delta, LayerPairBases(drift=drift)).delta
     source_bare, source_with = (_answer(source, some, x, level) for some in ({}, deltas))
     bare, with_it = (_answer(target, some, x, level) for some in ({}, moved))
     kept = _distance(with_it - bare, source_with - source_bare) / _distance(source_with, source_bare)
@@ -207,7 +210,7 @@ def _distance(one: Tensor, other: Tensor) -> float:
     return float((one - other).square().sum())
 
 
-def _answer(base: KeptBase, deltas: Mapping[str, LowRankDelta], x: Tensor, level: Tensor) -> Tensor:
+def _answer(base: MemoryBase, deltas: Mapping[str, LowRankDelta], x: Tensor, level: Tensor) -> Tensor:
     factors = {name: (delta.up, delta.down) for name, delta in deltas.items()}
     with torch.no_grad():
         return with_lora(base.weights, factors, x, level)

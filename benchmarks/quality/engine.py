@@ -9,7 +9,7 @@ from torch import Tensor
 
 from core.delta import LowRankDelta
 from core.layers import Base
-from core.plan import Module, TransferSettings, plan_transfer
+from core.plan import TransferSettings, modules_of, plan_transfer
 from core.resources import Resources
 from core.similarity import Comparison, compare
 from core.subspace import RankRule
@@ -49,12 +49,12 @@ class Journey:
     ) -> dict[str, tuple[Tensor, Tensor]]:
         """up and down by target layer. The verdict is not asked here: what it refuses is measured too. everywhere: the
         method is used where the plan would rather copy, as well."""
-        modules = [Module(key, delta.shape, (key,)) for key, delta in self.deltas.items()]
-        plan = plan_transfer(modules, self.compared(rule), settings)
+        comparison = self.compared(rule)
+        plan = plan_transfer(comparison, modules_of(self.deltas), settings)
         if everywhere:
             plan = replace(plan, pairs=tuple(replace(pair, action="transfer") for pair in plan.pairs))
-        moved = transfer(plan, self.deltas, self.source, self.target, using=_ALONE).deltas
-        return {key: (delta.up, delta.down) for key, delta in moved.items()}
+        transferred = transfer(comparison, plan, self.deltas, _ALONE)
+        return {key: (delta.up, delta.down) for key, delta in transferred.deltas.items()}
 
 
 _ALONE = Resources(torch.device("cpu"), 1)

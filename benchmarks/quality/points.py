@@ -11,7 +11,7 @@ from torch import Tensor
 
 from core.check import measure
 
-from ..kept_base import KeptBase
+from ..kept_base import kept_base
 from .bases import BASES, LORAS, Workshop
 from .candidates import Candidate, by
 from .engine import Factors, Journey
@@ -68,7 +68,7 @@ class Errand:
     @cached_property
     def journey(self) -> Journey:
         source, target, *between = (
-            KeptBase(name, self.workshop.base(name, self.seed)) for name in ("A", self.target, self.via) if name
+            kept_base(name, self.workshop.base(name, self.seed)) for name in ("A", self.target, self.via) if name
         )
         lora = self.workshop.lora(self.lora, "A", self.seed)
         if not between:
@@ -137,7 +137,7 @@ class Errand:
         for kind, (states, without, with_it, bare) in self.states.items():
             answer = self.judge.answers_on(self.models[1], with_lora(base, factors), states)
             pooled = measure(1.0, answer - bare, with_it - without, bare - with_it).pooled
-            scores |= {f"closed {kind}": pooled.score, f"G {kind}": pooled.arrived, f"cos {kind}": pooled.cosine}
+            scores |= {f"closed {kind}": pooled.score, f"G {kind}": pooled.change_match, f"cos {kind}": pooled.cosine}
         return scores
 
 

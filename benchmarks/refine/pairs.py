@@ -12,7 +12,7 @@ from torch import Tensor
 from core.refine.loop import RefineSettings
 from core.refine.teacher_samples import SAMPLINGS
 
-from ..kept_base import KeptBase
+from ..kept_base import kept_base
 from ..quality.autoencoder import load
 from ..quality.bases import BASES, BATCH, LORAS, Workshop
 from ..quality.candidates import CANDIDATES, by
@@ -83,8 +83,8 @@ class Pair:
 
     @cached_property
     def journey(self) -> Journey:
-        source = KeptBase("A", self.source.base("A", 0))
-        return Journey(source, KeptBase(self.base, self.weights), self.source.lora(self.lora, "A", self.seed))
+        source = kept_base("A", self.source.base("A", 0))
+        return Journey(source, kept_base(self.base, self.weights), self.source.lora(self.lora, "A", self.seed))
 
     def transferred(self, method: str) -> Factors:
         """Transfers the LoRA as the node does. "default" is restore_both, which copies where the depth differs."""

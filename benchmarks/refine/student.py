@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from core.delta import LowRankDelta
 from core.refine.loop import RefineSettings, Step, refine
-from core.refine.teacher_samples import STEPS_DOWN, Lessons, aims, held_out, way_down
-from core.refine.trainable import from_zeros, trainable
+from core.refine.teacher_samples import STEPS_DOWN, TeacherSamples, choose_aims, count_held_out, make_schedule
+from core.refine.trainable import balance_factors, make_zero_factors
 
 from ..quality.autoencoder import decode, encode
 from ..quality.engine import Factors
@@ -39,7 +39,7 @@ class TeacherSet:
 
     def held_out(self) -> int:
         """How many rows at the end are held out from training: those of whole samplings."""
-        return len(self.level) // self.samplings * held_out(self.samplings)
+        return len(self.level) // self.samplings * count_held_out(self.samplings)
 
 
 def sample_teacher(
@@ -63,7 +63,7 @@ def sample_teacher(
     with torch.inference_mode():
         for context in prompts.split(GROUP):
             now = torch.randn(len(context), 16, 8, 8, generator=generator)
-            shares = way_down(STEPS_DOWN, float(torch.rand(1, generator=generator)))
+            shares = make_schedule(STEPS_DOWN, float(torch.rand(1, generator=generator)))
             path = [max(0.004, 0.998 * share) for share in shares]
             group: list[tuple[Tensor, ...]] = []
             for here, following in zip(path, [*path[1:], 0.0], strict=True):
@@ -104,15 +104,15 @@ class BenchmarkStudent:
     noised: Tensor
     level: Tensor
     context: Tensor
-    at_once: int = 10_000
+    rows_at_once: int = 10_000
 
-    def answers(self, picks: Tensor) -> Tensor:
+    def predict(self, picks: Tensor) -> Tensor:
         weights = with_lora(self.base, self.factors)
         with self.family.gradients():
             noised, level, context = self.noised[picks], self.level[picks], self.context[picks]
             return self.family.denoised(noised, self.family.predict(self.model, weights, noised, level, context), level)
 
-    def lightened(self, error: RuntimeError) -> bool:
+    def use_less_memory(self, error: RuntimeError) -> bool:
         return False
 
 
@@ -137,25 +137,25 @@ def refine_lora(
     if start is None:
         shapes = {key: weight.flatten(1).shape for key, weight in base.items() if weight.ndim > 1 and "blocks." in key}
         initial = {
-            key: from_zeros((shape[0], shape[1]), settings.rank, generator)
+            key: make_zero_factors((shape[0], shape[1]), settings.rank, generator)
             for key, shape in shapes.items()
             if not key.startswith("input_blocks.0.")
         }
     else:
-        initial = {key: trainable(LowRankDelta(*pair), generator) for key, pair in start.items()}
+        initial = {key: balance_factors(LowRankDelta(*pair), generator) for key, pair in start.items()}
     factors = {key: (up.requires_grad_(), down.requires_grad_()) for key, (up, down) in initial.items()}
     student = _in_target_terms(
         BenchmarkStudent(family, model, base, factors, samples.noised, samples.level, samples.context), samples
     )
     bare = _denoised(family, model, base, student.noised, student.level, student.context)
-    lessons = Lessons(
-        aims(settings.match, samples.teacher, samples.plain, bare),
+    teacher_samples = TeacherSamples(
+        choose_aims(settings.match, samples.teacher, samples.plain, bare),
         family.sigma(student.level),
         samples.held_out(),
         bare[-samples.held_out() :],
     )
     started = time.monotonic()
-    steps = list(refine(student, lessons, settings))
+    steps = list(refine(student, teacher_samples, settings))
     return RefinedLora(steps[-1], steps[0].best.score, time.monotonic() - started)
 
 

@@ -12,8 +12,7 @@ from core.cache import SubspaceCache
 from core.delta import LowRankDelta
 from core.linalg import frobenius, project, reject
 from core.matching import match_by_name
-from core.methods import method_named
-from core.plan import Module, TransferSettings, plan_transfer
+from core.plan import TransferSettings, modules_of, plan_transfer
 from core.resources import Resources
 from core.similarity import Comparison, Measure, compare
 from core.subspace import RankRule
@@ -45,10 +44,9 @@ def transfer_layers(
     """Does everything that the two nodes do between reading an adapter and writing the result."""
     matching = match_by_name(source.layers, target.layers, deltas)
     comparison = compare(source, target, matching, RULE, measure=measure, deltas=deltas, adapter="lora", using=using)
-    modules = [Module(name, delta.shape, (name,)) for name, delta in deltas.items()]
-    plan = plan_transfer(modules, comparison, TransferSettings(method=method_named(method).name, threshold=0.0))
-    drifts = comparison.drifts if measure == "weight_cosine" else None
-    return Run(comparison, transfer(plan, deltas, source, target, drifts=drifts, using=using))
+    settings = TransferSettings(method=method, threshold=0.0)
+    plan = plan_transfer(comparison, modules_of(deltas), settings, adapter="lora")
+    return Run(comparison, transfer(comparison, plan, deltas, using))
 
 
 def cache_in(folder: Path, precision: str = "float32") -> SubspaceCache:

@@ -1,4 +1,6 @@
-"""Every transfer method, one file each. A new one is a new file and a line in METHODS."""
+"""Every transfer method, one file each. To add a method, add its file and its name in METHODS."""
+
+from collections.abc import Callable
 
 from ..errors import InvalidSetting
 from .copy import COPY
@@ -11,14 +13,21 @@ from .restore_both import RESTORE_BOTH
 from .rotate import ROTATE
 
 METHODS: tuple[Method, ...] = (COPY, LORA_X, PROLORA, PROLORA_FULL, ROTATE, RESTORE, RESTORE_BOTH)
+DEFAULT = RESTORE_BOTH  # the best on related bases: benchmarks/quality
 
 
 def method_named(name: str) -> Method:
-    """The method of that name; InvalidSetting names those that exist."""
+    """The method of that name; InvalidSetting lists the methods that exist."""
     for method in METHODS:
         if method.name == name:
             return method
     raise InvalidSetting(f"Method {name!r} does not exist. Known: {', '.join(method.name for method in METHODS)}.")
 
 
-__all__ = ["METHODS", "LayerPairBases", "Method", "Projected", "method_named"]
+def list_methods(wanted: Callable[[Method], bool], last: str = "and") -> str:
+    """The names of the methods that pass the test, as in "copy, restore and restore_both"."""
+    *names, final = [method.name for method in METHODS if wanted(method)]
+    return f"{', '.join(names)} {last} {final}" if names else final
+
+
+__all__ = ["DEFAULT", "METHODS", "LayerPairBases", "Method", "Projected", "list_methods", "method_named"]

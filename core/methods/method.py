@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from ..delta import LowRankDelta
 from ..drift import Drift
 from ..errors import InvalidSetting
@@ -13,13 +11,12 @@ from ..subspace import Subspace
 
 @dataclass(frozen=True)
 class LayerPairBases:
-    """What a method may look at besides the delta: the two weights (m, n), their leading subspaces, and the drift
-    where the delta acts (drift.compare_weights).
+    """What a method may read besides the delta: the leading subspaces of the two weights, and the drift where the delta
+    acts (drift.compare_weights).
 
-    A method gets only what it declares; asking for more is an error of the method, and says so.
+    A method gets only what it declares. Reading more raises InvalidSetting, which says what to declare.
     """
 
-    weights: tuple[Tensor, Tensor] | None = None
     subspaces: tuple[Subspace, Subspace] | None = None
     drift: Drift | None = None
 
@@ -27,11 +24,6 @@ class LayerPairBases:
         if self.subspaces is None:
             raise InvalidSetting("This method reads subspaces: it must declare needs_subspaces=True.")
         return self.subspaces
-
-    def source_and_target_weights(self) -> tuple[Tensor, Tensor]:
-        if self.weights is None:
-            raise InvalidSetting("This method reads weights: it must declare needs_weights=True.")
-        return self.weights
 
     def drift_where_the_delta_acts(self) -> Drift:
         if self.drift is None:
@@ -41,7 +33,7 @@ class LayerPairBases:
 
 @dataclass(frozen=True)
 class Projected:
-    """A method's result: the target's delta, and how many directions it had to leave out as undefined."""
+    """A method's result: the target's delta, and for how many directions the method is not defined."""
 
     delta: LowRankDelta
     undefined_directions: int = 0
@@ -49,12 +41,15 @@ class Projected:
 
 @dataclass(frozen=True)
 class Method:
-    """A transfer method: a pure function from the source's delta to the target's, and what has to be known of it.
+    """A transfer method: a pure function from the source's delta to the target's, and the facts that the nodes, the
+    plan, the verdict and the report derive their behaviour and their texts from.
 
-    keeps_whole_delta: False where the formula cuts a part of the delta away by design. Its norm must then not be
-    scaled back up: measured, that does more harm than a random delta (docs/method.md, section 12). same_build_only:
-    True where the layers of a target of another depth or width are to be copied instead, because there it was measured
-    to harm.
+    source: the paper and its equation, or how it was derived; it is in the report. keeps_whole_delta: False if the
+    formula cuts a part of the delta away. Scaling the rest back up then harms more than a random delta does (measured:
+    docs/method.md, section 12).
+    same_build_only: True if layers of a target of another depth or width are copied instead, because the method harms
+    there (measured). drift_undone: the share of the bases' drift that it undoes where the delta acts, for a drift of so
+    many times the delta's norm; None if the method leaves the drift alone.
     """
 
     name: str
@@ -63,6 +58,6 @@ class Method:
     source: str
     keeps_whole_delta: bool
     needs_subspaces: bool = False
-    needs_weights: bool = False
     needs_drift: bool = False
     same_build_only: bool = False
+    drift_undone: Callable[[float], float] | None = None

@@ -22,4 +22,5 @@ RESTORE = Method(
     source="derived; docs/method.md, section 3",
     keeps_whole_delta=True,
     needs_drift=True,
+    drift_undone=lambda ratio: 1.0,
 )

@@ -29,4 +29,5 @@ RESTORE_BOTH = Method(
     keeps_whole_delta=True,
     needs_drift=True,
     same_build_only=True,
+    drift_undone=lambda ratio: 1 / (1 + ratio**2),
 )

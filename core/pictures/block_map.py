@@ -1,47 +1,29 @@
 """Two whole models against each other: every source block, every target block, and which was chosen to feed which."""
 
-from dataclasses import dataclass
-from itertools import groupby
-
 import numpy
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..matching import BlockMap, BlockScores
-from ..matching.blocks import Block
 from ..matching.scores import CALLED
-from .heatmap import colour
+from .drawing import BACKGROUND, FAINT, MARGIN, RED, TEXT, BlockRun, block_runs, shorten, similarity_colour
 
-_BACKGROUND, _TEXT, _FAINT, _NOTHING, _LINE, _CHOSEN = "#1e1e22", "#ececf0", "#9a9aa4", "#29292e", "#4c4c55", "#ff5f57"
+_NOTHING, _GRID, _CHOSEN = "#29292e", "#4c4c55", RED
 _LARGEST = 1100  # pixels of the longer side of the table: readable under a node
 _CELLS = (5, 26)  # pixels of a cell, at least and at most
-_MARGIN, _HEADER, _FOOTER, _LETTERS = 28, 114, 66, 44
-
-
-@dataclass(frozen=True)
-class _Run:
-    """Blocks that follow each other and are counted by one name: "middle_block.1.transformer_blocks", 10 of them."""
-
-    name: str
-    start: int
-    count: int
-
-    @property
-    def label(self) -> str:
-        name = self.name if len(self.name) <= _LETTERS else "…" + self.name[-_LETTERS + 1 :]
-        return name if self.count == 1 else f"{name}  x{self.count}"
+_HEADER, _FOOTER = 114, 66
 
 
 def block_map_picture(scores: BlockScores, chosen: BlockMap, source: str, target: str) -> numpy.ndarray:
     """Draw all scores as uint8 (height, width, 3): rows are the source's blocks, columns the target's, both in their
     model's order. Blocks of different make have no score; the chosen pairs are framed."""
     table = scores.table()
-    rows, columns = _runs(scores.sources), _runs(scores.targets)
+    rows, columns = (block_runs(block.name for block in blocks) for blocks in (scores.sources, scores.targets))
     cell = max(_CELLS[0], min(_CELLS[1], _LARGEST // max(1, *table.shape)))
-    left, top = _MARGIN + _longest(rows), _HEADER + _longest(columns)
-    width = max(left + cell * table.shape[1] + _MARGIN, 860)
+    left, top = MARGIN + _longest(rows), _HEADER + _longest(columns)
+    width = max(left + cell * table.shape[1] + MARGIN, 860)
     height = top + cell * table.shape[0]
-    picture = Image.new("RGB", (width, height + _FOOTER), _BACKGROUND)
+    picture = Image.new("RGB", (width, height + _FOOTER), BACKGROUND)
     draw = ImageDraw.Draw(picture)
     _draw_header(draw, scores, chosen, source, target)
     _draw_cells(draw, table, left, top, cell)
@@ -51,33 +33,16 @@ def block_map_picture(scores: BlockScores, chosen: BlockMap, source: str, target
     return numpy.asarray(picture)
 
 
-def _runs(blocks: tuple[Block, ...]) -> list[_Run]:
-    """Neighbours whose names differ in their last number alone."""
-    found: list[_Run] = []
-    start = 0
-    for name, run in groupby(blocks, key=lambda block: _counted(block.name)):
-        count = len(list(run))
-        found.append(_Run(name if count > 1 else blocks[start].name, start, count))
-        start += count
-    return found
-
-
-def _counted(name: str) -> str:
-    stem, _, last = name.rpartition(".")
-    return stem if last.isdigit() and stem else name
-
-
 def _draw_header(draw: ImageDraw.ImageDraw, scores: BlockScores, chosen: BlockMap, source: str, target: str) -> None:
     fed = [match for match in chosen.matches if match.source]
     moved = sum(match.source != match.target for match in fed)
-    draw.text((_MARGIN, 18), "Which block feeds which", _TEXT, ImageFont.load_default(28))
-    names = (
-        f"rows: {source[-60:]}, {len(scores.sources)} blocks    columns: {target[-60:]}, {len(scores.targets)} blocks"
-    )
-    draw.text((_MARGIN, 54), names, _TEXT, ImageFont.load_default(16))
+    draw.text((MARGIN, 18), "Which block feeds which", TEXT, ImageFont.load_default(28))
+    sides = f"rows: {shorten(source, 60)}, {len(scores.sources)} blocks", f"columns: {shorten(target, 60)}"
+    names = f"{'    '.join(sides)}, {len(scores.targets)} blocks"
+    draw.text((MARGIN, 54), names, TEXT, ImageFont.load_default(16))
     counts = f"{len(fed)} blocks of the target are fed, {moved} of them by a block of another name;  "
     counts += f"{len(chosen.left_alone)} blocks of the source feed nothing"
-    draw.text((_MARGIN, 76), counts, _FAINT, ImageFont.load_default(15))
+    draw.text((MARGIN, 76), counts, FAINT, ImageFont.load_default(15))
 
 
 def _draw_cells(draw: ImageDraw.ImageDraw, table: Tensor, left: int, top: int, cell: int) -> None:
@@ -88,11 +53,16 @@ def _draw_cells(draw: ImageDraw.ImageDraw, table: Tensor, left: int, top: int, c
             score = float(table[row, column])
             if score == score:  # not NaN
                 x, y = left + column * cell, top + row * cell
-                draw.rectangle((x, y, x + cell - 1 - gap, y + cell - 1 - gap), colour(score))
+                draw.rectangle((x, y, x + cell - 1 - gap, y + cell - 1 - gap), similarity_colour(score))
 
 
 def _draw_runs(
-    picture: Image.Image, rows: list[_Run], columns: list[_Run], corner: tuple[int, int], cell: int, table: Tensor
+    picture: Image.Image,
+    rows: list[BlockRun],
+    columns: list[BlockRun],
+    corner: tuple[int, int],
+    cell: int,
+    table: Tensor,
 ) -> None:
     """Lines between the runs and their names; a name that would lie on the one before is left out."""
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(12)
@@ -100,17 +70,17 @@ def _draw_runs(
     reached = 0.0
     for run in rows:
         y, middle = top + run.start * cell, top + (run.start + run.count / 2) * cell
-        draw.line((left - 6 if run.count > 1 else left, y, left + width, y), _LINE)
+        draw.line((left - 6 if run.count > 1 else left, y, left + width, y), _GRID)
         if middle - 7 >= reached:
-            draw.text((left - 10, middle), run.label, _TEXT if run.count > 1 else _FAINT, font, anchor="rm")
+            draw.text((left - 10, middle), run.label, TEXT if run.count > 1 else FAINT, font, anchor="rm")
             reached = middle + 7
     reached = 0.0
     for run in columns:
         x, middle = left + run.start * cell, left + (run.start + run.count / 2) * cell
-        draw.line((x, top - 6 if run.count > 1 else top, x, top + height), _LINE)
+        draw.line((x, top - 6 if run.count > 1 else top, x, top + height), _GRID)
         if middle - 7 >= reached:
-            label = Image.new("RGB", (top - _HEADER, 14), _BACKGROUND)
-            ImageDraw.Draw(label).text((0, 0), run.label, _TEXT if run.count > 1 else _FAINT, font)
+            label = Image.new("RGB", (top - _HEADER, 14), BACKGROUND)
+            ImageDraw.Draw(label).text((0, 0), run.label, TEXT if run.count > 1 else FAINT, font)
             picture.paste(label.rotate(90, expand=True), (int(middle) - 7, _HEADER - 8))
             reached = middle + 7
 
@@ -128,18 +98,18 @@ def _draw_chosen(
 def _draw_legend(draw: ImageDraw.ImageDraw, top: int, scores: BlockScores) -> None:
     font, width = ImageFont.load_default(13), 220
     for step in range(width):
-        draw.line((_MARGIN + step, top, _MARGIN + step, top + 12), colour(step / (width - 1)))
+        draw.line((MARGIN + step, top, MARGIN + step, top + 12), similarity_colour(step / (width - 1)))
     for share, name, anchor in ((0.0, "0 unrelated", "la"), (1.0, "1 equal", "ra")):
-        draw.text((_MARGIN + share * width, top + 17), name, _FAINT, font, anchor=anchor)
-    left = _MARGIN + width + 30
+        draw.text((MARGIN + share * width, top + 17), name, FAINT, font, anchor=anchor)
+    left = MARGIN + width + 30
     draw.rectangle((left, top, left + 12, top + 12), outline=_CHOSEN, width=2)
     measured = f"colour: {CALLED[scores.measure]} of a few layers of each block"
-    draw.text((left + 20, top - 2), f"chosen;    {measured if scores.kinds else 'by name, unmeasured'}", _FAINT, font)
+    draw.text((left + 20, top - 2), f"chosen;    {measured if scores.kinds else 'by name, unmeasured'}", FAINT, font)
     draw.rectangle((left, top + 19, left + 12, top + 31), _NOTHING)
     dark = "not of one make (roles and shapes)" if scores.kinds else "not measured"
-    draw.text((left + 20, top + 17), dark, _FAINT, font)
+    draw.text((left + 20, top + 17), dark, FAINT, font)
 
 
-def _longest(runs: list[_Run]) -> int:
+def _longest(runs: list[BlockRun]) -> int:
     font = ImageFont.load_default(12)
     return int(max((font.getlength(run.label) for run in runs), default=0)) + 20

@@ -1,4 +1,4 @@
-"""How much of the LoRA arrived: at each noise level, and after a search at each strength."""
+"""The picture of a check: the gap closed at each noise level, and after a search at each strength."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -7,10 +7,25 @@ import numpy
 from PIL import Image, ImageDraw, ImageFont
 
 from ..check import Agreement, Trial
-from ..reports.check import ArrivalReport
-from .drawing import BACKGROUND, FAINT, LINE, MARGIN, TEXT, ZERO, draw_header, end_of
+from ..reports.check import CheckReport
+from .drawing import (
+    BACKGROUND,
+    BLUE,
+    FAINT,
+    GREEN,
+    LINE,
+    MARGIN,
+    ORANGE,
+    PINK,
+    PURPLE,
+    TEXT,
+    YELLOW,
+    ZERO,
+    draw_header,
+    shorten,
+)
 
-_COLOURS = {"projected": ("#5ec962",), "copy": ("#ff9f43",), "more": ("#4cc9f0", "#c77dff", "#ffd166", "#f28482")}
+_COLOURS = {"transferred": (GREEN,), "copy": (ORANGE,), "more": (BLUE, PURPLE, YELLOW, PINK)}
 _HEADER, _HEIGHT, _AXIS = 150, 270, 66  # pixels; _AXIS is left of each panel, for its figures
 _PANELS, _GAP = (560, 260), 24  # widths: noise levels, strengths
 _LEAST = -1.0  # what does more harm lies on the lower edge: the figure is in the report
@@ -18,9 +33,7 @@ _LEGEND_LINE = 22
 _DOT = 7.0  # pixels from one dot of a line to the next
 
 _LEGIBLE = 4  # adapters up to which their cosines are drawn too; the legend has them of all
-_THICK = (
-    "thick: closed, the share of the way from the bare target to the source with its LoRA: 1 all, 0 none, below 0 harm"
-)
+_THICK = "thick: gap closed, the share of the way from the bare target to the source with its LoRA: 1 all, below 0 harm"
 _THIN = "thin: G, the change alone, each seen from its own base: 1 is the same change"
 _DOTTED = ";  dotted: cosine of the changes"
 
@@ -45,10 +58,12 @@ class _Panel:
         return [figure for figure in (-1.0, -0.5, 0.0, 0.25, 0.5, 0.75, 1.0) if figure >= self.least]
 
 
-def arrival_picture(report: ArrivalReport) -> numpy.ndarray:
-    """Draw a check as uint8 (height, width, 3): closed (thick), G (thin) and, of a few adapters, the cosine (dotted) at
-    each noise level; after a search a second panel with closed and G over all levels at each strength, the chosen one
-    ringed."""
+def check_picture(report: CheckReport) -> numpy.ndarray:
+    """Draw a check as uint8 (height, width, 3).
+
+    At each noise level: gap closed (thick), G (thin) and, of a few adapters, the cosine (dotted). After a search a
+    second panel shows gap closed and G over all noise levels at each strength, with the chosen strength ringed.
+    """
     panels = _panels(report)
     width = panels[-1].left + panels[-1].width + MARGIN
     legend = _HEADER + _HEIGHT + 62
@@ -58,31 +73,31 @@ def arrival_picture(report: ArrivalReport) -> numpy.ndarray:
     _draw_frame(
         draw, panels[0], "noise level (sigma), from much noise to little; strength 1", _figures(report.noise_levels)
     )
-    for trial, colour in reversed(_coloured(report)):  # the projected one on top
+    for trial, colour in reversed(_coloured(report)):  # the transferred LoRA on top
         levels = trial.as_it_is().levels
         if _has_cosines(report):
             _draw_curve(draw, panels[0], [None if one is None else one.cosine for one in levels], colour, "dotted")
         _draw_curves(draw, panels[0], levels, colour)
     if report.searched:
-        strengths = [one.strength for one in report.projected.arrivals]
+        strengths = [one.strength for one in report.transferred.attempts]
         _draw_frame(draw, panels[1], "strength; all noise levels", [f"{one:g}" for one in strengths])
         for trial, colour in reversed(_coloured(report)):
-            _draw_curves(draw, panels[1], [one.pooled for one in trial.arrivals], colour)
+            _draw_curves(draw, panels[1], [one.pooled for one in trial.attempts], colour)
         _, chosen = report.chosen()
-        if chosen.pooled.closed is not None:
-            x, y = panels[1].x(strengths.index(chosen.strength)), panels[1].y(chosen.pooled.closed)
+        if chosen.pooled.gap_closed is not None:
+            x, y = panels[1].x(strengths.index(chosen.strength)), panels[1].y(chosen.pooled.gap_closed)
             draw.ellipse((x - 8, y - 8, x + 8, y + 8), outline=TEXT, width=2)
     _draw_legend(draw, report, legend)
     return numpy.asarray(picture)
 
 
-def _panels(report: ArrivalReport) -> list[_Panel]:
+def _panels(report: CheckReport) -> list[_Panel]:
     """The lower edge is 0, or -1 where a figure is below."""
     shown = [one for trial in report.trials for one in _shown(trial)]
-    least = _LEAST if min(min(one.score, one.arrived, one.cosine) for one in shown) < -0.02 else 0.0
+    least = _LEAST if min(min(one.score, one.change_match, one.cosine) for one in shown) < -0.02 else 0.0
     places = [len(report.noise_levels)]
     if report.searched:
-        places.append(len(report.projected.arrivals))
+        places.append(len(report.transferred.attempts))
     panels: list[_Panel] = []
     left = MARGIN + _AXIS
     for width, count in zip(_PANELS, places, strict=False):
@@ -92,16 +107,16 @@ def _panels(report: ArrivalReport) -> list[_Panel]:
     return panels
 
 
-def _has_cosines(report: ArrivalReport) -> bool:
+def _has_cosines(report: CheckReport) -> bool:
     return len(report.trials) <= _LEGIBLE
 
 
 def _shown(trial: Trial) -> list[Agreement]:
     levels = [one for one in trial.as_it_is().levels if one is not None]
-    return [*levels, *(one.pooled for one in trial.arrivals)]
+    return [*levels, *(one.pooled for one in trial.attempts)]
 
 
-def _coloured(report: ArrivalReport) -> list[tuple[Trial, str]]:
+def _coloured(report: CheckReport) -> list[tuple[Trial, str]]:
     used = dict.fromkeys(_COLOURS, 0)
     found: list[tuple[Trial, str]] = []
     for trial in report.trials:
@@ -115,9 +130,9 @@ def _figures(noise_levels: Sequence[float]) -> list[str]:
     return [f"{one:.2g}" if one < 10 else f"{one:.0f}" for one in noise_levels]
 
 
-def _draw_header(draw: _Drawing, report: ArrivalReport, width: int) -> None:
-    names = f"{end_of(report.adapter.name)}:  {end_of(report.source.name)}  to  {end_of(report.target.name)}"
-    draw_header(draw, "How much of the LoRA arrived", names, report.sentence(), width)
+def _draw_header(draw: _Drawing, report: CheckReport, width: int) -> None:
+    names = f"{shorten(report.adapter.name)}:  {shorten(report.source.name)}  to  {shorten(report.target.name)}"
+    draw_header(draw, "How much of the gap the LoRA closes", names, report.sentence(), width)
 
 
 def _draw_frame(draw: _Drawing, panel: _Panel, named: str, marks: Sequence[str]) -> None:
@@ -135,8 +150,8 @@ def _draw_frame(draw: _Drawing, panel: _Panel, named: str, marks: Sequence[str])
 
 
 def _draw_curves(draw: _Drawing, panel: _Panel, shown: Sequence[Agreement | None], colour: str) -> None:
-    _draw_curve(draw, panel, [None if one is None else one.arrived for one in shown], colour, "thin")
-    _draw_curve(draw, panel, [None if one is None else one.closed for one in shown], colour, "thick")
+    _draw_curve(draw, panel, [None if one is None else one.change_match for one in shown], colour, "thin")
+    _draw_curve(draw, panel, [None if one is None else one.gap_closed for one in shown], colour, "thick")
 
 
 def _draw_curve(draw: _Drawing, panel: _Panel, figures: Sequence[float | None], colour: str, stroke: _Stroke) -> None:
@@ -168,19 +183,21 @@ def _draw_line(
         draw.ellipse((x - 1, y - 1, x + 1, y + 1), colour)
 
 
-def _draw_legend(draw: _Drawing, report: ArrivalReport, top: int) -> None:
+def _draw_legend(draw: _Drawing, report: CheckReport, top: int) -> None:
     font = ImageFont.load_default(14)
     for row, (trial, colour) in enumerate(_coloured(report)):
         y = top + row * _LEGEND_LINE
         draw.line((MARGIN, y + 9, MARGIN + 26, y + 9), colour, 3)
         pooled = trial.as_it_is().pooled
-        figures = f"{_closed(pooled)}, G {pooled.arrived:.2f}, cosine {pooled.cosine:.2f}, size {pooled.norm_ratio:.2f}"
+        figures = (
+            f"{_closed(pooled)}, G {pooled.change_match:.2f}, cosine {pooled.cosine:.2f}, size {pooled.norm_ratio:.2f}"
+        )
         best = f";  best at strength {trial.best().strength:g}: {_closed(trial.best().pooled)}"
-        said = f"{end_of(trial.label)}:  {figures}{best if report.searched else ''}"
-        draw.text((MARGIN + 34, y), said, TEXT if trial.role == "projected" else FAINT, font)
+        said = f"{shorten(trial.label)}:  {figures}{best if report.searched else ''}"
+        draw.text((MARGIN + 34, y), said, TEXT if trial.role == "transferred" else FAINT, font)
     for row, note in enumerate((_THICK, _THIN + _DOTTED if _has_cosines(report) else _THIN)):
         draw.text((MARGIN, top + len(report.trials) * _LEGEND_LINE + 4 + 18 * row), note, FAINT, font)
 
 
 def _closed(pooled: Agreement) -> str:
-    return "nothing to close" if pooled.closed is None else f"closed {pooled.closed:.2f}"
+    return "no gap to close" if pooled.gap_closed is None else f"gap closed {pooled.gap_closed:.2f}"

@@ -1,17 +1,16 @@
 """How alike two models are along their depth: one column for each block of the target."""
 
 from dataclasses import dataclass
-from itertools import groupby
 
 import numpy
 from PIL import Image, ImageDraw, ImageFont
 
 from ..reports.layer import LayerReport
 from ..reports.transfer import Report
+from .drawing import BACKGROUND, FAINT, GREEN, LINE, MARGIN, ORANGE, TEXT, BlockRun, block_runs, shorten
 
-_BACKGROUND, _TEXT, _FAINT, _LINE = "#1e1e22", "#ececf0", "#9a9aa4", "#3a3a40"
-_SIMILARITY, _COSINE = "#5ec962", "#ff9f43"
-_MARGIN, _HEADER, _HEIGHT, _LEGEND, _LETTERS = 28, 88, 260, 56, 44
+_SIMILARITY, _COSINE = GREEN, ORANGE
+_HEADER, _HEIGHT, _LEGEND = 88, 260, 56
 _AXIS, _PLOT = 44, (860, 1240)  # pixels left of the plot, and its least and largest width
 _STEP = (4, 28)  # pixels of a block
 
@@ -30,14 +29,14 @@ def depth_picture(report: Report) -> numpy.ndarray:
     of similarity above chance and of the weight cosine, and a bar from the least to the largest."""
     columns = _columns(report.layers)
     step = max(_STEP[0], min(_STEP[1], _PLOT[1] // max(1, len(columns))))
-    left, bottom = _MARGIN + _AXIS, _HEADER + _HEIGHT
-    width = max(_PLOT[0], left + step * len(columns) + _MARGIN)
+    left, bottom = MARGIN + _AXIS, _HEADER + _HEIGHT
+    width = max(_PLOT[0], left + step * len(columns) + MARGIN)
     labels = _label_height(columns)
-    picture = Image.new("RGB", (width, bottom + labels + _LEGEND), _BACKGROUND)
+    picture = Image.new("RGB", (width, bottom + labels + _LEGEND), BACKGROUND)
     draw = ImageDraw.Draw(picture)
-    draw.text((_MARGIN, 18), "Similarity along depth", _TEXT, ImageFont.load_default(28))
-    names = f"{report.source.name[-60:]}  to  {report.target.name[-60:]},  {len(columns)} blocks"
-    draw.text((_MARGIN, 54), names, _TEXT, ImageFont.load_default(16))
+    draw.text((MARGIN, 18), "Similarity along depth", TEXT, ImageFont.load_default(28))
+    names = f"{shorten(report.source.name, 60)}  to  {shorten(report.target.name, 60)},  {len(columns)} blocks"
+    draw.text((MARGIN, 54), names, TEXT, ImageFont.load_default(16))
     _draw_axis(draw, left, left + step * max(1, len(columns)))
     for colour, figures in (
         (_COSINE, [one.cosine for one in columns]),
@@ -76,8 +75,8 @@ def _y(figure: float) -> float:
 def _draw_axis(draw: ImageDraw.ImageDraw, left: int, right: int) -> None:
     font = ImageFont.load_default(13)
     for figure in (0.0, 0.25, 0.5, 0.75, 1.0):
-        draw.line((left, _y(figure), right, _y(figure)), _LINE)
-        draw.text((left - 8, _y(figure)), f"{figure:g}", _FAINT, font, anchor="rm")
+        draw.line((left, _y(figure), right, _y(figure)), LINE)
+        draw.text((left - 8, _y(figure)), f"{figure:g}", FAINT, font, anchor="rm")
 
 
 def _draw_curve(
@@ -99,45 +98,32 @@ def _draw_curve(
         before = x, _y(mean)
 
 
-def _runs(columns: list[_Column]) -> list[tuple[str, int, int]]:
-    """(name, first column, count) of neighbours whose names differ in their last number alone."""
-    found: list[tuple[str, int, int]] = []
-    start = 0
-    for name, some in groupby(columns, key=lambda one: one.block.rstrip("0123456789").rstrip(".") or one.block):
-        count = len(list(some))
-        label = f"{_end(name)}  x{count}" if count > 1 else _end(columns[start].block)
-        found.append((label, start, count))
-        start += count
-    return found
-
-
-def _end(name: str) -> str:
-    """The end of a name tells blocks apart, so it is the beginning that goes."""
-    return name if len(name) <= _LETTERS else "…" + name[-_LETTERS + 1 :]
+def _runs(columns: list[_Column]) -> list[BlockRun]:
+    return block_runs(column.block for column in columns)
 
 
 def _label_height(columns: list[_Column]) -> int:
     font = ImageFont.load_default(12)
-    return int(max((font.getlength(label) for label, _, _ in _runs(columns)), default=0)) + 16
+    return int(max((font.getlength(run.label) for run in _runs(columns)), default=0)) + 16
 
 
 def _draw_labels(picture: Image.Image, columns: list[_Column], left: int, step: int, top: int) -> None:
     """The names of runs, turned, below a line at each beginning; one that would lie on the one before is left out."""
     draw, font, height, reached = ImageDraw.Draw(picture), ImageFont.load_default(12), _label_height(columns), 0.0
-    for name, start, count in _runs(columns):
-        x, middle = left + start * step, left + (start + count / 2) * step
-        draw.line((x, _HEADER, x, top + 5), _LINE)
+    for run in _runs(columns):
+        x, middle = left + run.start * step, left + (run.start + run.count / 2) * step
+        draw.line((x, _HEADER, x, top + 5), LINE)
         if middle - 7 >= reached:
-            label = Image.new("RGB", (height, 14), _BACKGROUND)
-            ImageDraw.Draw(label).text((height - 4, 0), name, _TEXT if count > 1 else _FAINT, font, anchor="ra")
+            label = Image.new("RGB", (height, 14), BACKGROUND)
+            ImageDraw.Draw(label).text((height - 4, 0), run.label, TEXT if run.count > 1 else FAINT, font, anchor="ra")
             picture.paste(label.rotate(90, expand=True), (int(middle) - 7, top + 6))
             reached = middle + 7
 
 
 def _draw_legend(draw: ImageDraw.ImageDraw, top: int) -> None:
-    font, left = ImageFont.load_default(14), _MARGIN
+    font, left = ImageFont.load_default(14), MARGIN
     for colour, name in ((_SIMILARITY, "similarity above chance"), (_COSINE, "weight cosine")):
         draw.line((left, top + 9, left + 26, top + 9), colour, 3)
-        draw.text((left + 34, top), name, _FAINT, font)
+        draw.text((left + 34, top), name, FAINT, font)
         left += 54 + int(font.getlength(name))
-    draw.text((left, top), "bars: from the least to the most alike layer of a block", _FAINT, font)
+    draw.text((left, top), "bars: from the least to the most alike layer of a block", FAINT, font)

@@ -7,15 +7,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..reports.layer import LayerReport
 from ..reports.transfer import Report
+from .drawing import BACKGROUND, FAINT, HATCH, LINE, MARGIN, ORANGE, TEXT, shorten, similarity_colour
 
-# viridis (S. van der Walt and N. Smith, CC0) at nine even steps: even to the eye, and safe for the colour-blind.
-_VIRIDIS = ("#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725")
-
-_BACKGROUND, _TEXT, _FAINT, _NOTHING, _HATCH = "#1e1e22", "#ececf0", "#9a9aa4", "#3a3a40", "#5c5c66"
 _WIDEST, _NARROWEST = 1240, 960  # pixels: still readable under a node, and what the legend needs
 _TALLEST_PANEL = 1500  # pixels; more rows than fit get lower, and lose their figures
 _CELL_WIDTH, _CELL_HEIGHT, _READABLE = 44, 20, 14
-_LABEL_LETTERS, _GAP, _MARGIN = 40, 28, 28
+_LABEL_LETTERS, _GAP = 40, 28
 _HEADER, _FOOTER = 112, 64
 
 _Drawing = ImageDraw.ImageDraw
@@ -56,8 +53,8 @@ def similarity_heatmap(report: Report) -> numpy.ndarray:
     equal, dark no more alike than chance; the figure in a cell is Phi itself. Copied layers are framed.
     """
     places, height = _place(_panels(report.layers))
-    width = max([_NARROWEST, *(left + panel.size[0] + _MARGIN for panel, left, _ in places)])
-    picture = Image.new("RGB", (width, height + _FOOTER), _BACKGROUND)
+    width = max([_NARROWEST, *(left + panel.size[0] + MARGIN for panel, left, _ in places)])
+    picture = Image.new("RGB", (width, height + _FOOTER), BACKGROUND)
     draw = ImageDraw.Draw(picture)
     _draw_header(draw, report)
     for panel, left, top in places:
@@ -90,11 +87,11 @@ def _panels(layers: tuple[LayerReport, ...]) -> list[_Panel]:
 def _place(panels: list[_Panel]) -> tuple[list[tuple[_Panel, int, int]], int]:
     """Left and top of each panel, in rows from left to right, and the height that they take."""
     places: list[tuple[_Panel, int, int]] = []
-    left, top, lowest = _MARGIN, _HEADER, _HEADER
+    left, top, lowest = MARGIN, _HEADER, _HEADER
     for panel in panels:
         width, height = panel.size
-        if left > _MARGIN and left + width > _WIDEST - _MARGIN:
-            left, top = _MARGIN, lowest + _GAP
+        if left > MARGIN and left + width > _WIDEST - MARGIN:
+            left, top = MARGIN, lowest + _GAP
         places.append((panel, left, top))
         left, lowest = left + width + _GAP, max(lowest, top + height)
     return places, lowest + _GAP
@@ -112,27 +109,27 @@ def _draw_header(draw: _Drawing, report: Report) -> None:
     by_cosine = settings["measure"] == "weight_cosine"
     rule = "" if by_cosine else f"rank rule {settings['rank_rule']} {settings['rank_rule_amount']:g};  "
     counts = f"{len(report.layers)} layers" + (f", {len(report.skipped)} skipped" if report.skipped else "")
-    draw.text((_MARGIN, 18), "Weight cosine" if by_cosine else "Subspace similarity", _TEXT, ImageFont.load_default(28))
-    names = f"{_shortened(report.source.name, 60)}  to  {_shortened(report.target.name, 60)}"
-    draw.text((_MARGIN, 54), names, _TEXT, ImageFont.load_default(18))
+    draw.text((MARGIN, 18), "Weight cosine" if by_cosine else "Subspace similarity", TEXT, ImageFont.load_default(28))
+    names = f"{shorten(report.source.name, 60)}  to  {shorten(report.target.name, 60)}"
+    draw.text((MARGIN, 54), names, TEXT, ImageFont.load_default(18))
     means_line = f"{counts};  {rule}means: {known}" if known else f"{counts}: there is nothing to compare"
-    draw.text((_MARGIN, 80), means_line, _FAINT, ImageFont.load_default(16))
+    draw.text((MARGIN, 80), means_line, FAINT, ImageFont.load_default(16))
 
 
 def _draw_panel(picture: Image.Image, draw: _Drawing, panel: _Panel, left: int, top: int) -> None:
     font, height = ImageFont.load_default(13), panel.cell_height
     first, grid = left + panel.label_width, top + panel.label_height
     for index, column in enumerate(panel.columns):
-        label = Image.new("RGB", (panel.label_height, 16), _BACKGROUND)
-        ImageDraw.Draw(label).text((4, 0), _shortened(column, _LABEL_LETTERS), _FAINT, font)
+        label = Image.new("RGB", (panel.label_height, 16), BACKGROUND)
+        ImageDraw.Draw(label).text((4, 0), shorten(column, _LABEL_LETTERS), FAINT, font)
         turned = label.rotate(90, expand=True)
         picture.paste(turned, (first + index * _CELL_WIDTH + (_CELL_WIDTH - 16) // 2, top))
     every = -(-_READABLE // height)  # thin rows: only every second or third is named
     for number, row in enumerate(panel.rows):
         y = grid + number * height
         if number % every == 0:
-            name = _shortened(row, _LABEL_LETTERS)
-            draw.text((first - 8, y + height / 2), name, _FAINT, font, anchor="rm")
+            name = shorten(row, _LABEL_LETTERS)
+            draw.text((first - 8, y + height / 2), name, FAINT, font, anchor="rm")
         for index, column in enumerate(panel.columns):
             if (row, column) in panel.cells:
                 _draw_cell(draw, panel.cells[row, column], first + index * _CELL_WIDTH, y, height)
@@ -144,55 +141,37 @@ def _draw_cell(draw: _Drawing, layer: LayerReport, x: int, y: int, height: int) 
     if layer.similarity.rank is None:  # measured by weight cosine, whose chance level is zero
         phi = above = layer.similarity.weight_cosine
     if phi is None or above is None:
-        draw.rectangle(box, _NOTHING)
+        draw.rectangle(box, LINE)
         for offset in range(0, _CELL_WIDTH - height, 7):
-            draw.line((x + offset, box[3], x + offset + height, y), _HATCH)
-        figure, ink = "n/a", _TEXT
+            draw.line((x + offset, box[3], x + offset + height, y), HATCH)
+        figure, ink = "n/a", TEXT
     else:
-        red, green, blue = colour(above)
+        red, green, blue = similarity_colour(above)
         draw.rectangle(box, (red, green, blue))
         bright = 0.299 * red + 0.587 * green + 0.114 * blue > 130
         figure, ink = f"{phi:.2f}", ("#101014" if bright else "#f4f4f8")
     if layer.decision == "copied":
-        draw.rectangle(box, outline="#ff9f43", width=2)
+        draw.rectangle(box, outline=ORANGE, width=2)
     if height >= _READABLE:
         draw.text(((box[0] + box[2]) / 2, (box[1] + box[3]) / 2), figure, ink, ImageFont.load_default(13), anchor="mm")
 
 
 def _draw_legend(draw: _Drawing, top: int, report: Report) -> None:
-    font, left, width = ImageFont.load_default(14), _MARGIN, 300
+    font, left, width = ImageFont.load_default(14), MARGIN, 300
     for step in range(width):
-        draw.line((left + step, top, left + step, top + 14), colour(step / (width - 1)))
+        draw.line((left + step, top, left + step, top + 14), similarity_colour(step / (width - 1)))
     for share, name in ((0.0, "0 chance"), (0.5, "0.5"), (1.0, "1 equal")):
         anchor = "la" if share == 0 else "ra" if share == 1 else "ma"
-        draw.text((left + share * width, top + 20), name, _FAINT, font, anchor=anchor)
+        draw.text((left + share * width, top + 20), name, FAINT, font, anchor=anchor)
     notes = ["colour: similarity above chance", "figure: similarity", "n/a: the basis is complete, it tells nothing"]
     if report.settings["measure"] == "weight_cosine":
         notes = ["colour and figure: weight cosine", "n/a: the weight is zero"]
     if any(layer.decision == "copied" for layer in report.layers):
         notes.append("orange frame: copied")
-    draw.text((left + width + 32, top - 2), ";   ".join(notes), _FAINT, font)
-
-
-def colour(share: float) -> tuple[int, int, int]:
-    """The colour of a similarity above chance; what lies outside [0, 1] takes the nearest end."""
-    position = min(1.0, max(0.0, share)) * (len(_VIRIDIS) - 1)
-    index = min(int(position), len(_VIRIDIS) - 2)
-    low, high = _rgb(_VIRIDIS[index]), _rgb(_VIRIDIS[index + 1])
-    red, green, blue = (round(a + (b - a) * (position - index)) for a, b in zip(low, high, strict=True))
-    return red, green, blue
-
-
-def _rgb(written: str) -> tuple[int, int, int]:
-    return int(written[1:3], 16), int(written[3:5], 16), int(written[5:7], 16)
+    draw.text((left + width + 32, top - 2), ";   ".join(notes), FAINT, font)
 
 
 def _longest(labels: tuple[str, ...]) -> int:
     """Pixels that the longest label takes."""
     font = ImageFont.load_default(13)
-    return int(max(font.getlength(_shortened(label, _LABEL_LETTERS)) for label in labels)) + 12
-
-
-def _shortened(name: str, letters: int) -> str:
-    """The end of a name tells layers apart, so it is the beginning that goes."""
-    return name if len(name) <= letters else "…" + name[-letters + 1 :]
+    return int(max(font.getlength(shorten(label, _LABEL_LETTERS)) for label in labels)) + 12

@@ -8,9 +8,9 @@ import numpy
 from PIL import Image, ImageDraw, ImageFont
 
 from ..reports.refine import RefineReport
-from .drawing import BACKGROUND, FAINT, LINE, MARGIN, TEXT, ZERO, draw_header, end_of
+from .drawing import BACKGROUND, BLUE, FAINT, GREEN, LINE, MARGIN, TEXT, ZERO, draw_header, shorten
 
-_LOSS, _SMOOTH, _SCORE = "#3d6f7d", "#4cc9f0", "#5ec962"
+_LOSS, _SMOOTH, _SCORE = "#3d6f7d", BLUE, GREEN
 _WIDTH, _HEADER, _HEIGHT, _FOOTER = 900, 150, 270, 110  # pixels
 _LEFT, _RIGHT = MARGIN + 62, 66  # for the figures of the loss and of the score
 _STEADY = 0.8  # share of the mean so far in the smoothed loss: about the last five steps
@@ -47,7 +47,7 @@ def refine_picture(report: RefineReport) -> numpy.ndarray:
     score (thick) on the right one, the best ringed."""
     picture = Image.new("RGB", (_WIDTH, _HEADER + _HEIGHT + _FOOTER), BACKGROUND)
     draw = ImageDraw.Draw(picture)
-    names = f"{end_of(report.adapter.name)}:  {end_of(report.source.name)}  to  {end_of(report.target.name)}"
+    names = f"{shorten(report.adapter.name)}:  {shorten(report.source.name)}  to  {shorten(report.target.name)}"
     draw_header(draw, "Refined", names, report.sentence(), _WIDTH)
     frame = _Frame(report)
     _draw_frame(draw, frame)

@@ -19,8 +19,8 @@ from torch import Tensor
 from ..check import difference
 from ..delta import LowRankDelta
 from ..errors import NotMeasurable
-from .teacher_samples import Lessons, Match
-from .trainable import Factors, sizes
+from .teacher_samples import Match, TeacherSamples
+from .trainable import Factors, copy_factors, measure_sizes
 
 _T = TypeVar("_T")
 
@@ -55,16 +55,16 @@ class Student(Protocol):
     @property
     def factors(self) -> Factors: ...
 
-    def answers(self, picks: Tensor) -> Tensor:
+    def predict(self, picks: Tensor) -> Tensor:
         """Its denoised predictions for these rows of the lessons, with gradients where torch keeps them."""
         ...
 
     @property
-    def at_once(self) -> int:
+    def rows_at_once(self) -> int:
         """How many rows fit into memory at once."""
         ...
 
-    def lightened(self, error: RuntimeError) -> bool:
+    def use_less_memory(self, error: RuntimeError) -> bool:
         """After an error within a step or a score: whether to try it anew, because it now takes less."""
         ...
 
@@ -90,7 +90,7 @@ class Step:
     ended: str | None = None
 
 
-def refine(student: Student, lessons: Lessons, settings: RefineSettings) -> Iterator[Step]:
+def refine(student: Student, lessons: TeacherSamples, settings: RefineSettings) -> Iterator[Step]:
     """Train the student's factors in place, step by step; whoever iterates may stop at any step and keep its best.
 
     The loss is the mean squared error in the unit of the noise. A loss that is no number goes back to the best at half
@@ -105,7 +105,7 @@ def refine(student: Student, lessons: Lessons, settings: RefineSettings) -> Iter
 @dataclass
 class _Run:
     student: Student
-    lessons: Lessons
+    lessons: TeacherSamples
     settings: RefineSettings
     ended: str | None = None
     number: int = 0
@@ -115,7 +115,7 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.generator = torch.Generator().manual_seed(self.settings.seed)
-        self.sizes = sizes(self.student.factors)
+        self.sizes = measure_sizes(self.student.factors)
         self._optimizer = self._fresh_optimizer()
 
     def started(self) -> Step:
@@ -125,7 +125,7 @@ class _Run:
                 "The target's answers with the LoRA to start from: expected finite numbers, found NaN or infinity. "
                 "Load the model in another precision (bf16 or fp32), or start from another LoRA."
             )
-        self.best = Best(0, score, _kept(self.student.factors))
+        self.best = Best(0, score, copy_factors(self.student.factors))
         self.ended = "nothing to do: 0 steps were asked for" if self.settings.steps == 0 else None
         return Step(0, None, score, self.best, self.ended)
 
@@ -146,7 +146,7 @@ class _Run:
         risen = score > self.best.score + _RISES
         self.without_rise = 0 if risen else self.without_rise + 1
         if score > self.best.score:
-            self.best = Best(self.number, score, _kept(self.student.factors))
+            self.best = Best(self.number, score, copy_factors(self.student.factors))
         if self.settings.patience and self.without_rise >= self.settings.patience:
             self.ended = f"the score has not risen for {self.without_rise} checks"
 
@@ -178,18 +178,18 @@ class _Run:
             try:
                 return work()
             except RuntimeError as error:
-                if not self.student.lightened(error):
+                if not self.student.use_less_memory(error):
                     raise
 
     def _batch(self, picks: Tensor) -> float:
         """Gradients of a whole batch; its loss."""
         self._optimizer.zero_grad()
-        return sum(self._gradients(part, len(picks)) for part in picks.split(self.student.at_once))
+        return sum(self._gradients(part, len(picks)) for part in picks.split(self.student.rows_at_once))
 
     def _gradients(self, picks: Tensor, of: int) -> float:
         """Adds the gradients of a part of a batch; its part of the loss."""
         aims, levels = self.lessons.aims[picks], self.lessons.levels[picks]
-        answers = self.student.answers(picks).float()  # half precision would round what is left to learn away
+        answers = self.student.predict(picks).float()  # half precision would round what is left to learn away
         error = difference(answers, aims.to(answers), levels.to(answers))
         loss = error.square().flatten(1).mean(1).sum() / of
         loss.backward()
@@ -197,7 +197,7 @@ class _Run:
 
     def _score(self) -> float:
         """1 - ||student - aim||^2 / ||bare - aim||^2 on what was held out: closed, or G, of core.arrival."""
-        kept = torch.arange(self.lessons.seen(), len(self.lessons.levels))
+        kept = torch.arange(self.lessons.training_rows(), len(self.lessons.levels))
         levels = self.lessons.levels[kept]
         answers = self._within_memory(lambda: self._answers(kept))
         left = difference(answers, self.lessons.aims[kept], levels).double().square().sum()
@@ -206,7 +206,9 @@ class _Run:
 
     def _answers(self, picks: Tensor) -> Tensor:
         with torch.no_grad():
-            return torch.cat([self.student.answers(part).float().cpu() for part in picks.split(self.student.at_once)])
+            return torch.cat(
+                [self.student.predict(part).float().cpu() for part in picks.split(self.student.rows_at_once)]
+            )
 
     def _due(self) -> bool:
         """The score is taken evenly spread over the steps, and at the last."""
@@ -216,7 +218,7 @@ class _Run:
     def _picks(self) -> Tensor:
         """The next batch: every lesson once before any comes again."""
         while len(self.order) < self.settings.batch:
-            self.order += torch.randperm(self.lessons.seen(), generator=self.generator).tolist()
+            self.order += torch.randperm(self.lessons.training_rows(), generator=self.generator).tolist()
         batch, self.order = self.order[: self.settings.batch], self.order[self.settings.batch :]
         return torch.tensor(batch)
 
@@ -231,7 +233,3 @@ class _Run:
         rate = self.settings.rate * share * 0.5**self.restarts
         for group, size in zip(self._optimizer.param_groups, self.sizes, strict=True):
             group["lr"] = rate * size
-
-
-def _kept(factors: Factors) -> dict[str, LowRankDelta]:
-    return {name: LowRankDelta(*(one.detach().cpu().clone() for one in pair)) for name, pair in factors.items()}

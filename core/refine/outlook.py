@@ -10,7 +10,7 @@ from typing import Any
 from ..layers import Base, Layer
 from ..verdict import Verdict
 from .loop import RefineSettings
-from .teacher_samples import SAMPLINGS, STEPS_DOWN, held_out
+from .teacher_samples import SAMPLINGS, STEPS_DOWN, count_held_out
 
 # Tokens that each parameter meets in a picture of _PIXELS, attention included: forward operations / (2 parameters).
 # Counted: SDXL 6.8 TFLOP for 2.6 G parameters, Flux dev 70 TFLOP for 12 G.
@@ -40,11 +40,16 @@ class ModelSize:
 @dataclass(frozen=True)
 class Device:
     """name: as a sentence has it, "this card"; speed: operations a second that a model comes to there, a multiplication
-    and an addition counted as two; memory: bytes in all."""
+    and an addition counted as two; memory: bytes in all; measured_on: where the share of a product's speed that a model
+    comes to was measured, None where it is judged."""
 
     name: str
     speed: float
     memory: float
+    measured_on: str | None = None
+
+    def basis(self) -> str:
+        return "estimated" if self.measured_on is None else f"measured on {self.measured_on}"
 
 
 @dataclass(frozen=True)
@@ -60,11 +65,13 @@ class Cost:
 
     def sentence(self) -> str:
         said = f"about {_spoken(self.seconds)} and at least {_gigabytes(self.bytes)} on {self.device.name}"
-        estimated = f"an estimate for {self.steps} steps at {self.pixels} px"
+        known = self.device.measured_on is not None
+        basis = f"by the speed {self.device.basis()}" if known else self.device.basis()
+        counted = f"{basis}, for {self.steps} steps at {self.pixels} px"
         if self.bytes > self.device.memory:
             there = f"which has {_gigabytes(self.device.memory)}: take weights in fp8 or smaller pictures"
-            return f"{said}, {there} ({estimated})"
-        return f"{said} ({estimated})"
+            return f"{said}, {there} ({counted})"
+        return f"{said} ({counted})"
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,7 @@ class Outlook:
             "steps": cost.steps,
             "pixels": cost.pixels,
             "memory": cost.device.memory,
+            "basis": cost.device.basis(),
         }
 
 
@@ -122,7 +130,7 @@ def cost_of(
     wanted = settings or RefineSettings()
     tokens = (_TOKENS_UNET if size.unet else _TOKENS_TRANSFORMER) * (pixels / _PIXELS) ** 2
     each = STEPS_DOWN + 1
-    scored = held_out(samplings) * each * (2 + wanted.checks)  # the bare target's, the start's, and each check's
+    scored = count_held_out(samplings) * each * (2 + wanted.checks)  # the bare target's, the start's, and each check's
     passes = samplings * each + wanted.steps * wanted.batch * _BOTH_WAYS + scored
     seconds = passes * 2 * size.parameters * tokens / device.speed
     memory = _MARGIN * (size.bytes + _ADAM * wanted.rank * size.sides + _KEPT * tokens)

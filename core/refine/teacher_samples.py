@@ -20,7 +20,7 @@ _HELD_OUT = 1 / 8  # of the samplings: what the score is taken on
 
 
 @dataclass(frozen=True)
-class Lessons:
+class TeacherSamples:
     """What the student is to answer: aims, denoised predictions (n, ...) at sigma levels (n).
 
     The last `held_out` are never trained on: the score is taken there, against `bare` (held_out, ...), the target's
@@ -39,16 +39,16 @@ class Lessons:
                 f"held out of {len(self.levels)}. Ask for more samplings."
             )
 
-    def seen(self) -> int:
+    def training_rows(self) -> int:
         return len(self.levels) - self.held_out
 
 
-def held_out(samplings: int) -> int:
+def count_held_out(samplings: int) -> int:
     """How many of the samplings are kept for the score: at least one."""
     return max(1, round(samplings * _HELD_OUT))
 
 
-def aims(match: Match, teacher: Tensor, plain: Tensor | None, bare: Tensor | None) -> Tensor:
+def choose_aims(match: Match, teacher: Tensor, plain: Tensor | None, bare: Tensor | None) -> Tensor:
     """What the student is to answer (n, ...): the source's answer with its adapter, or the bare target's plus what the
     adapter changes in the source's. plain: the source's answer without."""
     if match == "outputs":
@@ -58,7 +58,7 @@ def aims(match: Match, teacher: Tensor, plain: Tensor | None, bare: Tensor | Non
     return bare + teacher - plain
 
 
-def way_down(steps: int, offset: float) -> list[float]:
+def make_schedule(steps: int, offset: float) -> list[float]:
     """Noise levels of a sampling as shares of the schedule, from 1 (all noise) down to the last before 0: steps + 1 of
     them. Another offset in [0, 1) for each sampling, and together they are everywhere on the schedule."""
     return [1.0, *(1 - (step + offset) / steps for step in range(steps))]

@@ -17,7 +17,7 @@ _LEAST_SIZE = 0.3  # a layer's factors count as no smaller than this share of th
 Factors = Mapping[str, tuple[Tensor, Tensor]]  # up (m, r) and down (r, n) by layer
 
 
-def trainable(delta: LowRankDelta, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def balance_factors(delta: LowRankDelta, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Balanced factors of a delta at its own rank. Directions without weight get up zero and a random down, for where
     both factors are zero there is no gradient."""
     left, values, right = delta.svd()
@@ -33,7 +33,7 @@ def trainable(delta: LowRankDelta, generator: torch.Generator) -> tuple[Tensor, 
     return (left * root * ~empty).contiguous(), torch.where(empty[:, None], fresh, down).contiguous()
 
 
-def from_zeros(shape: tuple[int, int], rank: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def make_zero_factors(shape: tuple[int, int], rank: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """up (m, r) zeros and down (r, n) random: no change yet, as LoRAs start."""
     rank = min(rank, *shape)
     return torch.zeros(shape[0], rank), _fresh_down(shape[1], rank, generator)
@@ -44,9 +44,14 @@ def _fresh_down(width: int, rank: int, generator: torch.Generator) -> Tensor:
     return (2 * torch.rand(rank, width, generator=generator) - 1) / math.sqrt(width)
 
 
-def sizes(factors: Factors) -> list[float]:
+def measure_sizes(factors: Factors) -> list[float]:
     """What a rate is a share of, factor by factor: its root mean square, and no less than a share of the median one."""
     sizes = [float(one.detach().square().mean().sqrt()) for pair in factors.values() for one in pair]
     weighing = sorted(size for size in sizes if size > 0)
     least = _LEAST_SIZE * weighing[len(weighing) // 2] if weighing else 0.0
     return [max(size, least) if size > 0 else _FRESH_SIZE for size in sizes]
+
+
+def copy_factors(factors: Factors) -> dict[str, LowRankDelta]:
+    """The factors as they are now, copied to main memory."""
+    return {name: LowRankDelta(*(one.detach().cpu().clone() for one in pair)) for name, pair in factors.items()}

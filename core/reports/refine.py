@@ -1,13 +1,11 @@
 """The account of a refinement: what was taught, learnt and reached, as a sentence and as JSON with a schema version."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..refine.teacher_samples import Match
-from ..version import VERSION
-from .transfer import SCHEMA, Identity
+from .envelope import Identity, dumps, envelope
 
 _WHAT: Mapping[Match, str] = {
     "outputs": "of the way from the bare target to the source with its LoRA",
@@ -72,25 +70,18 @@ class RefineReport:
         )
 
     def as_json(self) -> dict[str, Any]:
-        return {
-            "schema": SCHEMA,
-            "kind": "refine",
-            "pack": {"name": "lora-transfer", "version": VERSION},
-            "source": vars(self.source),
-            "target": vars(self.target),
-            "adapter": vars(self.adapter),
-            "start": None if self.start is None else vars(self.start),
-            "settings": dict(self.settings),
-            "sentence": self.sentence(),
-            "notes": list(self.notes),
-            "teaching": vars(self.teaching),
-            "score": {"before": self.before, "best": self.best, "best_step": self.best_step},
-            "scores": [{"step": step, "score": score} for step, score in self.scores.items()],
-            "losses": list(self.losses),
-            "ended": self.ended,
-            "seconds": self.seconds,
-        }
+        return envelope(
+            self,
+            "refine",
+            start=None if self.start is None else vars(self.start),
+            sentence=self.sentence(),
+            teaching=vars(self.teaching),
+            score={"before": self.before, "best": self.best, "best_step": self.best_step},
+            scores=[{"step": step, "score": score} for step, score in self.scores.items()],
+            losses=list(self.losses),
+            ended=self.ended,
+        )
 
     def dumps(self) -> str:
-        """The report as indented JSON text; non-finite numbers are an error, for JSON has none."""
-        return json.dumps(self.as_json(), indent=1, allow_nan=False)
+        """The report as indented JSON text."""
+        return dumps(self.as_json())

@@ -1,9 +1,8 @@
 """The account of a run: JSON with a schema version, the contract with the front end and with whoever reads it later."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from ..layers import Skipped
 from ..matching import BlockMap
@@ -12,35 +11,10 @@ from ..refine.outlook import Outlook
 from ..similarity import Comparison, LayerSimilarity
 from ..vectors import Vector
 from ..verdict import Verdict
-from ..version import VERSION
+from .envelope import Identity, dumps, envelope
 from .layer import LayerReport
 
-SCHEMA = 1
-
-
 _LISTS = ("layers", "vectors", "skipped", "unread", "block_map")
-
-
-class Named(Protocol):
-    """Whatever has a name and a content hash: a base, an adapter."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def fingerprint(self) -> str: ...
-
-
-@dataclass(frozen=True)
-class Identity:
-    """A file or model of the run: its name and a hash of its content."""
-
-    name: str
-    fingerprint: str
-
-    @staticmethod
-    def of(named: Named) -> "Identity":
-        return Identity(named.name, named.fingerprint)
 
 
 @dataclass(frozen=True)
@@ -119,35 +93,28 @@ class Report:
         return said if self.refine is None else f"{said}\n{self.refine.sentence()}"
 
     def as_json(self) -> dict[str, Any]:
-        return {
-            "schema": SCHEMA,
-            "kind": self.kind,
-            "pack": {"name": "lora-transfer", "version": VERSION},
-            "source": vars(self.source),
-            "target": vars(self.target),
-            "adapter": None if self.adapter is None else vars(self.adapter),
-            "settings": dict(self.settings),
-            "notes": list(self.notes),
-            "verdict": None if self.verdict is None else self.verdict.as_json(),
-            "block_map": None if self.block_map is None else self.block_map.as_json(),
-            "lost": self.lost,
-            "refine": None if self.refine is None else self.refine.as_json(),
-            "counts": self.counts(),
-            "means": self.means(),
-            "layers": [layer.as_json() for layer in self.layers],
-            "vectors": [{"parameter": one.parameter, "keys": list(one.keys)} for one in self.vectors],
-            "skipped": [{"layer": one.layer, "reason": one.reason, "keys": list(one.keys)} for one in self.skipped],
-            "unread": [{"key": key, "reason": reason} for key, reason in self.unread.items()],
-            "seconds": self.seconds,
-        }
+        return envelope(
+            self,
+            self.kind,
+            verdict=None if self.verdict is None else self.verdict.as_json(),
+            block_map=None if self.block_map is None else self.block_map.as_json(),
+            lost=self.lost,
+            refine=None if self.refine is None else self.refine.as_json(),
+            counts=self.counts(),
+            means=self.means(),
+            layers=[layer.as_json() for layer in self.layers],
+            vectors=[{"parameter": one.parameter, "keys": list(one.keys)} for one in self.vectors],
+            skipped=[{"layer": one.layer, "reason": one.reason, "keys": list(one.keys)} for one in self.skipped],
+            unread=[{"key": key, "reason": reason} for key, reason in self.unread.items()],
+        )
 
     def provenance(self) -> dict[str, Any]:
         """What a saved adapter says of its origin: the report without its lists."""
         return {key: value for key, value in self.as_json().items() if key not in _LISTS}
 
     def dumps(self) -> str:
-        """The report as indented JSON text; non-finite numbers are an error, for JSON has none."""
-        return json.dumps(self.as_json(), indent=1, allow_nan=False)
+        """The report as indented JSON text."""
+        return dumps(self.as_json())
 
 
 def similarity_report(
@@ -191,7 +158,7 @@ def transfer_report(
         target=Identity.of(comparison.target),
         notes=tuple(dict.fromkeys((*_notes(comparison), *notes))),
         adapter=adapter,
-        settings={**_compared_by(comparison), **vars(plan.settings)},
+        settings={**_compared_by(comparison), **vars(plan.settings), "method_source": plan.method.source},
         layers=layers,
         skipped=(*plan.skipped, *skipped),
         unread=unread or {},

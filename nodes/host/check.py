@@ -1,5 +1,5 @@
-"""A check: what the adapter changes in the source's output, and what its like change in the target's, on the same
-noised latents."""
+"""Checks a transfer: compares what the adapter changes in the source's output and in the target's, on the same noised
+latents."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import Tensor
 
-from ...core.check import Arrival, CheckSettings, Role, Trial, difference, measure
+from ...core.check import Attempt, CheckSettings, Role, Trial, difference, measure
 from ...core.errors import UnsupportedAdapter
 from ...core.progress import Progress
-from ...core.reports.check import ArrivalReport
-from ...core.reports.transfer import Identity
+from ...core.reports.check import CheckReport
+from ...core.reports.envelope import Identity
 from .adapter.adapter import Adapter
 from .adapter.apply import Applied, apply
 from .adapter.group import OF_TEXT_ENCODER
@@ -25,15 +25,15 @@ from .sampling.outputs import Start, Tick, outputs, require_comparable, start_of
 
 @dataclass(frozen=True)
 class Checked:
-    """The report of a check, and the adapter that it chose, at strength 1 what it was at the strength chosen."""
+    """The report of a check, and the adapter that it chose, scaled so that strength 1 is the chosen strength."""
 
-    report: ArrivalReport
+    report: CheckReport
     adapter: Adapter
 
 
 @dataclass(frozen=True)
 class Sides:
-    """The two models as they are connected, without the adapter, and what each is told to paint."""
+    """The two models as they are connected, without the adapter, and the conditioning of each."""
 
     source: Any
     target: Any
@@ -62,24 +62,24 @@ class _Aim:
 def check(
     sides: Sides,
     adapter: Adapter,
-    projected: Adapter,
+    transferred: Adapter,
     more: Sequence[Adapter],
     latent: Mapping[str, Any] | None,
     settings: CheckSettings,
     progress: Progress,
 ) -> Checked:
-    """Measure how far `projected`, each of `more` and the adapter itself bring the target to what the source is with
-    the adapter. All passes of the source come first: only one of the models is at work at a time."""
+    """Measure how far `transferred`, each of `more` and the adapter itself bring the target towards the source with the
+    adapter. All passes of the source come first, so that only one of the models is needed at a time."""
     started = time.monotonic()
     require_comparable(sides.source, sides.target)
     start = start_of(sides.source, sides.target, latent, settings)
     bases = [base_from_model(model) for model in (sides.source, sides.target)]
     on_source = apply(adapter, sides.source, None, 1.0, 0.0)
-    candidates, without_copy = _candidates(sides.target, adapter, projected, more)
+    candidates, without_copy = _candidates(sides.target, adapter, transferred, more)
     passes = 3 + len(candidates) * len(settings.strengths())
     ticks = _ticks(passes, len(start.noise) * len(start.levels), progress)
     trials = _trials(sides, on_source.model, candidates, start, settings.strengths(), ticks)
-    report = ArrivalReport(
+    report = CheckReport(
         source=Identity.of(bases[0]),
         target=Identity.of(bases[1]),
         adapter=Identity.of(adapter),
@@ -89,9 +89,9 @@ def check(
         notes=(*without_copy, *_notes(sides, on_source, candidates)),
         seconds=time.monotonic() - started,
     )
-    chosen, arrival = report.chosen()
+    chosen, attempt = report.chosen()
     winner = candidates[trials.index(chosen)].adapter
-    made = scaled(winner, arrival.strength, bases[1])
+    made = scaled(winner, attempt.strength, bases[1])
     return Checked(replace(report, notes=(*report.notes, *made.notes)), made.adapter)
 
 
@@ -109,23 +109,23 @@ def _trials(
     apart = difference(plain, aim.output, start.levels)
     trials: list[Trial] = []
     for one in candidates:
-        arrivals: list[Arrival] = []
+        attempts: list[Attempt] = []
         for strength in strengths:
             patched = one.applied if strength == 1 else apply(one.adapter, sides.target, None, strength, 0.0)
             what = f"the target with {one.label} at strength {strength:g}"
             found = _on_target(sides, patched.model, start, aim.states, ticks, what)
-            arrivals.append(measure(strength, difference(found, plain, start.levels), aim.change, apart))
+            attempts.append(measure(strength, difference(found, plain, start.levels), aim.change, apart))
         held, applied = one.adapter, one.applied.summary()
-        trials.append(Trial(one.role, one.label, held.name, held.fingerprint, applied, tuple(arrivals)))
+        trials.append(Trial(one.role, one.label, held.name, held.fingerprint, applied, tuple(attempts)))
     return tuple(trials)
 
 
 def _candidates(
-    target: Any, adapter: Adapter, projected: Adapter, more: Sequence[Adapter]
+    target: Any, adapter: Adapter, transferred: Adapter, more: Sequence[Adapter]
 ) -> tuple[list[_Candidate], tuple[str, ...]]:
     """All that the target is tried with, and a note where the adapter itself does not fit it; any other that does not
     is refused."""
-    named: list[tuple[Role, str, Adapter]] = [("projected", "projected", projected)]
+    named: list[tuple[Role, str, Adapter]] = [("transferred", "transferred", transferred)]
     for index, one in enumerate(more, 1):
         named.append(("more", f"more {index}", one))
     found = [

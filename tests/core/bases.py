@@ -1,39 +1,41 @@
-"""A base in memory: the engine's Base protocol over a dict of weights, which counts what is read."""
+"""Bases in memory that count what is read of them."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
-from lora_transfer.core.layers import Layer, WeightRef
+from lora_transfer.core.layers import Layer
+from lora_transfer.core.memory_base import MemoryBase
 
 
-class MemoryBase:
-    """Weights by layer name; a name's part before the last dot is its block."""
+def split_at_last_dot(name: str) -> tuple[str, str]:
+    """The block and the role that a layer's name tells."""
+    block, _, role = name.rpartition(".")
+    return block, role
 
-    def __init__(self, name: str, weights: Mapping[str, Tensor], file: str | None = None) -> None:
-        self.name = name
+
+class CountingBase(MemoryBase):
+    """Weights by layer name; a name's part before the last dot is its block. Counts what is read."""
+
+    def __init__(
+        self,
+        name: str,
+        weights: Mapping[str, Tensor],
+        file: str | None = None,
+        block_and_role: Callable[[str], tuple[str, str]] = split_at_last_dot,
+    ) -> None:
+        super().__init__(name, weights, block_and_role, file=file, notes=("made in a test",))
         self.fingerprint = f"test:{name}"
-        self.notes = ("made in a test",)
         self.reads: Counter[str] = Counter()
-        self._weights = weights
-        self.layers = {
-            key: Layer(
-                key,
-                key.rpartition(".")[2],
-                key.rpartition(".")[0],
-                WeightRef(key, tuple(value.shape), "F32", file=file),
-            )
-            for key, value in weights.items()
-        }
 
     def read(self, layer: Layer) -> Tensor:
         self.reads[layer.name] += 1
-        return self._weights[layer.name].flatten(1).float()
+        return super().read(layer)
 
 
-def related_bases(drift: float = 0.2, places: bool = False) -> tuple[MemoryBase, MemoryBase]:
+def related_bases(drift: float = 0.2, places: bool = False) -> tuple[CountingBase, CountingBase]:
     """Two bases of four layers: square, tall, a convolution, and one that only the source has; with `places`, as if
     they lay in files."""
     generator = torch.Generator().manual_seed(7)
@@ -42,4 +44,4 @@ def related_bases(drift: float = 0.2, places: bool = False) -> tuple[MemoryBase,
     noise = {name: torch.randn(*shape, generator=generator) for name, shape in shapes.items()}
     target = {name: source[name] + drift * noise[name] for name in source if name != "b.gone"}
     files = ("source.file", "target.file") if places else (None, None)
-    return MemoryBase("source", source, files[0]), MemoryBase("target", target, files[1])
+    return CountingBase("source", source, files[0]), CountingBase("target", target, files[1])

@@ -14,7 +14,7 @@ from lora_transfer.core.similarity import Comparison, compare
 from lora_transfer.core.subspace import Decomposition, RankRule, decompose, leading
 from lora_transfer.core.transfer import Transferred
 from tests.conftest import ROOT
-from tests.core.bases import MemoryBase
+from tests.core.bases import CountingBase
 from tests.core.test_transfer import Job
 
 HALF = RankRule("fraction", 0.5)
@@ -169,7 +169,7 @@ def test_two_processes_use_it_at_once(tmp_path: Path) -> None:
 
 def run(
     cache: SubspaceCache | None, rule: RankRule = HALF, method: str = "prolora", job: Job | None = None
-) -> tuple[Job, Comparison[MemoryBase], Transferred]:
+) -> tuple[Job, Comparison[CountingBase], Transferred]:
     job = job or Job(places=True)
     using = Resources(workers=2, cache=cache)
     job.comparison = compare(job.source, job.target, job.matching, rule, using=using)

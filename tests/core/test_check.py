@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from lora_transfer.core.check import STRENGTHS, Arrival, Trial, best_of, difference, measure
+from lora_transfer.core.check import STRENGTHS, Attempt, Trial, best_of, difference, measure
 from lora_transfer.core.errors import NotMeasurable
-from lora_transfer.core.reports.check import ArrivalReport
-from lora_transfer.core.reports.transfer import Identity
+from lora_transfer.core.reports.check import CheckReport
+from lora_transfer.core.reports.envelope import Identity
 
 SHAPE = 3, 2, 4, 5, 5  # levels, seeds, latent
 
@@ -19,7 +19,7 @@ def random(seed: int) -> Tensor:
     return torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed))
 
 
-def same_bases(strength: float, on_target: Tensor, on_source: Tensor) -> Arrival:
+def same_bases(strength: float, on_target: Tensor, on_source: Tensor) -> Attempt:
     """Where the bare models agree, the way to go is the adapter's own change."""
     return measure(strength, on_target, on_source, -on_source)
 
@@ -33,37 +33,37 @@ def trial(
 ) -> Trial:
     """An adapter whose effect is linear in its strength; without `apart` the bare models agree."""
     way = -on_source if apart is None else apart
-    arrivals = tuple(measure(strength, strength * on_target, on_source, way) for strength in strengths)
+    attempts = tuple(measure(strength, strength * on_target, on_source, way) for strength in strengths)
     label = "the plain copy" if role == "copy" else role
-    return Trial(role, label, f"{role}.safetensors", "sha", "all keys applied", arrivals)  # pyright: ignore[reportArgumentType]
+    return Trial(role, label, f"{role}.safetensors", "sha", "all keys applied", attempts)  # pyright: ignore[reportArgumentType]
 
 
-def report(*trials: Trial) -> ArrivalReport:
+def report(*trials: Trial) -> CheckReport:
     source, target, adapter = (Identity(name, "sha") for name in ("source", "target", "adapter"))
-    return ArrivalReport(source, target, adapter, {"seeds": 2}, (9.0, 3.0, 1.0), trials)
+    return CheckReport(source, target, adapter, {"seeds": 2}, (9.0, 3.0, 1.0), trials)
 
 
 def test_the_same_change_arrives_whole() -> None:
     found = same_bases(1.0, random(1), random(1))
     for agreement in (found.pooled, *found.levels):
         assert agreement is not None
-        assert agreement.closed == 1
-        assert agreement.arrived == 1
+        assert agreement.gap_closed == 1
+        assert agreement.change_match == 1
         assert agreement.cosine == pytest.approx(1)
         assert agreement.norm_ratio == 1
 
 
 def test_no_change_is_zero_and_the_opposite_change_is_minus_three() -> None:
     nothing, opposite = (same_bases(1.0, factor * random(1), random(1)).pooled for factor in (0.0, -1.0))
-    assert (nothing.closed, nothing.arrived, nothing.cosine, nothing.norm_ratio) == (0, 0, 0, 0)
-    assert opposite.closed == pytest.approx(-3)
-    assert opposite.arrived == pytest.approx(-3)
+    assert (nothing.gap_closed, nothing.change_match, nothing.cosine, nothing.norm_ratio) == (0, 0, 0, 0)
+    assert opposite.gap_closed == pytest.approx(-3)
+    assert opposite.change_match == pytest.approx(-3)
     assert opposite.cosine == pytest.approx(-1)
 
 
 def test_at_half_the_strength_three_quarters_arrive() -> None:
     found = same_bases(0.5, random(1) / 2, random(1)).pooled
-    assert found.closed == found.arrived == pytest.approx(0.75)
+    assert found.gap_closed == found.change_match == pytest.approx(0.75)
     assert found.norm_ratio == pytest.approx(0.5)
 
 
@@ -72,16 +72,16 @@ def test_between_bases_that_agree_both_figures_are_one(strength: float) -> None:
     found = same_bases(strength, strength * random(1) + random(2), random(1))
     for agreement in (found.pooled, *found.levels):
         assert agreement is not None
-        assert agreement.closed == agreement.arrived
+        assert agreement.gap_closed == agreement.change_match
 
 
 def test_what_undoes_the_drift_covers_the_way_and_g_takes_it_for_an_error() -> None:
     effect, drift = random(1), 0.8 * random(2)  # the target without is the source without, plus drift
     repaired, carried = (measure(1.0, change, effect, drift - effect).pooled for change in (effect - drift, effect))
-    assert repaired.closed == pytest.approx(1)
-    assert repaired.arrived == pytest.approx(0.36, abs=0.1)
-    assert carried.arrived == 1
-    assert carried.closed == pytest.approx(1 - 0.64 / 1.64, abs=0.1)  # the drift is left
+    assert repaired.gap_closed == pytest.approx(1)
+    assert repaired.change_match == pytest.approx(0.36, abs=0.1)
+    assert carried.change_match == 1
+    assert carried.gap_closed == pytest.approx(1 - 0.64 / 1.64, abs=0.1)  # the drift is left
     trials = [
         trial(role, change, effect, apart=drift - effect)
         for role, change in (("copy", effect), ("more", effect - drift))
@@ -90,26 +90,28 @@ def test_what_undoes_the_drift_covers_the_way_and_g_takes_it_for_an_error() -> N
 
 
 def test_an_adapter_that_changes_nothing_covers_nothing_wherever_the_target_stands() -> None:
-    assert measure(1.0, torch.zeros(SHAPE), random(1), random(2)).pooled.closed == 0
+    assert measure(1.0, torch.zeros(SHAPE), random(1), random(2)).pooled.gap_closed == 0
 
 
 def test_a_level_with_no_way_to_go_has_no_share_of_it_and_does_not_disturb_the_others() -> None:
     effect, apart = random(1), random(2)
     apart[1] = 1e-5 * random(3)[1]  # what two passes of one model may differ by
     found = measure(1.0, -apart, effect, apart)
-    assert [None if one is None else one.closed for one in found.levels] == [1, None, 1]
-    assert found.pooled.closed == 1
+    assert [None if one is None else one.gap_closed for one in found.levels] == [1, None, 1]
+    assert found.pooled.gap_closed == 1
 
 
 def test_a_target_that_answers_as_the_source_with_its_adapter_has_nothing_to_be_carried() -> None:
     searched = report(
-        trial("projected", random(2), random(1), STRENGTHS, torch.zeros(SHAPE)),
+        trial("transferred", random(2), random(1), STRENGTHS, torch.zeros(SHAPE)),
         trial("copy", random(1), random(1), STRENGTHS, torch.zeros(SHAPE)),
     )
-    assert searched.sentence().startswith("nothing to carry: the target already answers as the source with its LoRA")
-    assert searched.chosen() == (searched.projected, searched.projected.as_it_is())
+    assert searched.sentence().startswith(
+        "nothing to transfer: the target already answers like the source with its LoRA"
+    )
+    assert searched.chosen() == (searched.transferred, searched.transferred.as_it_is())
     told = json.loads(searched.dumps())
-    assert told["chosen"]["closed"] is None
+    assert told["chosen"]["gap_closed"] is None
     assert searched.chosen()[1].pooled.score == 0
 
 
@@ -119,8 +121,8 @@ def test_the_figures_are_their_formulas_in_float64() -> None:
     for level, agreement in enumerate(found.levels):
         t, s, way = (one[level].double().flatten() for one in (target, source, apart))
         assert agreement is not None
-        assert agreement.closed == pytest.approx(1 - float((t + way) @ (t + way)) / float(way @ way), abs=1e-12)
-        assert agreement.arrived == pytest.approx(1 - float((t - s) @ (t - s)) / float(s @ s), abs=1e-12)
+        assert agreement.gap_closed == pytest.approx(1 - float((t + way) @ (t + way)) / float(way @ way), abs=1e-12)
+        assert agreement.change_match == pytest.approx(1 - float((t - s) @ (t - s)) / float(s @ s), abs=1e-12)
         assert agreement.cosine == pytest.approx(float(t @ s) / math.sqrt(float(t @ t) * float(s @ s)), abs=1e-12)
         assert agreement.norm_ratio == pytest.approx(math.sqrt(float(t @ t) / float(s @ s)), abs=1e-12)
 
@@ -128,7 +130,7 @@ def test_the_figures_are_their_formulas_in_float64() -> None:
 def test_strangers_have_no_cosine_and_do_harm() -> None:
     found = same_bases(1.0, random(1), random(2)).pooled
     assert abs(found.cosine) < 0.15
-    assert found.arrived < -0.7
+    assert found.change_match < -0.7
 
 
 def test_a_level_without_an_effect_has_no_figure_and_does_not_disturb_the_others() -> None:
@@ -136,7 +138,7 @@ def test_a_level_without_an_effect_has_no_figure_and_does_not_disturb_the_others
     source[1] = 0
     found = same_bases(1.0, source, source)
     assert found.levels[1] is None
-    assert found.pooled.arrived == found.pooled.closed == 1
+    assert found.pooled.change_match == found.pooled.gap_closed == 1
 
 
 def test_an_adapter_that_changes_nothing_on_the_source_is_told_in_a_sentence() -> None:
@@ -162,76 +164,80 @@ def test_noise_velocity_and_flow_come_to_one_unit() -> None:
 
 def test_a_search_finds_the_strength_that_undoes_a_scale_and_the_best_adapter() -> None:
     weak = trial("more", random(1) / 0.75, random(1), STRENGTHS)
-    far = trial("projected", random(1) + 0.5 * random(2), random(1), STRENGTHS)
+    far = trial("transferred", random(1) + 0.5 * random(2), random(1), STRENGTHS)
     assert weak.best().strength == 0.75
-    assert weak.best().pooled.closed == pytest.approx(1)
+    assert weak.best().pooled.gap_closed == pytest.approx(1)
     assert best_of((far, weak)) is weak
     assert report(far, weak).chosen() == (weak, weak.best())
 
 
 def test_of_equal_strengths_the_one_nearest_to_1_is_taken() -> None:
-    assert trial("projected", torch.zeros(SHAPE), random(1), STRENGTHS).best().strength == 1
+    assert trial("transferred", torch.zeros(SHAPE), random(1), STRENGTHS).best().strength == 1
 
 
 def test_the_sentence_says_what_arrived_and_what_the_plain_copy_brings() -> None:
     source = random(1)
-    said = report(trial("projected", 0.5 * source, source), trial("copy", 0.2 * source, source)).sentence()
+    said = report(trial("transferred", 0.5 * source, source), trial("copy", 0.2 * source, source)).sentence()
     assert said == (
-        "the carried LoRA covers 75% of the way from the bare target to the source with its LoRA "
-        "(G 0.75, cosine 1.00); the plain copy covers 36%"
+        "the transferred LoRA closes 75% of the gap to the source with its LoRA "
+        "(G 0.75, cosine 1.00); the plain copy closes 36%"
     )
 
 
 def test_the_sentence_calls_harm_by_its_name() -> None:
     source = random(1)
-    said = report(trial("projected", -source, source), trial("copy", 2.5 * source, source)).sentence()
+    said = report(trial("transferred", -source, source), trial("copy", 2.5 * source, source)).sentence()
     assert said == (
-        "leads away: with the carried LoRA the target is 2.00 times as far from the source with its LoRA as without "
-        "(G -3.00, cosine -1.00); the plain copy leads away (1.50 times as far)"
+        "leads away: with the transferred LoRA the target is 2.00 times as far from the source with its LoRA as "
+        "without (G -3.00, cosine -1.00); the plain copy leads away (1.50 times as far)"
     )
 
 
 @pytest.mark.parametrize("scale", [-0.001, 0.0, 0.001])
 def test_what_hardly_changes_anything_covers_nothing_and_is_not_called_harm(scale: float) -> None:
-    assert report(trial("projected", scale * random(1), random(1))).sentence().startswith("the carried LoRA covers 0%")
+    assert (
+        report(trial("transferred", scale * random(1), random(1)))
+        .sentence()
+        .startswith("the transferred LoRA closes 0%")
+    )
 
 
 def test_after_a_search_the_sentence_names_the_best() -> None:
     source = random(1)
-    searched = report(trial("projected", 2 * source, source, STRENGTHS))
-    assert searched.sentence().endswith("; best of the search: projected at strength 0.5, which covers 100%")
+    searched = report(trial("transferred", 2 * source, source, STRENGTHS))
+    assert searched.sentence().endswith("; best of the search: transferred at strength 0.5, which closes 100%")
 
 
 @pytest.mark.parametrize(
     ("scale", "said"),
     [
-        (0.4, "at strength 1.25, which covers 75%; none larger was tried: one may be better"),
-        (8.0, "at strength 0.25, which covers 0%; none smaller was tried: one may be better"),
+        (0.4, "at strength 1.25, which closes 75%; none larger was tried: one may be better"),
+        (8.0, "at strength 0.25, which closes 0%; none smaller was tried: one may be better"),
         (-1.0, "at strength 0.25, which leads away (1.25 times as far); none smaller was tried: one may be better"),
     ],
     ids=["weak", "strong", "harm"],
 )
 def test_a_best_strength_at_the_edge_of_the_search_is_told(scale: float, said: str) -> None:
-    searched = report(trial("projected", scale * random(1), random(1), STRENGTHS))
-    assert searched.sentence().endswith(f"best of the search: projected {said}")
+    searched = report(trial("transferred", scale * random(1), random(1), STRENGTHS))
+    assert searched.sentence().endswith(f"best of the search: transferred {said}")
 
 
-def test_without_a_search_the_projected_adapter_is_chosen_as_it_is() -> None:
+def test_without_a_search_the_transferred_adapter_is_chosen_as_it_is() -> None:
     source = random(1)
-    projected, copy = trial("projected", 0.1 * source, source), trial("copy", source, source)
-    assert report(projected, copy).chosen() == (projected, projected.as_it_is())
+    transferred, copy = trial("transferred", 0.1 * source, source), trial("copy", source, source)
+    assert report(transferred, copy).chosen() == (transferred, transferred.as_it_is())
 
 
 def test_the_report_is_json_with_every_field() -> None:
     source = random(1)
     source[2] = 0
-    told = json.loads(report(trial("projected", source, source, STRENGTHS)).dumps())
+    told = json.loads(report(trial("transferred", source, source, STRENGTHS)).dumps())
     assert told["schema"] == 1
     assert told["kind"] == "check"
     assert told["chosen"]["strength"] == 1
-    assert told["sentence"].startswith("the carried LoRA covers 100% of")
+    assert told["sentence"].startswith("the transferred LoRA closes 100% of")
     [only] = told["trials"]
     assert [one["strength"] for one in only["strengths"]] == list(STRENGTHS)
-    whole = {"closed": 1, "arrived": 1, "cosine": pytest.approx(1), "norm_ratio": 1}
+    whole = {"gap_closed": 1, "change_match": 1, "cosine": pytest.approx(1), "norm_ratio": 1}
     assert only["strengths"][3]["levels"][0] == whole
     assert only["strengths"][3]["levels"][2] is None

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from lora_transfer.core import eigensolvers, linalg
-from lora_transfer.core.eigensolvers import Measured, by_rule, partial, whole
+from lora_transfer.core.eigensolvers import Eigensolver, Measured, by_rule, partial, whole
 from lora_transfer.core.errors import ShapeMismatch
 from lora_transfer.core.lapack import leading_eigenpairs
 from lora_transfer.core.linalg import complete_bases, gram, leading_svd
@@ -118,6 +118,13 @@ def test_complete_bases_need_no_eigensolver_and_are_refused_below_full_rank(
     assert complete_bases(torch.zeros(12, 12)) is None
 
 
+def failing_with(words: str) -> Eigensolver:
+    def fail(lower: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        raise RuntimeError(words)
+
+    return fail
+
+
 def test_on_a_card_the_fastest_solver_that_is_right_is_taken_for_each_size(
     generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,6 +150,12 @@ def test_on_a_card_the_fastest_solver_that_is_right_is_taken_for_each_size(
     hopeless = Measured((wrong,), by_rule_on_cpu=False)
     assert torch.allclose(hopeless(gram(matrix), 4)[0], partial(gram(matrix), 4)[0])
     assert not hopeless.chosen
+    for words in ("cusolver error: CUSOLVER_STATUS_INVALID_VALUE", "linalg.eigh: failed to converge"):
+        failing = Measured((failing_with(words), partial), by_rule_on_cpu=False)
+        assert torch.equal(failing(gram(matrix), 4)[0], partial(gram(matrix), 4)[0])
+        assert set(failing.chosen.values()) == {partial}
+    with pytest.raises(RuntimeError, match="out of memory"):
+        Measured((failing_with("CUDA out of memory"), partial), by_rule_on_cpu=False)(gram(matrix), 4)
     away_from_the_card = Measured((wrong,))
     assert torch.equal(away_from_the_card(gram(matrix), 4)[0], by_rule(gram(matrix), 4)[0])
 

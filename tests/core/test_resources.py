@@ -1,13 +1,26 @@
 import threading
+from typing import Any
 
 import pytest
 import torch
 from threadpoolctl import threadpool_info
 
+from lora_transfer.core.layers import Layer
 from lora_transfer.core.resources import CPU, Resources
 from lora_transfer.core.similarity import compare
 from lora_transfer.core.subspace import RankRule
+from tests.core.bases import MemoryBase
 from tests.core.test_transfer import Job
+
+# What the libraries beside torch's allocator say of a full card; a handle that cannot be made is the usual first sign.
+FULL = [
+    "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+    "cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnXsyevd`",
+    "cusolver error: CUSOLVER_STATUS_NOT_INITIALIZED, when calling `cusolverDnCreate(handle)`",
+    "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    "CUDA error: out of memory",
+]
 
 
 def run(using: Resources, tasks: list[int]) -> list[int]:
@@ -58,16 +71,16 @@ def test_a_layer_that_does_not_fit_the_card_goes_to_the_processor_and_that_is_sa
     card = torch.device("meta")  # stands for a card: what matters is where the work is sent
     using = Resources(device=card)
 
-    errors = iter((torch.cuda.OutOfMemoryError("CUDA out of memory"), RuntimeError("CUBLAS_STATUS_ALLOC_FAILED")))
+    errors = iter((torch.cuda.OutOfMemoryError("CUDA out of memory"), *map(RuntimeError, FULL)))
 
     def work(device: torch.device) -> str:
         if device == card:
             raise next(errors)
         return device.type
 
-    assert [using.compute(work, layer) for layer in ("a.q", "b.q")] == ["cpu", "cpu"]
+    assert [using.compute(work, f"{index}.q") for index in range(1 + len(FULL))] == ["cpu"] * (1 + len(FULL))
     assert list(using.notes.values()) == [
-        "meta ran out of memory, first at a.q: such layers were computed by the processor"
+        "meta ran out of memory, first at 0.q: such layers were computed by the processor"
     ]
     assert Resources().compute(lambda device: device, "a") == CPU
 
@@ -76,3 +89,29 @@ def test_a_layer_that_does_not_fit_the_card_goes_to_the_processor_and_that_is_sa
 
     with pytest.raises(RuntimeError, match="something else"):
         using.compute(fail, "c.q")
+
+
+@pytest.mark.parametrize("method", ["restore_both", "prolora"])
+def test_weights_are_read_before_the_card_takes_its_turn(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    turn, in_turn = threading.Lock(), list[bool]()
+
+    def compute(self: Resources, work: Any, layer: str) -> Any:
+        with turn:  # the processor stands for the card, which works for one layer at a time
+            return work(CPU)
+
+    def noted(base: MemoryBase) -> Any:
+        read = base.read
+
+        def look(layer: Layer) -> torch.Tensor:
+            in_turn.append(turn.locked())
+            return read(layer)
+
+        return look
+
+    monkeypatch.setattr(Resources, "compute", compute)
+    job = Job()
+    for base in (job.source, job.target):
+        monkeypatch.setattr(base, "read", noted(base))
+    job.run(method=method)
+    assert in_turn
+    assert not any(in_turn)

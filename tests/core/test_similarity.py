@@ -13,7 +13,7 @@ from lora_transfer.core.similarity import LayerSimilarity, compare, layer_simila
 from lora_transfer.core.subspace import RankRule, subspaces
 from lora_transfer.core.transfer import transfer
 from tests import oracle
-from tests.core.bases import MemoryBase, related_bases
+from tests.core.bases import CountingBase, related_bases
 from tests.core.test_transfer import Job
 
 
@@ -104,11 +104,12 @@ def test_by_weight_cosine_each_weight_is_read_once_for_a_whole_transfer_and_noth
     plain = job.run(method="restore_both")
     job.source.reads.clear()
     job.target.reads.clear()
+    rule = RankRule("fraction", 0.5)
     job.comparison = compare(
-        job.source, job.target, job.matching, RankRule("fraction", 0.5), measure="weight_cosine", deltas=job.deltas
+        job.source, job.target, job.matching, rule, measure="weight_cosine", deltas=job.deltas, adapter="me"
     )
     plan = job.plan(threshold=0.9)
-    moved = transfer(plan, job.deltas, job.source, job.target, drifts=job.comparison.drifts)
+    moved = transfer(job.comparison, plan, job.deltas)
     assert set(job.source.reads.values()) == set(job.target.reads.values()) == {1}
     assert all(torch.equal(moved.deltas[name].dense(), plain.deltas[name].dense()) for name in plain.deltas)
     assert plan.pairs[0].reason == "weight cosine 0.978 is at least 0.9"
@@ -122,7 +123,7 @@ def test_by_weight_cosine_each_weight_is_read_once_for_a_whole_transfer_and_noth
 def test_a_drift_as_large_as_its_weight_is_not_kept() -> None:
     generator = torch.Generator().manual_seed(1)
     weights = {name: torch.randn(64, 64, generator=generator) for name in ("a.q", "a.k")}
-    base = MemoryBase("base", weights)
+    base = CountingBase("base", weights)
     small = LowRankDelta(torch.randn(64, 2, generator=generator), torch.randn(2, 64, generator=generator))
     deltas = {"a.q": full(small.dense()), "a.k": small}
     matching = match_by_name(base.layers, base.layers, base.layers)
@@ -131,3 +132,30 @@ def test_a_drift_as_large_as_its_weight_is_not_kept() -> None:
     assert set(found.drifts) == {"a.k"}
     assert found.adapter == "me"
     assert not compare(base, base, matching, rule, deltas=deltas).drifts
+
+
+def test_drifts_that_were_measured_for_another_adapter_are_measured_again() -> None:
+    job = Job()
+    job.comparison = compare(
+        job.source,
+        job.target,
+        job.matching,
+        RankRule("fraction", 0.5),
+        measure="weight_cosine",
+        deltas=job.deltas,
+        adapter="another",
+    )
+    expected = Job().run(method="restore")
+    job.deltas = {name: delta.scaled(1.0) for name, delta in job.deltas.items()}
+    again = job.run(method="restore")
+    assert set(job.source.reads.values()) == {2}  # once for the comparison, once for this adapter
+    assert all(torch.equal(again.deltas[name].dense(), delta.dense()) for name, delta in expected.deltas.items())
+
+
+def test_a_method_of_subspaces_decomposes_the_weights_where_the_comparison_did_not() -> None:
+    job, measured = Job(), Job()
+    job.comparison = compare(
+        job.source, job.target, job.matching, RankRule("fraction", 0.5), measure="weight_cosine", deltas=job.deltas
+    )
+    deltas, expected = job.run(method="prolora").deltas, measured.run(method="prolora").deltas
+    assert all(torch.equal(deltas[name].dense(), delta.dense()) for name, delta in expected.items())

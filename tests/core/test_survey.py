@@ -7,25 +7,26 @@ from lora_transfer.core.delta import LowRankDelta
 from lora_transfer.core.pictures.block_map import block_map_picture
 from lora_transfer.core.pictures.depth import depth_picture
 from lora_transfer.core.plan import Module, TransferSettings, plan_transfer
-from lora_transfer.core.reports.transfer import Identity, similarity_report, transfer_report
+from lora_transfer.core.reports.envelope import Identity
+from lora_transfer.core.reports.transfer import similarity_report, transfer_report
 from lora_transfer.core.similarity import compare
 from lora_transfer.core.subspace import RankRule
 from lora_transfer.core.survey import Survey, survey
 from lora_transfer.core.transfer import transfer
 from lora_transfer.core.vectors import Vector, plan_vectors
-from tests.core.bases import MemoryBase
+from tests.core.bases import CountingBase
 
 
-def model(blocks: list[int], seed: int = 0) -> MemoryBase:
+def model(blocks: list[int], seed: int = 0) -> CountingBase:
     """A model of blocks with two layers each, and one layer outside of them; block i is always the same."""
     weights = {"out": torch.randn(20, 24, generator=torch.Generator().manual_seed(seed + 999))}
     for place, index in enumerate(blocks):
         generator = torch.Generator().manual_seed(seed + index)
         weights |= {f"blocks.{place}.{role}": torch.randn(60, 60, generator=generator) for role in ("q", "k")}
-    return MemoryBase("model", weights)
+    return CountingBase("model", weights)
 
 
-def lora_on(base: MemoryBase) -> dict[str, LowRankDelta]:
+def lora_on(base: CountingBase) -> dict[str, LowRankDelta]:
     generator = torch.Generator().manual_seed(3)
     shapes = {name: layer.weight.matrix_shape for name, layer in base.layers.items()}
     return {
@@ -34,7 +35,7 @@ def lora_on(base: MemoryBase) -> dict[str, LowRankDelta]:
     }
 
 
-def looked_at(source: MemoryBase, target: MemoryBase, **how: str) -> Survey:
+def looked_at(source: CountingBase, target: CountingBase, **how: str) -> Survey:
     return survey(source, target, source.layers, deltas=lora_on(source), **how)  # pyright: ignore[reportArgumentType]
 
 
@@ -81,8 +82,8 @@ def test_a_grown_child_gets_a_delta_for_every_copy_and_a_key_counts_once() -> No
     deltas = lora_on(source)
     comparison = compare(source, target, looked_at(source, target), RankRule("fraction", 0.5), deltas=deltas)
     modules = [Module(name, delta.shape, (f"{name}.up", f"{name}.down")) for name, delta in deltas.items()]
-    plan = plan_transfer(modules, comparison, TransferSettings("restore", threshold=0.5))
-    moved = transfer(plan, deltas, source, target, channels=comparison.channels, drifts=comparison.drifts)
+    plan = plan_transfer(comparison, modules, TransferSettings("restore", threshold=0.5))
+    moved = transfer(comparison, plan, deltas)
     fed = {planned.pair.target.name: planned.pair.source.name for planned in plan.pairs}
     assert fed["blocks.1.q"] == "blocks.0.q"
     assert fed["blocks.4.k"] == "blocks.2.k"
@@ -118,11 +119,11 @@ def test_biases_and_norms_follow_their_blocks() -> None:
 def test_a_target_below_the_threshold_is_listed_though_another_took_the_delta() -> None:
     source, target = model([0, 1]), model([0, 0, 1])
     strange = target.layers["blocks.1.q"]
-    target._weights = {**target._weights, "blocks.1.q": torch.randn(strange.weight.shape)}
+    target.weights = {**target.weights, "blocks.1.q": torch.randn(strange.weight.shape)}
     given = json.dumps({"blocks.0": "blocks.0", "blocks.1": "blocks.0", "blocks.2": "blocks.1", "out": "out"})
     comparison = compare(source, target, looked_at(source, target, given=given), RankRule("fraction", 0.5))
     modules = [Module(name, layer.weight.matrix_shape, (name,)) for name, layer in source.layers.items()]
-    plan = plan_transfer(modules, comparison, TransferSettings("copy", threshold=0.9))
+    plan = plan_transfer(comparison, modules, TransferSettings("copy", threshold=0.9))
     (left,) = plan.skipped
     assert left.layer == "blocks.0.q"
     assert left.reason.endswith("is below 0.9 for blocks.1.q")
@@ -132,7 +133,7 @@ def test_a_target_below_the_threshold_is_listed_though_another_took_the_delta() 
 def test_strangers_are_not_taken_for_relatives_for_the_text_encoder_that_they_share() -> None:
     source, target = model([0, 1]), model([5, 6], seed=50)
     shared = {f"clip.{index}": torch.randn(40, 40) for index in range(6)}
-    bases = [MemoryBase("base", {**one._weights, **shared}) for one in (source, target)]
+    bases = [CountingBase("base", {**one.weights, **shared}) for one in (source, target)]
     for base in bases:
         base.layers = {
             name: replace(layer, text_encoder=name.startswith("clip")) for name, layer in base.layers.items()

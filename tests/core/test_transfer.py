@@ -12,20 +12,21 @@ from lora_transfer.core.kinds import full
 from lora_transfer.core.layers import Layer, Skipped
 from lora_transfer.core.matching import match_by_name
 from lora_transfer.core.plan import Module, TransferPlan, TransferSettings, plan_transfer
-from lora_transfer.core.reports.transfer import Identity, similarity_report, transfer_report
+from lora_transfer.core.reports.envelope import Identity
+from lora_transfer.core.reports.transfer import similarity_report, transfer_report
 from lora_transfer.core.resources import Resources
 from lora_transfer.core.similarity import Comparison, compare
 from lora_transfer.core.subspace import RankRule
 from lora_transfer.core.transfer import Transferred, transfer
 from lora_transfer.core.vectors import Vector, plan_vectors
-from tests.core.bases import MemoryBase, related_bases
+from tests.core.bases import CountingBase, related_bases
 
 
 class Job:
     """A small adapter on two related bases, ready to be carried over with any settings."""
 
     def __init__(
-        self, drift: float = 0.2, bases: tuple[MemoryBase, MemoryBase] | None = None, places: bool = False
+        self, drift: float = 0.2, bases: tuple[CountingBase, CountingBase] | None = None, places: bool = False
     ) -> None:
         self.source, self.target = bases or related_bases(drift, places)
         generator = torch.Generator().manual_seed(3)
@@ -41,16 +42,16 @@ class Job:
         ]
         rule = RankRule("fraction", 0.5)
         self.matching = match_by_name(self.source.layers, self.target.layers, self.source.layers)
-        self.comparison: Comparison[MemoryBase] = compare(self.source, self.target, self.matching, rule)
+        self.comparison: Comparison[CountingBase] = compare(self.source, self.target, self.matching, rule)
         self.source.reads.clear()
         self.target.reads.clear()
 
     def plan(self, **settings: object) -> TransferPlan:
         chosen = {"threshold": 0.0, **settings}
-        return plan_transfer(self.modules, self.comparison, TransferSettings(**chosen))  # pyright: ignore[reportArgumentType]
+        return plan_transfer(self.comparison, self.modules, TransferSettings(**chosen), "me")  # pyright: ignore[reportArgumentType]
 
     def run(self, using: Resources | None = None, **settings: object) -> Transferred:
-        return transfer(self.plan(**settings), self.deltas, self.source, self.target, using=using)
+        return transfer(self.comparison, self.plan(**settings), self.deltas, using)
 
 
 def test_every_module_is_planned_or_skipped_with_a_reason() -> None:
@@ -73,7 +74,7 @@ def test_layers_below_the_threshold_are_skipped_or_copied_as_asked() -> None:
     job = Job(drift=3.0)
     copied = job.plan(threshold=0.99, below_threshold="copy", method="rotate")
     assert {one.action for one in copied.pairs} == {"copy"}
-    result = transfer(copied, job.deltas, job.source, job.target)
+    result = transfer(job.comparison, copied, job.deltas)
     assert all(torch.equal(result.deltas[name].up, job.deltas[name].up) for name in result.deltas)
     assert all(layer.decision == "copied" and layer.equals_copy for layer in result.layers)
 
@@ -182,17 +183,11 @@ def test_a_run_that_is_cancelled_finishes_the_layer_in_hand_and_no_more() -> Non
 
     def read_when_cancelled(layer: Layer) -> torch.Tensor:
         assert job.target.reads.total() == 0 or cancelled.wait(10)
-        return MemoryBase.read(job.target, layer)
+        return CountingBase.read(job.target, layer)
 
     job.target.read = read_when_cancelled
     with pytest.raises(Cancelled):
-        transfer(
-            job.plan(method="lora_x"),
-            job.deltas,
-            job.source,
-            job.target,
-            using=Resources(progress=cancel_after_the_first),
-        )
+        job.run(Resources(progress=cancel_after_the_first), method="lora_x")
     assert len(steps) == 2
     assert job.target.reads.total() <= 2  # of three
 
@@ -200,7 +195,7 @@ def test_a_run_that_is_cancelled_finishes_the_layer_in_hand_and_no_more() -> Non
 def test_a_report_accounts_for_every_key_and_survives_json() -> None:
     job = Job()
     plan = job.plan()
-    moved = transfer(plan, job.deltas, job.source, job.target)
+    moved = transfer(job.comparison, plan, job.deltas)
     unplaced = (Skipped("x", "adapters of kind OFT are not transferred yet", ("x.oft_blocks",)),)
     unread = {"y.z": "the base has no such layer"}
     vectors = (Vector("norm", "diff", torch.zeros(3), ("norm.diff",)),)
@@ -270,7 +265,7 @@ def test_the_means_of_similarity_count_the_layers_that_a_threshold_leaves_out() 
     job = Job()
     figures = sorted(one.phi for _, one in job.comparison.layers.values() if one.phi is not None)
     plan = job.plan(threshold=figures[-1])  # one layer is left
-    moved = transfer(plan, job.deltas, job.source, job.target)
+    moved = transfer(job.comparison, plan, job.deltas)
     report = transfer_report(job.comparison, plan, moved.layers, Identity("", ""))
     assert len(report.layers) == 1
     assert report.means()["phi"] == pytest.approx(sum(figures) / len(figures))

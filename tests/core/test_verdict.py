@@ -7,7 +7,7 @@ import torch
 from lora_transfer.core.delta import LowRankDelta
 from lora_transfer.core.matching import Matching, map_blocks, match_by_blocks, match_by_channels, match_by_name
 from lora_transfer.core.verdict import PairFigures, Verdict, judge, sampled_pairs, verdict
-from tests.core.bases import MemoryBase
+from tests.core.bases import CountingBase
 from tests.core.matching.models import BlockBase, Weights, child_of, sdxl, weights_of
 
 CPU = torch.device("cpu")
@@ -106,7 +106,7 @@ def test_bases_without_anything_in_common_are_refused_without_a_crash() -> None:
 def test_a_narrower_child_is_judged_by_the_channels_that_it_kept() -> None:
     generator = torch.Generator().manual_seed(2)
     wide = {"a.q": torch.randn(40, 30, generator=generator), "a.k": torch.randn(44, 30, generator=generator)}
-    source, target = MemoryBase("wide", wide), MemoryBase("narrow", {name: one[::2] for name, one in wide.items()})
+    source, target = CountingBase("wide", wide), CountingBase("narrow", {name: one[::2] for name, one in wide.items()})
     by_name = match_by_name(source.layers, target.layers, source.layers)
     matching = match_by_channels(source, target, by_name, device=CPU)
     deltas = {"a.q": LowRankDelta(torch.ones(40, 1), torch.ones(1, 30))}

@@ -21,7 +21,7 @@ from lora_transfer.nodes.host.adapter.place import place
 from lora_transfer.nodes.host.adapter.write import to_state_dict
 from lora_transfer.nodes.host.base.from_file import base_from_header
 from lora_transfer.nodes.host.base.from_model import HostBase
-from lora_transfer.nodes.host.refine.prompt_list import choose
+from lora_transfer.nodes.host.refine.prompt_list import choose_prompts
 from tests.host.families import header_of
 
 _MOST_BYTES, _MOST_SECONDS = 4 << 30, 60
@@ -33,7 +33,7 @@ def answer(path: Path, base: HostBase) -> tuple[str, int]:
     longest = 0
     try:
         adapter = adapter_from_file(path, path.name)
-        longest = max(len(prompt) for prompt in choose("", adapter.metadata, 16, 0).prompts)
+        longest = max(len(prompt) for prompt in choose_prompts("", adapter.metadata, 16, 0).prompts)
         method_of(adapter.metadata)
         scaled_metadata(adapter.metadata, {}, 0.5)
         refined_metadata(adapter.metadata, {}, {"steps": 1}, base)

@@ -12,6 +12,7 @@ import comfy.sd1_clip
 import torch
 
 from lora_transfer.core.files import TensorFile, TensorHeader
+from tests.host.more_families import MORE_TRANSFORMERS
 
 _UNET = {
     "image_size": 32,
@@ -84,6 +85,17 @@ UNETS: dict[str, dict[str, Any]] = {
         "transformer_depth": [0, 0, 1, 1, 2, 2],
         "transformer_depth_output": [0, 0, 0, 1, 1, 1, 2, 2, 2],
         "transformer_depth_middle": -1,
+    },
+    "SDXL Refiner": {
+        **_SDXL,
+        "model_channels": 384,
+        "adm_in_channels": 2560,
+        "num_res_blocks": [2, 2, 2, 2],
+        "channel_mult": [1, 2, 4, 4],
+        "transformer_depth": [0, 0, 4, 4, 4, 4, 0, 0],
+        "transformer_depth_output": [0, 0, 0, 4, 4, 4, 4, 4, 4, 0, 0, 0],
+        "transformer_depth_middle": 4,
+        "context_dim": 1280,
     },
     "KOALA-700M": {
         **_SDXL,
@@ -276,6 +288,7 @@ TRANSFORMERS: dict[str, tuple[str, str, dict[str, Any]]] = {
             "ops_bias": False,
         },
     ),
+    **MORE_TRANSFORMERS,
 }
 
 FAMILIES = (*UNETS, *TRANSFORMERS)

@@ -6,14 +6,13 @@ measure_memory.py SOURCE TARGET LORA prints the growth of the largest resident s
 import sys
 from pathlib import Path
 
-from lora_transfer.core.matching import match_by_name
-from lora_transfer.core.plan import TransferSettings, plan_transfer
-from lora_transfer.core.similarity import compare
+from lora_transfer.core.plan import TransferSettings
+from lora_transfer.core.resources import Resources
 from lora_transfer.core.subspace import RankRule
-from lora_transfer.core.transfer import transfer
 from lora_transfer.nodes.host.adapter.adapter import adapter_from_file
-from lora_transfer.nodes.host.adapter.place import place
 from lora_transfer.nodes.host.base.from_file import base_from_file
+from lora_transfer.nodes.host.compare import CompareSettings, compare_bases
+from lora_transfer.nodes.host.project import project
 
 
 def main(source_path: Path, target_path: Path, lora_path: Path) -> int:
@@ -21,11 +20,10 @@ def main(source_path: Path, target_path: Path, lora_path: Path) -> int:
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before = _bytes(gauge, "VmRSS")
     source, target = base_from_file(source_path, "source"), base_from_file(target_path, "target")
-    placed = place(adapter_from_file(lora_path, "lora"), source)
-    matching = match_by_name(source.layers, target.layers, placed.layers())
-    comparison = compare(source, target, matching, RankRule("fraction", 0.5))
-    plan = plan_transfer(placed.modules, comparison, TransferSettings("rotate", threshold=0.0))
-    transfer(plan, placed.deltas, source, target)
+    adapter, using = adapter_from_file(lora_path, "lora"), Resources()
+    by_name = CompareSettings(RankRule("fraction", 0.5), match_by="names")
+    compared = compare_bases(source, target, adapter, by_name, using, tell=print)
+    project(compared.comparison, adapter, TransferSettings("rotate", threshold=0.0), using, force=True)
     return _bytes(gauge, "VmHWM") - before
 
 

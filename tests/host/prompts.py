@@ -47,7 +47,7 @@ def transfer_prompt(
         ),
         "project": node("LoraTransferProject", similarity=["similarity", 0], adapter=["lora", 0], **project),
         "save": node(
-            "LoraTransferSave", adapter=["project", 0], filename_prefix=prefix, dtype=dtype, spelling=spelling
+            "LoraTransferSave", transferred=["project", 0], filename_prefix=prefix, dtype=dtype, spelling=spelling
         ),
         "report": node("PreviewAny", source=["project", 2]),
         "similarity_report": node("PreviewAny", source=["similarity", 2]),

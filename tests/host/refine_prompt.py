@@ -39,6 +39,6 @@ def refine_prompt(prefix: str = "loras/refined", **settings: Any) -> dict[str, A
         "report": node("PreviewAny", source=["refine", 4]),
         "pictures": node("PreviewImage", images=["refine", 3]),
         "saved": node(
-            "LoraTransferSave", adapter=["refine", 0], filename_prefix=prefix, dtype="float32", spelling="comfy"
+            "LoraTransferSave", transferred=["refine", 0], filename_prefix=prefix, dtype="float32", spelling="comfy"
         ),
     }

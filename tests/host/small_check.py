@@ -25,13 +25,13 @@ class Models:
     target: Any
     lora: Adapter
 
-    def check(self, projected: Adapter, settings: CheckSettings = SMALL, **other: Any) -> Checked:
+    def check(self, transferred: Adapter, settings: CheckSettings = SMALL, **other: Any) -> Checked:
         """Between the two, or what `other` names in their place."""
         source, target = other.pop("source", self.source), other.pop("target", self.target)
         conditioning = other.pop("conditioning", text(768))
         inputs = {"more": (), "latent": None, "progress": silent, "adapter": self.lora, **other}
         sides = Sides(source, target, conditioning, conditioning)
-        return check(sides, projected=projected, settings=settings, **inputs)
+        return check(sides, transferred=transferred, settings=settings, **inputs)
 
 
 def loaded(pair: SmallPair) -> Models:
@@ -71,5 +71,5 @@ def random_like(adapter: Adapter) -> Adapter:
     )
 
 
-def pooled(checked: Checked, role: str = "projected") -> Any:
+def pooled(checked: Checked, role: str = "transferred") -> Any:
     return next(trial for trial in checked.report.trials if trial.role == role).as_it_is().pooled

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from dev.paths import DEMO_MODELS
 from lora_transfer.core.refine.loop import RefineSettings
 from lora_transfer.nodes.host.adapter.adapter import Adapter, adapter_from_file
-from lora_transfer.nodes.host.refine.run import Refined, Wanted, refine_adapter
+from lora_transfer.nodes.host.refine.run import RefineInputs, RefineResult, refine_adapter
 from lora_transfer.nodes.host.refine.teacher import TeacherSettings
 
 SHORT = RefineSettings(steps=8, batch=8, checks=2)
@@ -52,12 +52,12 @@ class Emoji:
         teaching: TeacherSettings = FEW,
         told: list[str] | None = None,
         **other: Any,
-    ) -> Refined:
+    ) -> RefineResult:
         """From the plain copy on the target, or what `other` names in their place."""
         inputs = {"source": self.source, "target": self.target, "adapter": self.lora, "transferred": self.lora, **other}
         inputs.setdefault("conditioning", demo_prompts())
         say = (lambda text: None) if told is None else told.append
-        return refine_adapter(Wanted(**inputs), settings, teaching, 64, say)
+        return refine_adapter(RefineInputs(**inputs), settings, teaching, 64, say)
 
 
 def emoji() -> Emoji:

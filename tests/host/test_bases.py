@@ -3,20 +3,23 @@
 import json
 from pathlib import Path
 
+import comfy.ops
 import comfy.sd
 import pytest
 import torch
+from comfy.ldm.ace.ace_step15 import AceStepConditionGenerationModel
 from safetensors.torch import load_file, save_file
 
 from lora_transfer.core.errors import UnreadableFile
-from lora_transfer.core.files import open_tensor_file
+from lora_transfer.core.files import TensorFile, TensorHeader, open_tensor_file
 from lora_transfer.core.matching import match_by_name
 from lora_transfer.nodes.host.adapter.adapter import Adapter, adapter_from_file, adapter_from_state_dict
 from lora_transfer.nodes.host.adapter.place import place
 from lora_transfer.nodes.host.adapter.write import to_state_dict
-from lora_transfer.nodes.host.base.from_file import base_from_file, base_from_header
+from lora_transfer.nodes.host.base.from_file import ValuesOfTheClass, base_from_file, base_from_header
 from lora_transfer.nodes.host.base.from_model import base_from_model
 from tests.host.conftest import SmallPair
+from tests.host.families import header_of
 
 PREFIX = "model.diffusion_model."
 
@@ -82,7 +85,8 @@ def test_every_key_of_an_adapter_is_accounted_for(pair: SmallPair) -> None:
     assert sorted([*transferred, *skipped, *placed.unread]) == sorted(tensors)
     assert {module.layer for module in placed.modules if not module.exact} == {"time_embed.0"}
     assert "connect the CLIP" in placed.unread["lora_te_text_model_encoder_layers_0_mlp_fc1.alpha"]
-    assert placed.unread["lora_unet_conv_in.strange"] == "the host reads no such key of a LoRA"
+    (strange,) = (one for one in placed.skipped if "lora_unet_conv_in.strange" in one.keys)
+    assert "lora_unet_conv_in.strange is not understood" in strange.reason
 
 
 def test_an_adapter_goes_through_placing_and_writing_unchanged(pair: SmallPair) -> None:
@@ -93,7 +97,9 @@ def test_an_adapter_goes_through_placing_and_writing_unchanged(pair: SmallPair) 
     assert again.scales == first.scales
     for layer, delta in first.deltas.items():
         assert again.deltas[layer].minus(delta).norm() <= 1e-6 * delta.norm()
-    assert all(float(value) == 4.0 for key, value in written.items() if key.endswith(".alpha"))
+    ranks = {key: len(value) for key, value in written.items() if key.endswith(".lora_down.weight")}
+    for key, rank in ranks.items():
+        assert float(written[key.replace(".lora_down.weight", ".alpha")]) == 0.5 * rank
 
 
 def test_a_tucker_core_is_contracted_into_down(pair: SmallPair) -> None:
@@ -163,6 +169,18 @@ def test_a_shard_without_the_others_is_refused(pair: SmallPair, tmp_path: Path, 
         base_from_header(open_tensor_file(first), "first", "header")
 
 
+def test_a_part_of_a_model_under_another_name_is_told() -> None:
+    whole = {key.removeprefix(PREFIX): header for key, header in header_of("Flux dev").tensors.items()}
+    part = TensorFile(Path("renamed.safetensors"), dict(list(whole.items())[:300]), {})
+    (note,) = base_from_header(part, "renamed", "header").notes
+    assert "it may be a part" in note
+
+
+@pytest.mark.parametrize("family", ["Flux dev", "SD3 medium", "Wan 2.1 1.3B", "SDXL"])
+def test_a_whole_model_has_no_note_of_missing_matrices(family: str) -> None:
+    assert base_from_header(header_of(family), family, "header").notes == ()
+
+
 def test_the_node_watches_every_shard(pair: SmallPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lora_transfer.nodes import load_base
 
@@ -188,3 +206,15 @@ def test_the_fingerprint_of_a_file_is_taken_only_when_it_is_asked_for(
     assert not counted
     assert base.fingerprint == base.fingerprint
     assert len(counted) == 1
+
+
+def test_a_base_whose_class_reads_values_of_its_own_is_read() -> None:
+    operations = comfy.ops.disable_weight_init
+    with ValuesOfTheClass():
+        made = AceStepConditionGenerationModel(device="meta", dtype=torch.float16, operations=operations)
+    shapes = {f"{PREFIX}{key}": TensorHeader(tuple(one.shape), "F16") for key, one in made.state_dict().items()}
+    base = base_from_header(TensorFile(Path("x"), shapes, {}), "ACE-Step 1.5", "header")
+    assert base.family == "ACEStep15"
+    module = "base_model.model.layers.3.self_attn.q_proj"
+    tensors = {f"{module}.lora_B.weight": torch.ones(2048, 2), f"{module}.lora_A.weight": torch.ones(2, 2048)}
+    assert place(adapter_from_state_dict(tensors, "made"), base).layers() == ["decoder.layers.3.self_attn.q_proj"]

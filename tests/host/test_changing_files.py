@@ -131,10 +131,9 @@ def compared_by(
 
 def project(comparison: Comparison[HostBase], adapter: Adapter, using: Resources, method: str) -> Deltas:
     placed = place(adapter, comparison.source)
-    plan = plan_transfer(placed.modules, comparison, TransferSettings(method, threshold=0.0))
-    drifts = comparison.drifts if comparison.adapter == adapter.fingerprint else None
-    moved = transfer(plan, placed.deltas, comparison.source, comparison.target, drifts=drifts, using=using)
-    return {name: delta.dense() for name, delta in moved.deltas.items()}
+    plan = plan_transfer(comparison, placed.modules, TransferSettings(method, threshold=0.0), adapter.fingerprint)
+    transferred = transfer(comparison, plan, placed.deltas, using)
+    return {name: delta.dense() for name, delta in transferred.deltas.items()}
 
 
 def watched(base: HostBase, event: Callable[[], None]) -> HostBase:

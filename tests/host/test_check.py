@@ -18,7 +18,7 @@ from lora_transfer.nodes.host.adapter.apply import apply
 from lora_transfer.nodes.host.adapter.metadata import method_of
 from lora_transfer.nodes.host.adapter.place import place
 from lora_transfer.nodes.host.adapter.strength import scaled
-from lora_transfer.nodes.host.base.from_model import layers_of_model
+from lora_transfer.nodes.host.base.from_model import base_from_model
 from tests.host.conftest import Host, SmallPair
 from tests.host.prompts import node, transfer_prompt
 from tests.host.small_check import SEARCH, SMALL, Models, loaded, pooled, random_like, strengthened, text
@@ -59,23 +59,23 @@ def test_on_its_own_model_all_of_a_lora_arrives_at_every_level(models: Models) -
     for trial in checked.report.trials:
         for level in (*trial.as_it_is().levels, trial.as_it_is().pooled):
             assert level is not None
-            assert level.closed == pytest.approx(1, abs=1e-6)
-            assert level.arrived == pytest.approx(1, abs=1e-6)
+            assert level.gap_closed == pytest.approx(1, abs=1e-6)
+            assert level.change_match == pytest.approx(1, abs=1e-6)
             assert level.cosine == pytest.approx(1, abs=1e-6)
             assert level.norm_ratio == pytest.approx(1, abs=1e-6)
-    assert checked.report.sentence().startswith("the carried LoRA covers 100% of the way from the bare target")
+    assert checked.report.sentence().startswith("the transferred LoRA closes 100% of the gap to the source")
     assert checked.adapter is models.lora
     assert checked.report.noise_levels[0] == pytest.approx(14.6, abs=0.1)
 
 
 def test_on_a_near_relative_part_arrives_and_of_random_factors_nothing(models: Models) -> None:
     own, other = models.check(models.lora), models.check(random_like(models.lora))
-    assert 0.1 < pooled(own).arrived < 1
-    assert 0.01 < pooled(own).closed < pooled(own).arrived  # the drift between the two is left
+    assert 0.1 < pooled(own).change_match < 1
+    assert 0.01 < pooled(own).gap_closed < pooled(own).change_match  # the drift between the two is left
     assert pooled(own) == pooled(own, "copy")
-    assert pooled(other).arrived < min(0, pooled(other, "copy").arrived)
+    assert pooled(other).change_match < min(0, pooled(other, "copy").change_match)
     assert abs(pooled(other).cosine) < 0.3
-    assert pooled(other).closed < min(0, pooled(other, "copy").closed)
+    assert pooled(other).gap_closed < min(0, pooled(other, "copy").gap_closed)
     assert other.report.sentence().startswith("leads away")
     assert pooled(other, "copy") == pooled(own, "copy")
 
@@ -85,10 +85,10 @@ def test_where_the_lora_is_part_of_the_target_there_is_nothing_to_carry(models: 
     for strength in (0.3, 0.7):  # two steps round otherwise than one
         merged = apply(models.lora, merged, None, strength, 0.0).model
     checked = models.check(models.lora, SEARCH, target=merged)
-    assert pooled(checked).closed is None
-    assert checked.report.sentence().startswith("nothing to carry")
+    assert pooled(checked).gap_closed is None
+    assert checked.report.sentence().startswith("nothing to transfer")
     assert checked.adapter is models.lora
-    assert json.loads(checked.report.dumps())["chosen"]["closed"] is None
+    assert json.loads(checked.report.dumps())["chosen"]["gap_closed"] is None
 
 
 def test_the_check_is_the_same_every_time_and_another_with_another_seed(models: Models) -> None:
@@ -99,42 +99,42 @@ def test_the_check_is_the_same_every_time_and_another_with_another_seed(models: 
 
 def test_a_search_finds_that_a_weak_lora_is_better_stronger_and_a_strong_one_weaker(models: Models) -> None:
     weak, strong = (models.check(strengthened(models.lora, by), SEARCH, target=models.source) for by in (0.5, 2.0))
-    assert [one.strength for one in weak.report.projected.arrivals] == list(STRENGTHS)
-    assert weak.report.projected.best().strength == 1.25
-    assert strong.report.projected.best().strength == 0.5
-    assert strong.report.projected.best().pooled.closed == pytest.approx(1, abs=1e-3)
+    assert [one.strength for one in weak.report.transferred.attempts] == list(STRENGTHS)
+    assert weak.report.transferred.best().strength == 1.25
+    assert strong.report.transferred.best().strength == 0.5
+    assert strong.report.transferred.best().pooled.gap_closed == pytest.approx(1, abs=1e-3)
 
 
 def test_a_search_on_its_own_model_finds_strength_1_and_gives_the_lora_itself(models: Models) -> None:
     checked = models.check(models.lora, SEARCH, target=models.source)
-    assert checked.report.chosen() == (checked.report.projected, checked.report.projected.as_it_is())
+    assert checked.report.chosen() == (checked.report.transferred, checked.report.transferred.as_it_is())
     assert checked.adapter is models.lora
 
 
 def test_the_best_of_several_is_found(models: Models) -> None:
     wild, weak = random_like(models.lora), strengthened(models.lora, 0.8)
     checked = models.check(wild, SEARCH, more=[wild, weak], target=models.source)
-    assert [trial.label for trial in checked.report.trials] == ["projected", "more 1", "more 2", "the plain copy"]
+    assert [trial.label for trial in checked.report.trials] == ["transferred", "more 1", "more 2", "the plain copy"]
     assert checked.report.chosen()[0].role == "copy"  # the LoRA itself, on its own model
     assert checked.adapter is models.lora
     best = [trial.best() for trial in checked.report.trials]
     assert best[2].strength == 1.25
-    assert best[2].pooled.closed == pytest.approx(1, abs=1e-3)
+    assert best[2].pooled.gap_closed == pytest.approx(1, abs=1e-3)
     assert best[0] == best[1]
     assert best[0].pooled.score < 0.1
 
 
 def test_where_the_plain_copy_is_best_it_is_given_out(models: Models) -> None:
     checked = models.check(random_like(models.lora), SEARCH)
-    trial, arrival = checked.report.chosen()
+    trial, attempt = checked.report.chosen()
     assert trial.role == "copy"
     again = models.check(checked.adapter, replace(SEARCH, search="off"))
-    assert pooled(again).closed == pytest.approx(arrival.pooled.closed, abs=1e-2)
-    assert f"best of the search: the plain copy at strength {arrival.strength:g}" in checked.report.sentence()
+    assert pooled(again).gap_closed == pytest.approx(attempt.pooled.gap_closed, abs=1e-2)
+    assert f"best of the search: the plain copy at strength {attempt.strength:g}" in checked.report.sentence()
 
 
 def test_a_scaled_adapter_of_any_kind_is_on_the_model_what_the_strength_makes_of_it(models: Models) -> None:
-    base = layers_of_model(models.target)
+    base = base_from_model(models.target)
     adapter = adapter_from_state_dict(module(LOHA), "loha")
     half = scaled(adapter, 0.5, base).adapter
     [whole], [part] = (list(place(one, base).deltas.values()) for one in (adapter, half))
@@ -156,7 +156,7 @@ def test_a_scaled_adapter_keeps_its_origin_and_its_rank_and_leaves_out_a_scale_t
         "modelspec.trigger_phrase": "smallstyle",
         "lora_adapter_metadata": '{"unet.lora_alpha": 8}',
     }
-    made = scaled(Adapter("made", "here", metadata, tensors=module(LORA)), 0.5, layers_of_model(models.target)).adapter
+    made = scaled(Adapter("made", "here", metadata, tensors=module(LORA)), 0.5, base_from_model(models.target)).adapter
     assert method_of(made.metadata) == "rotate"
     assert json.loads(made.metadata["lora_transfer"]) == {**origin, "scaled_by": 0.5}
     kept = {key: value for key, value in made.metadata.items() if key != "lora_transfer"}
@@ -166,7 +166,7 @@ def test_a_scaled_adapter_keeps_its_origin_and_its_rank_and_leaves_out_a_scale_t
 def test_scaling_tells_what_it_cuts_and_what_it_leaves_out(models: Models) -> None:
     change = torch.randn(320, 768, generator=torch.Generator().manual_seed(3))
     tensors = module({".diff": change}) | module(LORA, "lora_te_text_model_encoder_layers_0_mlp_fc1")
-    made = scaled(adapter_from_state_dict(tensors, "full"), 0.5, layers_of_model(models.target))
+    made = scaled(adapter_from_state_dict(tensors, "full"), 0.5, base_from_model(models.target))
     assert made.notes[0].startswith("full x 0.5 lacks 2 keys: ")
     assert made.notes[1].startswith("full x 0.5: 1 layers without a low-rank form are cut to rank 64; the worst loses ")
     assert apply(made.adapter, models.target, None, 1.0, 0.0).keys == 3
@@ -184,7 +184,7 @@ def test_a_lora_that_the_target_cannot_take_is_checked_without_a_plain_copy(mode
     checked = models.check(
         wide, replace(SMALL, timesteps=2), adapter=lora, source=source, target=other, conditioning=text(4096)
     )
-    assert [trial.role for trial in checked.report.trials] == ["projected"]
+    assert [trial.role for trial in checked.report.trials] == ["transferred"]
     assert "plain copy" not in checked.report.sentence()
     assert checked.report.notes[0].startswith("there is no plain copy to compare with: LoRA lora on wide.safetensors: ")
     assert abs(pooled(checked).cosine) < 0.5
@@ -236,10 +236,10 @@ def test_a_whole_graph_shows_the_plot_the_sentence_and_gives_an_adapter_that_is_
     told = json.loads(result.outputs["check_report"]["text"][0])
     assert set(told) == FIELDS
     labels = [trial["label"] for trial in told["trials"]]
-    assert labels == ["projected (restore_both)", "more 1 (copy)", "the plain copy"]
+    assert labels == ["transferred (restore_both)", "more 1 (copy)", "the plain copy"]
     assert told["chosen"]["label"] == labels[0]
     assert result.outputs["check"]["images"]
-    assert float(result.outputs["score"]["text"][0]) == pytest.approx(told["chosen"]["closed"])
+    assert float(result.outputs["gap_closed"]["text"][0]) == pytest.approx(told["chosen"]["gap_closed"])
     assert float(result.outputs["strength"]["text"][0]) == told["chosen"]["strength"]
     saved = load_file(result.outputs["saved"]["text"][0])
     assert any(key.endswith("lora_up.weight") for key in saved)
@@ -262,15 +262,19 @@ def check_prompt(**settings: Any) -> dict[str, Any]:
             source_model=["source_model", 0],
             target_model=["target_model", 0],
             adapter=["lora", 0],
-            projected=["project", 0],
+            transferred=["project", 0],
             conditioning=["text", 0],
-            **{"more.adapter_0": ["copied", 0]},
+            **{"more.transferred_0": ["copied", 0]},
             **inputs,
         ),
         "strength": node("PreviewAny", source=["check", 1]),
-        "score": node("PreviewAny", source=["check", 2]),
+        "gap_closed": node("PreviewAny", source=["check", 2]),
         "check_report": node("PreviewAny", source=["check", 4]),
         "saved": node(
-            "LoraTransferSave", adapter=["check", 0], filename_prefix="loras/best", dtype="float32", spelling="kohya"
+            "LoraTransferSave",
+            transferred=["check", 0],
+            filename_prefix="loras/best",
+            dtype="float32",
+            spelling="kohya",
         ),
     }

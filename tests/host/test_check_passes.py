@@ -55,7 +55,7 @@ def test_a_given_latent_takes_the_place_of_sampling_and_an_empty_one_gives_the_s
     assert (empty.report.settings["states"], empty.report.settings["latents"]) == ("sampled", 2)
     assert pooled(empty) == pooled(by_size) != pooled(given)
     on_itself = models.check(models.lora, latent={"samples": picture}, target=models.source)
-    assert pooled(on_itself).arrived == pytest.approx(1, abs=1e-6)
+    assert pooled(on_itself).change_match == pytest.approx(1, abs=1e-6)
 
 
 def test_a_given_latent_is_noised_by_the_models_own_rule(models: Models) -> None:
@@ -82,7 +82,7 @@ def test_what_does_not_fit_the_card_at_once_goes_one_at_a_time(models: Models, m
     told: list[tuple[int, int]] = []
     apart = models.check(models.lora, progress=lambda done, total, _: told.append((done, total)))
     assert batches == [2, 1, 1] * 5
-    assert pooled(apart).arrived == pytest.approx(pooled(whole).arrived, abs=1e-4)
+    assert pooled(apart).change_match == pytest.approx(pooled(whole).change_match, abs=1e-4)
     assert told == [(done, 30) for done in range(1, 31)]
 
 
@@ -102,8 +102,8 @@ def test_every_family_is_checked_without_a_latent(models: Models, tmp_path: Path
     settings = replace(SMALL, seeds=1, timesteps=2)
     shared: dict[str, Any] = {"adapter": lora, "source": source, "conditioning": text(4096, POOLED.get(family, 0))}
     itself, other = (models.check(lora, settings, target=one, **shared) for one in (source, target))
-    assert pooled(itself).arrived == pytest.approx(1, abs=1e-4)
-    assert pooled(other).arrived < 0.99
+    assert pooled(itself).change_match == pytest.approx(1, abs=1e-4)
+    assert pooled(other).change_match < 0.99
     print(family, other.report.sentence())
 
 
@@ -153,5 +153,5 @@ def test_a_latent_of_other_channels_is_refused_in_words(models: Models) -> None:
 
 def test_output_that_is_not_finite_is_told_with_what_made_it(models: Models) -> None:
     broken = strengthened(models.lora, 1e30)
-    with pytest.raises(NotMeasurable, match="Output of the target with projected at strength 1: expected finite"):
+    with pytest.raises(NotMeasurable, match="Output of the target with transferred at strength 1: expected finite"):
         models.check(broken)

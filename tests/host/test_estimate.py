@@ -5,6 +5,7 @@ import json
 import pytest
 
 from lora_transfer.core.refine.outlook import size_of
+from lora_transfer.core.refine.speeds import PROCESSOR
 from lora_transfer.nodes.host.refine.estimate import device_here, outlook_here
 from tests.core.refine.test_outlook import FLUX, SDXL
 from tests.core.test_verdict import GOOD, judge
@@ -24,6 +25,7 @@ def test_a_device_has_a_speed_and_a_memory() -> None:
     assert found.name == "this processor"
     assert 1e9 < found.speed < 1e14
     assert found.memory > 1e9
+    assert found.basis() == f"measured on {PROCESSOR.measured_on}"
 
 
 @pytest.mark.parametrize(("family", "pixels"), [("SD15", 512), ("SD21", 512), ("SDXL", 1024), ("SD3 medium", 1024)])

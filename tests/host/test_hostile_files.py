@@ -16,7 +16,7 @@ from lora_transfer.core.errors import InvalidSetting, UnreadableFile, Unsupporte
 from lora_transfer.core.header import TensorHeader
 from lora_transfer.nodes.host.adapter.adapter import adapter_from_file
 from lora_transfer.nodes.host.base.from_file import base_from_header
-from lora_transfer.nodes.host.refine.prompt_list import conditioning_of
+from lora_transfer.nodes.host.refine.prompt_list import encode_prompts
 from tests.conftest import ROOT
 from tests.host.families import header_of
 from tests.host.hostile_files import GOOD, HOSTILE
@@ -78,7 +78,7 @@ def test_a_lora_that_is_cut_short_between_its_header_and_its_values_is_told_in_a
 
 def test_a_prompt_that_no_text_encoder_reads_is_refused_before_it_is_encoded() -> None:
     with pytest.raises(InvalidSetting, match=r"at most 20,000 characters, found one of 1,000,000"):
-        conditioning_of(object(), ("a face", "a " * 500_000), "clip")
+        encode_prompts(object(), ("a face", "a " * 500_000), "clip")
 
 
 def test_a_base_of_more_blocks_than_any_model_is_refused_before_comfyui_builds_them() -> None:

@@ -148,9 +148,9 @@ def _transferred(tensors: dict[str, Tensor], source: HostBase, target: HostBase,
     placed = place(adapter, source)
     surveyed = survey(source, target, placed.layers(), match_by="names", deltas=placed.factored, using=using)
     compared = compare(source, target, surveyed, RankRule("fraction", 0.5), deltas=placed.factored, using=using)
-    plan = plan_transfer(placed.modules, compared, TransferSettings(method, threshold=0.0))
-    moved = transfer(plan, placed.deltas, source, target, using=using)
-    return {layer: delta.dense() for layer, delta in moved.deltas.items()}
+    plan = plan_transfer(compared, placed.modules, TransferSettings(method, threshold=0.0))
+    transferred = transfer(compared, plan, placed.deltas, using)
+    return {layer: delta.dense() for layer, delta in transferred.deltas.items()}
 
 
 def test_pieces_are_read_as_the_rows_that_were_asked_for(tmp_path: Path, generator: torch.Generator) -> None:

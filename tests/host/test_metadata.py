@@ -5,11 +5,12 @@ import json
 import pytest
 import torch
 
-from lora_transfer.core.reports.transfer import Identity, Report
-from lora_transfer.nodes.host.adapter.adapter import Adapter, adapter_from_file, transferred_adapter
+from lora_transfer.core.reports.envelope import Identity
+from lora_transfer.core.reports.transfer import Report
+from lora_transfer.nodes.host.adapter.adapter import Adapter, LayerChanges, adapter_from_file, transferred_adapter
 from lora_transfer.nodes.host.adapter.place import place
 from lora_transfer.nodes.host.adapter.save import for_file, growth, respelled
-from lora_transfer.nodes.host.adapter.write import SPELLINGS, to_state_dict
+from lora_transfer.nodes.host.adapter.write import SPELLINGS
 from lora_transfer.nodes.host.base.from_file import base_from_file, base_from_header
 from lora_transfer.nodes.host.base.from_model import HostBase
 from tests.host.conftest import SmallPair
@@ -30,7 +31,7 @@ def carried(tensors: dict[str, torch.Tensor], metadata: dict[str, str], base: Ho
     placed = place(adapter, base)
     identity = Identity("x", "y")
     report = Report("transfer", identity, identity, identity, {"measure": "subspace"}, (), ())
-    return transferred_adapter(adapter, to_state_dict(placed.deltas, placed.scales, base), report, base)
+    return transferred_adapter(adapter, LayerChanges(base, placed.deltas, placed.scales), report)
 
 
 @pytest.fixture(scope="module")

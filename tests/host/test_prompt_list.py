@@ -11,7 +11,7 @@ from dev.paths import SMALL_MODELS
 from dev.small_models import write_all
 from lora_transfer.core.errors import InvalidSetting
 from lora_transfer.nodes.host.adapter.adapter import adapter_from_file
-from lora_transfer.nodes.host.refine.prompt_list import choose, conditioning_of, plain_prompts, words_of
+from lora_transfer.nodes.host.refine.prompt_list import choose_prompts, encode_prompts, read_plain_prompts, read_words
 from nodes import CLIPTextEncode  # ComfyUI's own
 from tests.host.conftest import Host
 from tests.host.prompts import node
@@ -34,10 +34,10 @@ def of_file(name: str) -> Mapping[str, str]:
 
 def test_your_own_lines_come_first_and_in_order() -> None:
     text = "  a cat\n\n a dog \r\na bird\n"
-    found = choose(text, metadata({"a": TAGS}, "sks"), 16, 0)
+    found = choose_prompts(text, metadata({"a": TAGS}, "sks"), 16, 0)
     assert found.prompts == ("a cat", "a dog", "a bird")
     assert found.origin == "3 prompts of your own"
-    fewer = choose(text, {}, 2, 5)
+    fewer = choose_prompts(text, {}, 2, 5)
     assert fewer.prompts == ("a cat", "a dog")
     assert fewer.origin == "2 prompts of your own, the first of 3"
 
@@ -45,10 +45,10 @@ def test_your_own_lines_come_first_and_in_order() -> None:
 @needs_shared
 @pytest.mark.parametrize("name", TOLD)
 def test_a_real_files_tags_make_prompts_that_lead_with_its_trigger(name: str) -> None:
-    found = choose("", of_file(name), 16, 0)
+    found = choose_prompts("", of_file(name), 16, 0)
     assert len(set(found.prompts)) == 16
     assert found.origin == f"16 prompts of the LoRA's own tags, each with “{FALCON}”"
-    tags = words_of(of_file(name)).tags
+    tags = read_words(of_file(name)).tags
     assert tags[FALCON] == max(tags.values()) == 130
     for prompt in found.prompts:
         trigger, *others = prompt.split(", ")
@@ -60,50 +60,50 @@ def test_a_real_files_tags_make_prompts_that_lead_with_its_trigger(name: str) ->
 @needs_shared
 @pytest.mark.parametrize("name", UNTOLD)
 def test_a_real_file_that_tells_no_words_gets_plain_prompts_and_that_is_said(name: str) -> None:
-    found = choose("", of_file(name), 16, 0)
-    assert set(found.prompts) < set(plain_prompts())
+    found = choose_prompts("", of_file(name), 16, 0)
+    assert set(found.prompts) < set(read_plain_prompts())
     assert found.origin == "16 prompts from the bundled list: the file tells no trigger words"
 
 
 def test_frequent_tags_come_more_often() -> None:
     counts = {"trigger": 100, "common": 50} | {f"rare {index}": 1 for index in range(40)}
-    prompts = choose("", metadata({"a": counts}), 64, 0).prompts
+    prompts = choose_prompts("", metadata({"a": counts}), 64, 0).prompts
     assert sum("common" in one.split(", ") for one in prompts) > 40
     assert all(one.startswith("trigger, ") for one in prompts)
 
 
 def test_a_trigger_phrase_goes_before_the_most_frequent_tag() -> None:
-    found = choose("", metadata({"a": TAGS}, " sks \n style "), 4, 0)
+    found = choose_prompts("", metadata({"a": TAGS}, " sks \n style "), 4, 0)
     assert all(one.startswith("sks style, ") for one in found.prompts)
 
 
 def test_a_caption_stands_alone_beside_the_trigger() -> None:
     captions = {f"a drawing of thing number {index} on a table": 1 for index in range(12)}
-    prompts = choose("", metadata({"a": {"sks": 12, **captions}}), 12, 0).prompts
+    prompts = choose_prompts("", metadata({"a": {"sks": 12, **captions}}), 12, 0).prompts
     assert len(prompts) > 8
     assert all(one.removeprefix("sks, ") in captions for one in prompts)
 
 
 def test_few_tags_lead_plain_prompts_instead() -> None:
-    found = choose("", metadata({"a": {"smallstyle": 12}}), 9, 0)
+    found = choose_prompts("", metadata({"a": {"smallstyle": 12}}), 9, 0)
     assert found.origin == "9 prompts from the bundled list with “smallstyle” in front"
-    assert all(one.removeprefix("smallstyle, ") in plain_prompts() for one in found.prompts)
+    assert all(one.removeprefix("smallstyle, ") in read_plain_prompts() for one in found.prompts)
 
 
 def test_a_seed_gives_the_same_prompts_and_another_others() -> None:
     for told in ({}, metadata({"a": TAGS})):
-        one, same, other = (choose("", told, 12, seed).prompts for seed in (7, 7, 2**64 - 1))
+        one, same, other = (choose_prompts("", told, 12, seed).prompts for seed in (7, 7, 2**64 - 1))
         assert one == same != other
 
 
 def test_no_more_prompts_than_there_are() -> None:
-    assert sorted(choose("", {}, 256, 0).prompts) == sorted(plain_prompts())
+    assert sorted(choose_prompts("", {}, 256, 0).prompts) == sorted(read_plain_prompts())
     few = {f"a thing number {index} on a table": 1 for index in range(8)}
-    assert len(choose("", metadata({"a": {"sks": 8, **few}}), 256, 0).prompts) == 8
+    assert len(choose_prompts("", metadata({"a": {"sks": 8, **few}}), 256, 0).prompts) == 8
 
 
 def test_the_bundled_prompts_are_varied_and_clean() -> None:
-    lines = plain_prompts()
+    lines = read_plain_prompts()
     assert len(set(lines)) == len(lines) == 48
     assert all(line == line.strip() and line for line in lines)
     assert max(len(line.split()) for line in lines) > 15
@@ -122,23 +122,26 @@ def test_the_bundled_prompts_are_varied_and_clean() -> None:
     ],
 )
 def test_malformed_metadata_is_passed_over_and_told(written: str, said: str) -> None:
-    found = choose("", {"ss_tag_frequency": written, "modelspec.trigger_phrase": "sks"}, 3, 0)
+    found = choose_prompts("", {"ss_tag_frequency": written, "modelspec.trigger_phrase": "sks"}, 3, 0)
     assert said in found.origin
     assert all(one.startswith("sks, ") for one in found.prompts)
 
 
 def test_what_is_sound_beside_malformed_entries_is_used() -> None:
-    found = choose("", metadata({"a": {**TAGS, "x": None}, "b": 3}), 3, 0)
+    found = choose_prompts("", metadata({"a": {**TAGS, "x": None}, "b": 3}), 3, 0)
     assert found.origin.startswith("3 prompts of the LoRA's own tags, each with “hat”; 2 odd entries")
 
 
 def test_an_empty_table_of_tags_is_not_called_odd() -> None:
-    assert choose("", metadata({}), 3, 0).origin == "3 prompts from the bundled list: the file tells no trigger words"
+    assert (
+        choose_prompts("", metadata({}), 3, 0).origin
+        == "3 prompts from the bundled list: the file tells no trigger words"
+    )
 
 
 def test_a_clip_that_is_missing_is_told_in_a_sentence() -> None:
     with pytest.raises(InvalidSetting, match="target_clip: expected a text encoder, found none"):
-        conditioning_of(None, ("a cat",), "target_clip")
+        encode_prompts(None, ("a cat",), "target_clip")
 
 
 def test_a_prompt_is_encoded_as_comfyui_does_with_an_entry_for_each() -> None:
@@ -147,7 +150,7 @@ def test_a_prompt_is_encoded_as_comfyui_does_with_an_entry_for_each() -> None:
     _, clip, *_ = comfy.sd.load_checkpoint_guess_config(str(source), output_vae=False, output_model=False)
     prompts, steps = ("a cat", FALCON, " ".join(["long"] * 99)), list[int]()
     with torch.inference_mode():
-        found = conditioning_of(clip, prompts, "clip", lambda done, total, prompt: steps.append(done))
+        found = encode_prompts(clip, prompts, "clip", lambda done, total, prompt: steps.append(done))
         assert len(found) == 3
         for prompt, entry in zip(prompts, found, strict=True):
             ((wanted, rest),) = CLIPTextEncode().encode(clip, prompt)[0]

@@ -42,8 +42,8 @@ def test_a_real_file_is_copied_to_a_saved_file_of_the_same_change(path: Path, tm
     placed = place(adapter, base)
     modules = placed.modules[:: max(1, len(placed.modules) // MODULES)]
     comparison = compared_by_nothing(base, [module.layer for module in modules])
-    plan = plan_transfer(modules, comparison, TransferSettings("copy", threshold=0.0))
-    moved = transfer(plan, placed.deltas, base, base)
+    plan = plan_transfer(comparison, modules, TransferSettings("copy", threshold=0.0))
+    moved = transfer(comparison, plan, placed.deltas)
     spelling = list(SPELLINGS)[REAL.index(path) % len(SPELLINGS)]
     written = to_state_dict(moved.deltas, placed.scales, base, spelling)
     saved = write_new(tmp_path, "real", for_file(written, adapter, "float32"), {})

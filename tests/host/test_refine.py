@@ -23,8 +23,8 @@ from lora_transfer.nodes.host.adapter.save import for_file
 from lora_transfer.nodes.host.base.from_file import base_from_file
 from lora_transfer.nodes.host.base.from_model import base_from_model
 from lora_transfer.nodes.host.refine.previews import Previews
-from lora_transfer.nodes.host.refine.start import refinable
-from lora_transfer.nodes.host.refine.student import Desk, HostStudent, in_host, with_gradients
+from lora_transfer.nodes.host.refine.start import start_from_adapter
+from lora_transfer.nodes.host.refine.student import HostStudent, StudentInputs, require_gradients, run_in_host
 from lora_transfer.nodes.host.sampling.conditioning import prompts_of
 from lora_transfer.nodes.host.sampling.noise import levels_at, noising
 from tests.host.conftest import SmallPair
@@ -125,15 +125,15 @@ def test_convolutions_compute_the_same_too(pair: SmallPair) -> None:
 @pytest.mark.parametrize("lighter", [False, True])
 def test_gradients_are_those_of_the_loss(models: Emoji, lighter: bool) -> None:
     """Flux's blocks add in place; finite differences do not know of it."""
-    start = refinable(models.lora, base_from_model(models.target), models.target, 0)
-    factors = with_gradients(start.factors(), torch.device("cpu"))
-    desk = a_desk()
+    start = start_from_adapter(models.lora, base_from_model(models.target), models.target, 0)
+    factors = require_gradients(start.factors(), torch.device("cpu"))
+    inputs = a_desk()
     found: list[float] = []
 
     def lesson(student: HostStudent) -> None:
-        student.checkpointing, student.cloning = lighter, not lighter
-        aim = torch.randn(desk.states.shape, generator=torch.Generator().manual_seed(2))
-        error = (student.answers(torch.arange(2)) - aim).square().mean()
+        student.checkpointing = lighter
+        aim = torch.randn(inputs.states.shape, generator=torch.Generator().manual_seed(2))
+        error = (student.predict(torch.arange(2)) - aim).square().mean()
         error.backward()
         generator = torch.Generator().manual_seed(3)
         with torch.no_grad():
@@ -143,25 +143,25 @@ def test_gradients_are_those_of_the_loss(models: Emoji, lighter: bool) -> None:
             for sign in (1, -2):
                 for name, way in ways.items():
                     factors[name][0].add_(sign * 1e-3 * way)
-                losses.append(float((student.answers(torch.arange(2)).double() - aim).square().mean()))
+                losses.append(float((student.predict(torch.arange(2)).double() - aim).square().mean()))
             found.append((losses[0] - losses[1]) / 2e-3)
 
-    in_host(models.target, desk, prompts_of(demo_prompts()), factors, 2, lesson)
+    run_in_host(models.target, inputs, prompts_of(demo_prompts()), factors, 2, lesson)
     assert found[0] == pytest.approx(found[1], rel=0.02)
 
 
 def test_a_unet_whose_blocks_are_computed_again_has_the_same_gradients(pair: SmallPair) -> None:
     small = loaded(pair)
-    start = refinable(small.lora, base_from_model(small.target), small.target, 0)
+    start = start_from_adapter(small.lora, base_from_model(small.target), small.target, 0)
     found: list[list[Tensor]] = []
     for lighter in (False, True):
-        factors = with_gradients(start.factors(), torch.device("cpu"))
+        factors = require_gradients(start.factors(), torch.device("cpu"))
 
         def lesson(student: HostStudent, lighter: bool = lighter) -> None:
             student.checkpointing = lighter
-            student.answers(torch.arange(2)).square().mean().backward()
+            student.predict(torch.arange(2)).square().mean().backward()
 
-        in_host(small.target, a_desk(4), prompts_of(text(768)), factors, 2, lesson)
+        run_in_host(small.target, a_desk(4), prompts_of(text(768)), factors, 2, lesson)
         found.append([one.grad for pair in factors.values() for one in pair if one.grad is not None])
     assert len(found[0]) == len(found[1]) == 2 * len(start.deltas)
     assert all(torch.allclose(one, other, rtol=1e-3, atol=1e-7) for one, other in zip(*found, strict=True))
@@ -263,13 +263,13 @@ def test_where_the_model_does_not_fit_its_weights_stay_in_main_memory_and_the_ru
 ) -> None:
     full_at(monkeypatch, 0, after=6, but_for=lambda student: student.processed is not first[0])
     first: list[Any] = []
-    whole = HostStudent.lightened
+    whole = HostStudent.use_less_memory
 
-    def lightened(self: HostStudent, error: RuntimeError) -> bool:
+    def use_less_memory(self: HostStudent, error: RuntimeError) -> bool:
         first.append(self.processed)
         return whole(self, error)
 
-    monkeypatch.setattr(HostStudent, "lightened", lightened)
+    monkeypatch.setattr(HostStudent, "use_less_memory", use_less_memory)
     report = models.refined(target=models.pruned).report
     assert any("the target's weights stay in main memory" in one for one in report.notes)
     assert len(report.losses) == 8
@@ -320,13 +320,13 @@ def test_a_run_that_is_cancelled_while_its_pictures_are_decoded_is_saved_too(
 def test_a_loss_that_is_no_number_goes_back_to_the_best_and_is_told(
     models: Emoji, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, calls = HostStudent.answers, list[int]()
+    whole, calls = HostStudent.predict, list[int]()
 
     def broken(self: HostStudent, picks: Tensor) -> Tensor:
         calls.extend([1] * torch.is_grad_enabled())
         return whole(self, picks) * (float("nan") if torch.is_grad_enabled() and len(calls) == 3 else 1)
 
-    monkeypatch.setattr(HostStudent, "answers", broken)
+    monkeypatch.setattr(HostStudent, "predict", broken)
     report = models.refined(target=models.pruned).report
     assert any("the loss was no number" in one for one in report.notes)
     assert None in report.losses
@@ -394,16 +394,16 @@ def far(one: Tensor, other: Tensor) -> float:
     return float((one - other).norm() / other.norm())
 
 
-def a_desk(channels: int = 16) -> Desk:
+def a_desk(channels: int = 16) -> StudentInputs:
     """Two noised latents between all noise and none."""
     states = torch.randn(2, channels, 8, 8, generator=torch.Generator().manual_seed(1))
-    return Desk(states, torch.tensor([0.9, 0.4]), torch.tensor([0, 0]))
+    return StudentInputs(states, torch.tensor([0.9, 0.4]), torch.tensor([0, 0]))
 
 
 def answers_of(model: Any, adapter: Adapter, conditioning: Any = None) -> Tensor:
     """What a student answers with the adapter's factors beside its layers."""
-    start = refinable(adapter, base_from_model(model), model, 0)
-    return _answers(start.with_kept(model), with_gradients(start.factors(), torch.device("cpu")), conditioning)
+    start = start_from_adapter(adapter, base_from_model(model), model, 0)
+    return _answers(start.add_untrained(model), require_gradients(start.factors(), torch.device("cpu")), conditioning)
 
 
 def answers_applied(model: Any, adapter: Adapter | None, conditioning: Any = None) -> Tensor:
@@ -413,13 +413,13 @@ def answers_applied(model: Any, adapter: Adapter | None, conditioning: Any = Non
 
 def _answers(model: Any, factors: Any, conditioning: Any) -> Tensor:
     found: list[Tensor] = []
-    desk = a_desk(model.get_model_object("latent_format").latent_channels)
+    inputs = a_desk(model.get_model_object("latent_format").latent_channels)
 
     def lesson(student: HostStudent) -> None:
         with torch.no_grad():
-            found.append(student.answers(torch.arange(2)))
+            found.append(student.predict(torch.arange(2)))
 
-    in_host(model, desk, prompts_of(conditioning or demo_prompts()), factors, 2, lesson)
+    run_in_host(model, inputs, prompts_of(conditioning or demo_prompts()), factors, 2, lesson)
     return found[0]
 
 

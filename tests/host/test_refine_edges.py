@@ -13,9 +13,9 @@ from lora_transfer.core.errors import NothingToTransfer, NotMeasurable
 from lora_transfer.core.vectors import Vector
 from lora_transfer.nodes.host.adapter.adapter import adapter_from_state_dict
 from lora_transfer.nodes.host.base.from_model import base_from_model
-from lora_transfer.nodes.host.refine.inputs import pictures_taught
-from lora_transfer.nodes.host.refine.start import refinable
-from lora_transfer.nodes.host.refine.student import Desk, HostStudent, in_host, with_gradients
+from lora_transfer.nodes.host.refine.inputs import convert_pictures
+from lora_transfer.nodes.host.refine.start import start_from_adapter
+from lora_transfer.nodes.host.refine.student import HostStudent, StudentInputs, require_gradients, run_in_host
 from lora_transfer.nodes.host.refine.teacher import TeacherSet, TeacherSettings
 from lora_transfer.nodes.host.sampling.conditioning import prompts_of
 from lora_transfer.nodes.host.sampling.noise import levels_of_steps
@@ -38,14 +38,14 @@ def test_attention_without_gradients_gives_way_to_one_with(models: Models) -> No
     patched = models.target.clone()
     options = patched.model_options["transformer_options"]
     options["optimized_attention_override"] = lambda _, *args, **kwargs: attention_sage(*args, **kwargs)
-    start = refinable(models.lora, base_from_model(models.target), models.target, 0)
+    start = start_from_adapter(models.lora, base_from_model(models.target), models.target, 0)
     keys = {name: pair for name, pair in start.factors().items() if name.endswith("attn1.to_k")}
-    factors = with_gradients(keys, torch.device("cpu"))
+    factors = require_gradients(keys, torch.device("cpu"))
 
     def lesson(student: HostStudent) -> None:
-        student.answers(torch.arange(2)).square().mean().backward()
+        student.predict(torch.arange(2)).square().mean().backward()
 
-    in_host(patched, a_desk(), prompts_of(text(768)), factors, 2, lesson)
+    run_in_host(patched, a_desk(), prompts_of(text(768)), factors, 2, lesson)
     assert keys
     assert all(bool(up.grad.any()) for up, _ in factors.values())
     assert "optimized_attention_override" in patched.model_options["transformer_options"]
@@ -72,7 +72,7 @@ def test_weights_come_to_the_card_on_the_stream_that_computes(models: Models, mo
         raise KeyError("an error within")
 
     with pytest.raises(KeyError):
-        in_host(models.target, a_desk(), prompts_of(text(768)), {}, 2, lesson)
+        run_in_host(models.target, a_desk(), prompts_of(text(768)), {}, 2, lesson)
     assert found == [None]
     assert comfy.model_management.NUM_STREAMS == 2
     assert not comfy.model_management.in_training
@@ -88,30 +88,30 @@ def test_pictures_that_hang_on_a_prompt_can_be_saved_for_a_backward_pass(models:
     def lesson(student: HostStudent) -> None:
         found.append(student.call.conds["positive"][0]["reference_latents"][0].is_inference())
 
-    in_host(models.target, a_desk(), prompts, {}, 2, lesson)
+    run_in_host(models.target, a_desk(), prompts, {}, 2, lesson)
     assert found == [False]
 
 
 @pytest.mark.parametrize("steps", [0, 3])
 def test_pictures_keep_their_prompts_and_are_noised_at_a_turbo_targets_levels(models: Models, steps: int) -> None:
     target = demo_model("target")
-    taught = pictures_taught(a_set(1), models.source, target, Camera(), Camera(16), TeacherSettings(2, 0, steps))
-    rows = len(taught.desk.levels) // 2
-    assert taught.desk.prompts.tolist() == [0] * rows + [1] * rows
+    taught = convert_pictures(a_set(1), (models.source, target), (Camera(), Camera(16)), TeacherSettings(2, 0, steps))
+    rows = len(taught.inputs.levels) // 2
+    assert taught.inputs.prompts.tolist() == [0] * rows + [1] * rows
     assert len(taught.teacher) == 2 * rows
     own = levels_of_steps(3, target, target).tolist()
-    assert (taught.desk.levels[:rows].tolist() == own) == (steps == 3)
+    assert (taught.inputs.levels[:rows].tolist() == own) == (steps == 3)
 
 
 def test_frames_that_would_be_taken_for_pictures_are_refused_in_words(models: Models) -> None:
     with pytest.raises(NotMeasurable, match="found 2 frames"):
-        pictures_taught(a_set(2), models.source, demo_model("target"), Camera(), Camera(16), TeacherSettings(2))
+        convert_pictures(a_set(2), (models.source, demo_model("target")), (Camera(), Camera(16)), TeacherSettings(2))
 
 
 def test_biases_of_the_text_encoder_are_none_of_the_students(models: Models) -> None:
     bias = Vector("clip_l.transformer.text_model.final_layer_norm.bias", "diff", torch.ones(768), ())
-    start = refinable(models.lora, base_from_model(models.target), models.target, 0)
-    assert replace(start, vectors=(bias,)).with_kept(models.target) is models.target
+    start = start_from_adapter(models.lora, base_from_model(models.target), models.target, 0)
+    assert replace(start, vectors=(bias,)).add_untrained(models.target) is models.target
 
 
 def test_a_lora_that_was_carried_to_another_target_is_refused_in_words(models: Models) -> None:
@@ -127,7 +127,7 @@ def test_a_lora_that_was_carried_to_another_target_is_refused_in_words(models: M
     tensors[f"diffusion_model.{layer}.lora_down.weight"] = torch.ones(2, columns)
     other = replace(adapter_from_state_dict(tensors, "other"), fits=replace(base, layers=narrow))
     with pytest.raises(NothingToTransfer, match="the target's layer has another shape"):
-        refinable(other, base, models.target, 0)
+        start_from_adapter(other, base, models.target, 0)
 
 
 def test_layers_without_a_low_rank_form_are_cut_and_told_in_one_note(models: Models) -> None:
@@ -138,7 +138,7 @@ def test_layers_without_a_low_rank_form_are_cut_and_told_in_one_note(models: Mod
         up = held[down.replace("lora_down", "lora_up")]
         whole = torch.randn(up.shape[0], *held[down].shape[1:], generator=torch.Generator().manual_seed(0))
         full[down.replace("lora_down.weight", "diff")] = whole
-    start = refinable(adapter_from_state_dict(full, "full"), base_from_model(models.target), models.target, 0)
+    start = start_from_adapter(adapter_from_state_dict(full, "full"), base_from_model(models.target), models.target, 0)
     assert max(delta.rank for delta in start.deltas.values()) <= 64
     [note] = start.notes
     assert note.startswith("full: 3 layers without a low-rank form are cut to rank 64; the worst loses ")
@@ -164,6 +164,6 @@ def a_set(frames: int) -> TeacherSet:
     return TeacherSet(noise, noise, torch.tensor([[9.0, 0.4]] * 2), torch.tensor([0, 1]), None)
 
 
-def a_desk() -> Desk:
+def a_desk() -> StudentInputs:
     states = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
-    return Desk(states, torch.tensor([9.0, 0.4]), torch.tensor([0, 0]))
+    return StudentInputs(states, torch.tensor([9.0, 0.4]), torch.tensor([0, 0]))

@@ -14,7 +14,7 @@ from lora_transfer.core.errors import InvalidSetting
 from lora_transfer.core.files import write_new
 from lora_transfer.core.layers import Layer, WeightRef
 from lora_transfer.core.vectors import Vector
-from lora_transfer.nodes.host.adapter.adapter import Adapter, adapter_from_file
+from lora_transfer.nodes.host.adapter.adapter import Adapter, LayerChanges, adapter_from_file
 from lora_transfer.nodes.host.adapter.place import place
 from lora_transfer.nodes.host.adapter.save import for_file, respelled
 from lora_transfer.nodes.host.adapter.write import SPELLINGS, to_state_dict
@@ -267,10 +267,15 @@ def test_a_fused_lora_of_which_all_slices_share_a_factor_can_be_written(
     module = "lora_unet_double_blocks_3_txt_attn_qkv"
     fused = {f"{module}.lora_up.weight": torch.ones(9216, 2), f"{module}.lora_down.weight": torch.ones(2, 3072)}
     placed = place(Adapter("x", "y", {}, tensors=fused), base)
-    adapter = Adapter("x", "y", {}, tensors=to_state_dict(placed.deltas, placed.scales, base), fits=base)
+    adapter = LayerChanges(base, placed.deltas, placed.scales).adapter("x", {})
     pointers = [tensor.untyped_storage().data_ptr() for tensor in adapter.state_dict().values()]
     assert len(set(pointers)) == len(pointers)  # the LORA_MODEL socket's reader may write it too
-    write_new(tmp_path, "fused", for_file(respelled(adapter, spelling), adapter, dtype), {})
+    written = for_file(respelled(adapter, spelling), adapter, dtype)
+    write_new(tmp_path, "fused", written, {})
+    # q, k and v: of rank 2 each where the spelling names them, one module of rank 6 on the fused weight where it does
+    # not. Saving does not read them again, or each of them would come to rank 6.
+    assert {len(tensor) for key, tensor in written.items() if "down" in key or "lora_A" in key} <= {2, 6}
+    assert sum(len(tensor) for key, tensor in written.items() if "down" in key or "lora_A" in key) == 6
 
 
 def test_tensors_that_share_memory_in_a_loaded_adapter_are_written_apart(tmp_path: Path) -> None:

@@ -23,15 +23,17 @@ def test_every_file_of_methods_stands_in_the_tuple() -> None:
 
 
 def test_matches_the_naive_oracle_in_float64(method: Method, case: Case) -> None:
-    projectors = oracle.Projectors.of(case.source, case.target, case.rule.kind, case.rule.amount)
-    expected = oracle.transfer(method.name, case.delta.dense(), case.source, case.target, projectors)
+    weights = case.source.cpu(), case.target.cpu()
+    projectors = oracle.Projectors.of(*weights, case.rule.kind, case.rule.amount)
+    expected = oracle.transfer(method.name, case.delta.dense().cpu(), *weights, projectors)
     assert relative_error(apply(method, case), expected) < 1e-10
 
 
 def test_float32_stays_close_to_the_oracle(method: Method, shape: tuple[int, int]) -> None:
     case, exact = make_case(shape, HALF, dtype=torch.float32), make_case(shape, HALF)
-    projectors = oracle.Projectors.of(case.source, case.target, "fraction", 0.5)
-    expected = oracle.transfer(method.name, exact.delta.dense(), case.source, case.target, projectors)
+    weights = case.source.cpu(), case.target.cpu()
+    projectors = oracle.Projectors.of(*weights, "fraction", 0.5)
+    expected = oracle.transfer(method.name, exact.delta.dense().cpu(), *weights, projectors)
     assert relative_error(apply(method, case), expected) < 1e-5
 
 
@@ -91,12 +93,13 @@ def test_flipped_and_rotated_singular_vectors_change_nothing(method: Method, cas
         signs = torch.randint(0, 2, (subspace.rank,), generator=generator) * 2.0 - 1
         square = torch.randn(subspace.rank, subspace.rank, generator=generator, dtype=torch.float64)
         rotation, _ = torch.linalg.qr(square)
+        signs, rotation = signs.to(subspace.left.device), rotation.to(subspace.left.device)
         return dataclasses.replace(
             subspace, left=subspace.left * signs @ rotation, right=subspace.right * signs @ rotation
         )
 
     source, target = bases.source_and_target_subspaces()
-    other = LayerPairBases(bases.weights, (turned(source), turned(target)), bases.drift)
+    other = LayerPairBases((turned(source), turned(target)), bases.drift)
     assert relative_error(method.function(case.delta, other).delta, apply(method, case)) < 1e-10
 
 
@@ -108,5 +111,6 @@ def test_what_a_projection_leaves_is_no_larger(name: str, case: Case) -> None:
 @pytest.mark.gpu
 def test_a_card_gives_what_the_processor_gives(method: Method, shape: tuple[int, int]) -> None:
     case = make_case(shape, HALF, dtype=torch.float32)
+    case = Case(case.delta.to("cpu"), case.source.cpu(), case.target.cpu(), case.rule)
     there = Case(case.delta.to("cuda"), case.source.cuda(), case.target.cuda(), case.rule)
     assert relative_error(apply(method, there).to("cpu"), apply(method, case)) < 1e-5

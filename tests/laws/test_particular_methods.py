@@ -10,7 +10,7 @@ from lora_transfer.core.linalg import project, reject
 from lora_transfer.core.methods import METHODS, LayerPairBases, method_named
 from lora_transfer.core.methods.rotate import direct_rotation
 from lora_transfer.core.subspace import RankRule, Subspace, subspaces
-from tests.laws.conftest import Case, apply, make_case, relative_error
+from tests.laws.conftest import DEVICE, Case, apply, make_case, relative_error
 
 HALF = RankRule("fraction", 0.5)
 WHOLE = RankRule("fraction", 1.0)
@@ -82,19 +82,19 @@ def test_rotate_takes_the_source_subspace_to_the_targets(case: Case) -> None:
 
 def test_directions_at_a_right_angle_are_left_as_m_gives_them_and_counted() -> None:
     one = torch.eye(12, dtype=torch.float64)
-    weight = torch.zeros(12, 12, dtype=torch.float64)
     shared, only_source, only_target = one[:, :2], one[:, 2:5], one[:, 5:8]
     source = Subspace(torch.cat([shared, only_source], 1), one[:, :5], 1.0)
     target = Subspace(torch.cat([shared, only_target], 1), one[:, :5], 1.0)
     delta = LowRankDelta(one[:, [0, 2, 5, 9]], one[:4])
-    result = method_named("rotate").function(delta, LayerPairBases((weight, weight), (source, target)))
+    result = method_named("rotate").function(delta, LayerPairBases((source, target)))
     assert result.undefined_directions == 3
     assert torch.allclose(result.delta.up, torch.stack([one[:, 0], 0 * one[:, 0], 0 * one[:, 0], one[:, 9]], 1))
 
 
 def test_restored_the_target_acts_on_what_the_lora_reads_as_the_source_does(case: Case) -> None:
     result = apply(method_named("restore"), case).dense()
-    read = case.delta.down.mT @ torch.randn(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    mixed = torch.randn(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    read = case.delta.down.mT @ mixed.to(DEVICE)
     there = (case.target + result) @ read
     here = (case.source + case.delta.dense()) @ read
     assert torch.allclose(there, here, atol=1e-10)

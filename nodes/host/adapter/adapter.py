@@ -1,23 +1,26 @@
-"""Adapters between nodes: where their tensors are, and what their files say of themselves."""
+"""Adapters between nodes: as the user's file, as tensors, or as the pack's own changes of a base's layers."""
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ....core.delta import LowRankDelta
 from ....core.errors import UnreadableFile
 from ....core.file_state import FileState, open_unchanged, state_when_opened, unchanged
 from ....core.files import file_sha256, open_tensor_file, read_tensors
 from ....core.header import check_names
 from ....core.pickled import read_pickled
 from ....core.reports.transfer import Report
+from ....core.vectors import Vector
 from ..base.from_model import HostBase
 from .metadata import transferred_metadata
-from .spelling import number_bare_list
+from .spelling.numbered import number_bare_list
+from .write import to_state_dict
 
 # Pickled files that users still have.
 _PICKLED = (".pt", ".bin", ".ckpt", ".pth")
@@ -34,9 +37,11 @@ _NO_ADAPTERS = {
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter by its file or by its tensors (core's LORA_MODEL socket): exactly one of `path` and `tensors`.
+    """An adapter held as exactly one of: the path of its file, its tensors (from a LORA_MODEL socket), or changes that
+    the pack computed.
 
     fingerprint: a hash of all its content. state: the file as it was hashed; its tensors are read from that state only.
+    fits: the base that the pack transferred it to, which knows the names of its layers.
     """
 
     name: str
@@ -44,16 +49,42 @@ class Adapter:
     metadata: Mapping[str, str]
     path: Path | None = None
     tensors: Mapping[str, Tensor] | None = None
+    changes: "LayerChanges | None" = None
     state: FileState | None = None
-    fits: HostBase | None = None  # the base that it was carried to, which knows the names of its layers
+    fits: HostBase | None = None
 
     def state_dict(self) -> dict[str, Tensor]:
-        """A new dict of the adapter's tensors; those of a file are read into memory of their own, never mapped."""
+        """A new dict of the adapter's tensors. Those of a file are read into memory of their own, never mapped."""
+        if self.changes is not None:
+            return self.changes.tensors()
         if self.tensors is not None:
             return dict(self.tensors)
         path = Path(str(self.path))
         with unchanged(path, self.state):
             return _read(path, self.name)
+
+
+@dataclass(frozen=True)
+class LayerChanges:
+    """What an adapter changes on the layers of a base: all that its file is written from.
+
+    deltas: by layer, the scale inside. scales: by layer, alpha / rank of the original. widened: by layer, the shape to
+    which the delta pads it (Flux control LoRAs).
+    """
+
+    base: HostBase
+    deltas: Mapping[str, LowRankDelta]
+    scales: Mapping[str, float]
+    vectors: tuple[Vector, ...] = ()
+    widened: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
+
+    def tensors(self, spelling: str = "comfy") -> dict[str, Tensor]:
+        """The tensors of the adapter's file, in a spelling of write.SPELLINGS."""
+        return to_state_dict(self.deltas, self.scales, self.base, spelling, vectors=self.vectors, widened=self.widened)
+
+    def adapter(self, name: str, metadata: Mapping[str, str]) -> Adapter:
+        """The adapter that makes these changes."""
+        return Adapter(name, fingerprint_of(self.tensors()), metadata, changes=self, fits=self.base)
 
 
 def adapter_from_file(path: Path, name: str) -> Adapter:
@@ -95,11 +126,10 @@ def fingerprint_of(tensors: Mapping[str, Tensor]) -> str:
     return "tensors-sha256:" + digest.hexdigest()
 
 
-def transferred_adapter(original: Adapter, tensors: Mapping[str, Tensor], report: Report, target: HostBase) -> Adapter:
+def transferred_adapter(original: Adapter, changes: LayerChanges, report: Report) -> Adapter:
     """The adapter for the target, with the original's metadata and, under `lora_transfer`, its origin as JSON."""
-    metadata = transferred_metadata(original.metadata, tensors, report, target)
-    name = f"{original.name} on {target.name}"
-    return Adapter(name, fingerprint_of(tensors), metadata, tensors=tensors, fits=target)
+    metadata = transferred_metadata(original.metadata, changes.tensors(), report, changes.base)
+    return changes.adapter(f"{original.name} on {changes.base.name}", metadata)
 
 
 def _read(path: Path, name: str) -> dict[str, Tensor]:
@@ -119,6 +149,8 @@ def _read(path: Path, name: str) -> dict[str, Tensor]:
             raise UnreadableFile(
                 f"LoRA {name}: expected tensors by name, found {type(value).__name__} under {key!r}. It is no LoRA."
             )
+        if any("\ud800" <= letter <= "\udfff" for letter in key):  # no file can be written with it
+            raise UnreadableFile(f"LoRA {name}: expected names in text, found {ascii(key)[:80]}. It is no LoRA.")
     return {key: value.detach() for key, value in tensors.items()}
 
 

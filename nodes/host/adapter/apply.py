@@ -11,10 +11,12 @@ from ....core.errors import ShapeMismatch, UnsupportedAdapter
 from ..base.from_model import HostBase, base_from_clip, base_from_model, joined
 from ..base.names import layer_name, parse_target
 from .adapter import Adapter
-from .group import NO_SUCH_LAYER, OF_TEXT_ENCODER, Group, grouped, why_nothing_is_named
+from .group import MAGNITUDE, NO_SUCH_LAYER, OF_TEXT_ENCODER, Group, grouped, why_nothing_is_named
 from .kinds import placed_delta
-from .module import MAGNITUDE, read_module
+from .module import read_module
 from .peft import PeftSettings, peft_settings
+from .peft_dora import with_norms
+from .scale import check_dora, check_norms, with_scale
 
 
 @dataclass(frozen=True)
@@ -92,27 +94,32 @@ def _why_nothing(adapter: Adapter, base: HostBase, left: Mapping[str, str]) -> s
 def _patches_of(spelled: str, group: Group, settings: PeftSettings, base: HostBase) -> tuple[_Patches, dict[str, str]]:
     """The patches of a module, and its keys that are not in them, with the reason."""
     target = base.key_map[spelled]
+    name, magnitude = group.module, group.tensors.get(f"{spelled}{MAGNITUDE}")
     try:
         module = read_module(spelled, group, target)
-        for name, patch in module.patches.items():
-            if name == target and layer_name(target) in base.layers:
+        patches = module.patches
+        for parameter, patch in patches.items():
+            if parameter == target and layer_name(target) in base.layers:
                 _check(patch, base, layer_name(target))
+                check_dora(patch, magnitude, name, settings)
+            elif isinstance(patch, LoRAAdapter) and patch.weights[5] is not None:
+                raise UnsupportedAdapter("its reshape_weight pads a parameter that is no matrix of the model")
+        if spelled in base.extra or any(key != own for key, own in group.file_keys.items()):
+            patches = {parameter: with_scale(patch, name, settings) for parameter, patch in patches.items()}
+        if magnitude is not None and layer_name(target) in base.layers:
+            check_norms(magnitude, group.file_keys[f"{spelled}{MAGNITUDE}"], base.layers[layer_name(target)])
+            patches = {**patches, target: with_norms(patches[target], magnitude)}
     except (UnsupportedAdapter, ShapeMismatch) as error:
         return _Patches({}, ()), dict.fromkeys(group.keys(), str(error))
     left = {group.file_keys[key]: reason for key, reason in module.unread.items() if group.file_keys[key]}
-    magnitude = group.file_keys.get(f"{spelled}{MAGNITUDE}")
-    if magnitude is not None:
-        left[magnitude] = "ComfyUI has no DoRA of PEFT's kind: applied without it; Project LoRA carries it"
-    patches = {_parameter(name, target): patch for name, patch in module.patches.items()}
-    if spelled in base.extra or any(key != own for key, own in group.file_keys.items()):
-        patches = {name: _scaled(patch, settings, spelled) for name, patch in patches.items()}
+    patches = {_parameter(parameter, target): patch for parameter, patch in patches.items()}
     return _Patches(patches, tuple(key for key in group.keys(module.read) if key not in left)), left
 
 
 def _check(patch: Any, base: HostBase, layer: str) -> None:
     """UnsupportedAdapter where a patch does not fit its layer; no weight is read."""
     place = base.layers[layer]
-    placed_delta(patch, lambda _: 1.0, place, lambda: base.read(place))
+    placed_delta(patch, place, lambda: base.read(place))
 
 
 def _parameter(name: Any, target: Any) -> Any:
@@ -121,12 +128,3 @@ def _parameter(name: Any, target: Any) -> Any:
     if name == target or rows is None:
         return name
     return key.removesuffix(".weight") + ".bias", (0, rows.start, rows.length)
-
-
-def _scaled(patch: Any, settings: PeftSettings, spelled: str) -> Any:
-    """A module in a spelling that ComfyUI does not read, at the scale that the file's metadata give it."""
-    if not isinstance(patch, LoRAAdapter) or patch.weights[2] is not None:
-        return patch
-    up, down, _, *others = patch.weights
-    rank = down.shape[0]
-    return LoRAAdapter(patch.loaded_keys, (up, down, rank * settings.scale(spelled, rank), *others))

@@ -1,6 +1,6 @@
 """The tensors of an adapter file by the module that they belong to."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,21 +8,39 @@ import comfy.lora_convert
 from torch import Tensor
 
 from ..base.from_model import HostBase
-from .spelling import host_key, named_by_number
+from .spelling.endings import rewrite_ending, split_adapter_name
+from .spelling.numbered import named_by_number
+from .unread_kinds import is_of_unread_kind, kinds_of_keys, why_not_read
 
 OF_TEXT_ENCODER = "it belongs to a text encoder: connect the CLIP to take it along"
 
 NO_SUCH_LAYER = "the base has no layer of this name"
 
-_TEXT_ENCODER_KEYS = ("lora_te", "text_encoder", "text_model", "lora_prior_te")
+EMBEDDING = "a learned word (textual inversion): save it as an embedding to keep it"
+
+MAGNITUDE = ".lora_magnitude_vector"  # PEFT's DoRA, which ComfyUI does not read
+
+# Keys of no module, by how they begin.
+_OTHER_PARTS = {
+    "<": EMBEDDING,
+    "bundle_emb.": EMBEDDING,  # OneTrainer, Forge
+    **dict.fromkeys(("lora_te", "text_encoder", "text_model", "lora_prior_te"), OF_TEXT_ENCODER),
+}
 
 
 @dataclass(frozen=True)
 class Group:
-    """One module of the file: its tensors in the host's spelling, and the file's own key of each."""
+    """One module of the file: its tensors in the host's spelling, the file's own key of each, and the file's own name
+    of the module, by which PEFT's settings call it."""
 
+    module: str = ""
     tensors: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     file_keys: dict[str, str] = field(default_factory=dict[str, str])
+
+    def put(self, key: str, file_key: str, tensor: Tensor) -> None:
+        """Add a tensor; a second one of the same meaning keeps the file's own key, under which nothing reads it."""
+        key = file_key if key in self.tensors else key
+        self.tensors[key], self.file_keys[key] = tensor, file_key
 
     def keys(self, read: Any = None) -> tuple[str, ...]:
         """The file's keys, of all tensors or of those in `read`; what the host added has none."""
@@ -31,22 +49,37 @@ class Group:
         )
 
 
+@dataclass(frozen=True)
+class _Entry:
+    """A tensor of the file: the key and the module's name as the file has them, and what stands behind the name.
+
+    source: the file's spelling of the module, and PEFT's adapter. Two sources of one module are two changes of it.
+    """
+
+    file_key: str
+    module: str
+    ending: str
+    source: str
+    tensor: Tensor
+
+
 def grouped(tensors: dict[str, Tensor], base: HostBase) -> tuple[dict[str, Group], dict[str, str]]:
-    """The file's modules by their name in the base's key map, and the keys that belong to none, with the reason."""
-    groups: dict[str, Group] = {}
-    spelled, unread = _in_host_spelling(tensors, base)
-    longest = max(map(len, base.key_map), default=0)
-    for key, (file_key, tensor) in spelled.items():
-        module = _module_of(key, base.key_map, longest)
-        if module is not None:
-            group = groups.setdefault(module, Group())
-            group.tensors[key], group.file_keys[key] = tensor, file_key
-        elif key.startswith("<"):
-            unread[file_key] = "a learned word (textual inversion): save it as an embedding to keep it"
-        elif key.startswith(_TEXT_ENCODER_KEYS):
-            unread[file_key] = OF_TEXT_ENCODER
+    """The file's modules by their name in the base's key map, and the keys that belong to none, with the reason.
+
+    UnsupportedAdapter where a name has two readings on this base, or numbered modules fit it in no order.
+    """
+    entries: dict[str, list[_Entry]] = {}
+    unread: dict[str, str] = {}
+    kinds = kinds_of_keys(tensors)
+    for key, file_key, adapter_name, tensor in _in_host_spelling(tensors, base):
+        own, module = base.names.module_of(key)
+        if own is None:
+            unread[file_key] = why_not_read(kinds[file_key]) if file_key in kinds else _why_unnamed(key)
         else:
-            unread[file_key] = NO_SUCH_LAYER
+            ending = _ending_of_norms(key[len(module) :], tensor)
+            entry = _Entry(file_key, module, ending, f"{module} {adapter_name}", tensor)
+            entries.setdefault(own, []).append(entry)
+    groups = {own: _one_change(own, found, unread) for own, found in entries.items()}
     return groups, unread
 
 
@@ -57,36 +90,56 @@ def why_nothing_is_named(adapter: str, base: HostBase, unread: Mapping[str, str]
             f"LoRA {adapter}: it changes the text encoder alone, and {base.name} comes without. Connect the CLIP too: "
             "to both Load Base nodes, or to Apply LoRA."
         )
+    reasons = set(unread.values())
+    if len(reasons) == 1 and (is_of_unread_kind(reason := reasons.pop()) or reason == EMBEDDING):
+        return f"LoRA {adapter}: nothing of it can be transferred (first: {next(iter(unread))}): {reason}."
     return (
         f"LoRA {adapter}: expected a LoRA for {base.name} ({base.family}), found {len(unread)} keys of which none "
-        f"names a layer of it (first: {next(iter(unread))}). Choose the base that it was trained on as the source."
+        f"names a layer of it (first: {next(iter(unread))}). Either it was trained on another base, which is then the "
+        "source to choose, or its trainer gives layers names that are not read: docs/formats.md lists those that are."
     )
 
 
-def _in_host_spelling(
-    tensors: dict[str, Tensor], base: HostBase
-) -> tuple[dict[str, tuple[str, Tensor]], dict[str, str]]:
-    """Key in ComfyUI's spelling -> (the file's key, tensor), and the keys that mean what an earlier one means.
-    ComfyUI's own conversions keep the tensors: they are found again by identity, and what it adds (the shape of a
-    widened layer) belongs to no key of the file."""
-    numbered = named_by_number(tensors, base.diffusers)
+def _one_change(own: str, entries: list[_Entry], unread: dict[str, str]) -> Group:
+    """The tensors of a module. Where the file holds several changes of it (two prefixes, two adapters of PEFT), the
+    one of the most keys is taken whole, else the first: factors of two changes must not mix."""
+    by_source: dict[str, list[_Entry]] = {}
+    for entry in entries:
+        by_source.setdefault(entry.source, []).append(entry)
+    sources = sorted(by_source.values(), key=len, reverse=True)
+    group = Group(sources[0][0].module)
+    for several in sources:
+        taken = {key.removeprefix(own): file_key for key, file_key in group.file_keys.items()}
+        if again := [entry for entry in several if entry.ending in taken]:
+            other = taken[again[0].ending]
+            unread |= {
+                entry.file_key: f"another spelling of {taken.get(entry.ending, other)}, which was read"
+                for entry in several
+            }
+            continue
+        for entry in several:
+            group.put(own + entry.ending, entry.file_key, entry.tensor)
+    return group
+
+
+def _in_host_spelling(tensors: dict[str, Tensor], base: HostBase) -> Iterator[tuple[str, str, str, Tensor]]:
+    """(key with an end that ComfyUI reads, the file's key, PEFT's name of the adapter in it, tensor). ComfyUI's own
+    conversions keep the tensors: they are found again by identity, and what it adds (the shape of a widened layer)
+    belongs to no key of the file."""
     file_keys = {id(tensor): key for key, tensor in tensors.items()}
+    numbered = named_by_number(tensors, base)
     converted = comfy.lora_convert.convert_lora(tensors)
-    if converted is not tensors:
-        return {key: (file_keys.get(id(tensor), ""), tensor) for key, tensor in converted.items()}, {}
-    spelled: dict[str, tuple[str, Tensor]] = {}
-    again: dict[str, str] = {}
-    for key, tensor in tensors.items():
-        wanted = numbered.get(key) or host_key(key)
-        if wanted in spelled:
-            again[key] = f"another spelling of {spelled[wanted][0]}, which was read"
-        else:
-            spelled[wanted] = key, tensor
-    return spelled, again
+    for key, tensor in converted.items():
+        plain, adapter_name = split_adapter_name(key)
+        file_key = key if converted is tensors else file_keys.get(id(tensor), "")  # two keys may share a tensor
+        yield numbered.get(key) or rewrite_ending(plain), file_key, adapter_name, tensor
 
 
-def _module_of(key: str, key_map: Mapping[str, Any], longest: int) -> str | None:
-    """The longest name of the key map that the key begins with, ending where a suffix (`.alpha`, `_lora.up`) begins.
-    No name is longer than `longest`: further ends are not looked at."""
-    ends = [end for end in range(min(len(key), longest + 1)) if key[end] == "." or key.startswith("_lora.", end)]
-    return next((key[:end] for end in reversed(ends) if key[:end] in key_map), None)
+def _ending_of_norms(ending: str, tensor: Tensor) -> str:
+    """The end of the key of DoRA's norms. Of one dimension they are PEFT's, which diffusers writes as kohya's
+    dora_scale: ComfyUI would divide them by norms of two dimensions."""
+    return MAGNITUDE if ending == ".dora_scale" and tensor.ndim == 1 else ending
+
+
+def _why_unnamed(key: str) -> str:
+    return next((reason for start, reason in _OTHER_PARTS.items() if key.startswith(start)), NO_SUCH_LAYER)

@@ -76,9 +76,7 @@ class LazyDeltas(Mapping[str, LowRankDelta]):
         return len(self._placed)
 
 
-def placed_delta(
-    patch: Any, scale_without_alpha: Callable[[int], float], layer: Layer, source_weight: Callable[[], Tensor]
-) -> PlacedDelta:
+def placed_delta(patch: Any, layer: Layer, source_weight: Callable[[], Tensor]) -> PlacedDelta:
     """The delta of a host's patch on a layer. `source_weight` reads the layer's matrix (m, n), if the kind needs it,
     with its rows in the order of the file; the delta has the same order.
 
@@ -87,9 +85,8 @@ def placed_delta(
         return _difference(patch, layer, source_weight)
     _check_cores(patch, layer.weight.shape)
     if type(patch) in _FACTORED and patch.weights[DORA[patch.name]] is None:
-        factors, scale = _FACTORED[type(patch)](patch.weights, scale_without_alpha)
+        factors, scale, shape = _factors_of(patch, layer)
         _check_scale(scale)
-        shape = _shape_of(factors, patch, layer)
         widened: Any = patch.weights[5] if isinstance(patch, LoRAAdapter) else None
         if widened is not None:
             _check_widened(widened, shape, layer)
@@ -100,6 +97,15 @@ def placed_delta(
                 return factors(*patch.weights).scaled(scale)
 
             return PlacedDelta(shape, True, scale, build, None if widened is None else tuple(widened))
+        if (
+            isinstance(patch, LoRAAdapter)
+            and shape[0] == layer.weight.shape[0]
+            and shape[1] > layer.weight.matrix_shape[1]
+        ):
+            raise UnsupportedAdapter(
+                f"it has {shape[1]} inputs, too many to fit the layer's {list(layer.weight.shape)}: it is of a wider "
+                "model, or it widens the layer as control LoRAs do, which is read only with a reshape_weight beside it"
+            )
         if not isinstance(patch, LoKrAdapter):
             raise misfit(patch, layer.weight.shape)
     if isinstance(patch, LoRAAdapter) and patch.weights[5] is not None:
@@ -134,11 +140,13 @@ def peft_dora(
     return PlacedDelta(layer.weight.matrix_shape, False, 1.0, build)
 
 
-def _shape_of(factors: Callable[..., LowRankDelta], patch: Any, layer: Layer) -> tuple[int, int]:
-    """The shape (m, n) of a delta, from the shapes of its tensors alone."""
+def _factors_of(patch: Any, layer: Layer) -> tuple[Callable[..., LowRankDelta], float, tuple[int, int]]:
+    """What makes a delta of a patch's tensors, its scale, and its shape (m, n) from the shapes of the tensors alone."""
     try:
-        return factors(*(one.to("meta") if isinstance(one, Tensor) else one for one in patch.weights)).shape
-    except (IndexError, KeyError, RuntimeError, ShapeMismatch) as error:
+        factors, scale = _FACTORED[type(patch)](patch.weights)
+        shapes = (one.to("meta") if isinstance(one, Tensor) else one for one in patch.weights)
+        return factors, scale, factors(*shapes).shape
+    except (AttributeError, IndexError, KeyError, RuntimeError, ShapeMismatch) as error:
         raise misfit(patch, layer.weight.shape) from error
 
 
@@ -182,15 +190,15 @@ def _check_cores(patch: Any, shape: tuple[int, ...]) -> None:
         raise misfit(patch, shape)
 
 
-def _lora(weights: Any, without_alpha: Callable[[int], float]) -> tuple[Callable[..., LowRankDelta], float]:
+def _lora(weights: Any) -> tuple[Callable[..., LowRankDelta], float]:
     rank, alpha = weights[1].shape[0], weights[2]
     return (
         lambda up, down, alpha, mid, *_: kinds.lora(up, down, mid),
-        without_alpha(rank) if alpha is None else alpha / rank,
+        1.0 if alpha is None else alpha / rank,
     )
 
 
-def _loha(weights: Any, without_alpha: Callable[[int], float]) -> tuple[Callable[..., LowRankDelta], float]:
+def _loha(weights: Any) -> tuple[Callable[..., LowRankDelta], float]:
     rank, alpha = weights[1].shape[0], weights[2]
     return (
         lambda w1_a, w1_b, alpha, w2_a, w2_b, t1, t2, *_: kinds.loha(w1_a, w1_b, w2_a, w2_b, t1, t2),
@@ -198,7 +206,7 @@ def _loha(weights: Any, without_alpha: Callable[[int], float]) -> tuple[Callable
     )
 
 
-def _lokr(weights: Any, without_alpha: Callable[[int], float]) -> tuple[Callable[..., LowRankDelta], float]:
+def _lokr(weights: Any) -> tuple[Callable[..., LowRankDelta], float]:
     """The host takes the rank of w2, else of w1, and no alpha at all where both are full matrices."""
     _, _, alpha, _, w1_b, _, w2_b, *_ = weights
     rank = next((factor.shape[0] for factor in (w2_b, w1_b) if factor is not None), None)

@@ -9,21 +9,20 @@ from torch import Tensor
 from ....core.json_text import read_json
 from ....core.reports.transfer import Report
 from ..base.from_model import HostBase
-from .peft import SETTINGS
+from .peft import says_scale
 
 PROVENANCE = "lora_transfer"  # the key of our own entry
 
 _LARGEST_NUMBER = 1e9  # of steps or strengths; an integer of JSON can be too large for a float
 _LONGEST_TEXT = 1_000  # characters that are kept of an entry of ours that somebody else wrote
 
-# Facts about the old base and the old file, as sd-scripts writes them, and PEFT's scale, which is in the factors now.
+# Facts about the old base and the old file, as sd-scripts writes them.
 _STALE = (
     "ss_sd_model_hash",
     "ss_new_sd_model_hash",
     "sshs_model_hash",
     "sshs_legacy_hash",
     "modelspec.hash_sha256",
-    *SETTINGS,
 )
 
 # By ComfyUI's family: what sd-scripts and the modelspec call a LoRA for it. Families that share a class have no entry:
@@ -55,14 +54,14 @@ def refined_metadata(
     are counted with its own."""
     entry = _from_json(original.get(PROVENANCE, "{}"))
     origin = entry if isinstance(entry, dict) else {"before": entry}
-    steps = _number(origin.get("refined"), "steps", 0)
+    steps = max(0, int(_number(origin.get("refined"), "steps", 0)))
     provenance = {**origin, "refined": {**refined, "steps": refined["steps"] + steps}}
     return {**_on_target(original, tensors, target), PROVENANCE: json.dumps(provenance)}
 
 
 def _on_target(original: Mapping[str, str], tensors: Mapping[str, Tensor], target: HostBase) -> dict[str, str]:
     """The original's entries, with those on the base and on the network brought up to date."""
-    kept = {key: value for key, value in original.items() if key not in (*_STALE, *_BASE_ENTRIES)}
+    kept = {key: value for key, value in _without_scale(original).items() if key not in (*_STALE, *_BASE_ENTRIES)}
     names = dict(zip(_BASE_ENTRIES, _BASE_NAMES.get(target.family, ()), strict=False))
     kept |= {entry: name for entry, name in names.items() if entry in original}
     kept |= _network(original, tensors)
@@ -73,7 +72,7 @@ def _on_target(original: Mapping[str, str], tensors: Mapping[str, Tensor], targe
 
 def scaled_metadata(original: Mapping[str, str], tensors: Mapping[str, Tensor], strength: float) -> dict[str, str]:
     """Those of an adapter whose strength is in its factors now: rank and alpha follow, our own entry tells it."""
-    kept = {key: value for key, value in original.items() if key not in SETTINGS}
+    kept = _without_scale(original)
     entry = _from_json(original.get(PROVENANCE, "{}"))
     before = _number(entry, "scaled_by", 1.0)
     provenance = {**(entry if isinstance(entry, dict) else {"before": entry}), "scaled_by": strength * before}
@@ -84,7 +83,13 @@ def method_of(metadata: Mapping[str, str]) -> str | None:
     """The method that an adapter was carried over by, as its metadata tell; None where they do not."""
     entry = _from_json(metadata.get(PROVENANCE, ""))
     settings = entry.get("settings") if isinstance(entry, dict) else None
-    return settings.get("method") if isinstance(settings, dict) else None
+    method = settings.get("method") if isinstance(settings, dict) else None
+    return method if isinstance(method, str) else None
+
+
+def _without_scale(original: Mapping[str, str]) -> dict[str, str]:
+    """The entries without those on alpha and rank, which are in the factors now: they would count a second time."""
+    return {key: value for key, value in original.items() if not says_scale(key)}
 
 
 def _network(original: Mapping[str, str], tensors: Mapping[str, Tensor]) -> dict[str, str]:

@@ -10,13 +10,12 @@ from typing import Any
 
 import comfy.lora
 import torch
-from comfy.weight_adapter import BOFTAdapter, OFTAdapter
+from comfy.weight_adapter import BOFTAdapter, LoKrAdapter, OFTAdapter
 from torch import Tensor
 
 from ....core.errors import UnsupportedAdapter
-from .group import Group
-
-MAGNITUDE = ".lora_magnitude_vector"  # PEFT's DoRA, which ComfyUI does not read
+from .group import MAGNITUDE, Group
+from .unread_kinds import kinds_of_keys, why_not_read
 
 # Where an adapter of the host keeps the norm that a trainer took of alpha; on shapes alone there is no norm.
 _NORM_LIMIT = {OFTAdapter: 2, BOFTAdapter: 2}
@@ -38,18 +37,26 @@ class ReadModule:
 
 
 def read_module(spelled: str, group: Group, target: Any) -> ReadModule:
-    """Read one module; UnsupportedAdapter gives the reason where it is incomplete or its numbers are none."""
+    """Read one module; UnsupportedAdapter gives the reason where it is incomplete, its numbers are none, or one of its
+    keys is not understood: that key may change what the others mean."""
+    kinds = kinds_of_keys(group.keys())
+    if kinds:
+        key, kind = next(iter(kinds.items()))
+        raise UnsupportedAdapter(f"by its key {key} {why_not_read(kind)}")
     patches = _patches(spelled, group.tensors, target)
     if not patches:
         raise UnsupportedAdapter("the host finds no adapter in these keys")
     read = _carried(spelled, patches, group.tensors)
     for key in sorted(read):
-        _check_values(group.file_keys[key] or key, group.tensors[key])
+        if key != f"{spelled}.alpha" or not _is_without_alpha(patches):
+            _check_values(group.file_keys[key] or key, group.tensors[key])
+    _check_shape_of_padding(spelled, group, read)
     left = {key: tensor for key, tensor in group.tensors.items() if key not in read}
     second = _second_change(spelled, left, target)
     taken = name_of(next(iter(patches.values())))
     of_second = f"the module holds two changes, of which ComfyUI takes the {taken}"
-    unread = {key: of_second if key in second else "the host reads no such key of a LoRA" for key in left}
+    unread = {key: of_second if key in second else _why_harmless(spelled, key, group) for key in left}
+    _check_rotation(spelled, patches, group)
     return ReadModule(patches, read, unread)
 
 
@@ -121,9 +128,46 @@ def _second_change(spelled: str, left: Mapping[str, Tensor], target: Any) -> fro
     return _carried(spelled, patches, left)
 
 
+def _why_harmless(spelled: str, key: str, group: Group) -> str:
+    """Why a key that nothing reads leaves the meaning of the others as it is; UnsupportedAdapter where it may not."""
+    end, tensor = key.removeprefix(spelled), group.tensors[key]
+    if end in _FACTORS and not tensor.is_complex() and bool((tensor.float() == 1).all()):
+        return "it multiplies by one"
+    if reason := _HARMLESS.get(end):
+        return reason
+    file_key = group.file_keys[key] or key
+    raise UnsupportedAdapter(f"its key {file_key} is not understood and may change what the module's other keys mean")
+
+
+def _check_rotation(spelled: str, patches: Mapping[Any, Any], group: Group) -> None:
+    """UnsupportedAdapter where an OFT scales its outputs too: the host reads the key and leaves it out."""
+    rescale = f"{spelled}.rescale"
+    if rescale in group.tensors and any(isinstance(patch, OFTAdapter) for patch in patches.values()):
+        _why_harmless(spelled, rescale, group)
+
+
+def _is_without_alpha(patches: Mapping[Any, Any]) -> bool:
+    """Whether the module is a LoKr of two full matrices, which has no rank and so no use for alpha: trainers write
+    9999999999, which is infinite in float16."""
+    return any(isinstance(one, LoKrAdapter) and one.weights[3] is one.weights[5] is None for one in patches.values())
+
+
+def _check_shape_of_padding(spelled: str, group: Group, read: frozenset[str]) -> None:
+    key = f"{spelled}.reshape_weight"
+    if key not in read:
+        return
+    shape = group.tensors[key]
+    if shape.ndim != 1 or shape.is_floating_point() or shape.dtype == torch.bool or bool((shape < 1).any()):
+        raise UnsupportedAdapter(
+            f"its {group.file_keys[key] or key} is expected to be a layer's shape, found {str(shape.tolist())[:80]}"
+        )
+
+
 def _check_values(key: str, tensor: Tensor) -> None:
     if tensor.numel() == 0:
         raise UnsupportedAdapter(f"{key} is empty (its shape is {list(tensor.shape)})")
+    if tensor.is_complex():
+        raise UnsupportedAdapter(f"{key} is expected to hold real numbers, found {tensor.dtype}")
     blocks = () if tensor.is_meta else tensor.reshape(-1).split(_BLOCK)
     if not all(bool(torch.isfinite(block.float()).all()) for block in blocks):
         raise UnsupportedAdapter(f"{key} holds NaN or infinity: the file is damaged, or its training went astray")
@@ -134,6 +178,8 @@ def _scale_fits(patch: Any, shape: tuple[int, ...]) -> bool:
     scale = patch.weights[DORA[patch.name]]
     if scale is None:
         return True
+    if scale.ndim != len(shape):
+        return False
     ones = [1] * (len(shape) - 2)
     norms = (shape[0], 1, *ones) if scale.shape[0] == shape[0] else (1, shape[1], *ones)
     try:
@@ -141,6 +187,14 @@ def _scale_fits(patch: Any, shape: tuple[int, ...]) -> bool:
     except RuntimeError:
         return False
 
+
+# Keys that nothing reads: those that multiply, and those that say nothing of a module's other keys.
+_FACTORS = (".scalar", ".rescale")
+_HARMLESS = {
+    ".alpha": "alpha scales factors, and this module has none",
+    ".base_layer.weight": "the base's own weight, saved with the LoRA",
+    ".base_layer.bias": "the base's own bias, saved with the LoRA",
+}
 
 # Where each kind of the host keeps a DoRA scale.
 DORA = {"lora": 4, "loha": 7, "lokr": 8, "glora": 5, "oft": 3, "boft": 3}

@@ -1,15 +1,21 @@
-"""PEFT's settings in a file's metadata, which say what alpha / rank is where the file has no alpha."""
+"""The scale alpha / rank that a file's metadata give: PEFT's settings, or plain entries of the header."""
 
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ....core.errors import UnsupportedAdapter
+from .name_patterns import name_patterns
 
 # diffusers packs the settings of each part of a pipeline behind its name (unet.lora_alpha); PEFT's own have no part.
 SETTINGS = ("lora_adapter_metadata", "adapter_config")
+
+# What the scale is called: by PEFT for LoRA, by other trainers, and by PEFT for LoHa and LoKr.
+_ALPHAS = ("lora_alpha", "network_alpha", "alpha")
+_RANKS = ("r", "rank", "network_dim")
 
 # How module names begin, by the part that they are of; what begins with none of these is the diffusion model's.
 _ENCODERS = (
@@ -18,62 +24,130 @@ _ENCODERS = (
     ("text_encoder", ("text_encoder.", "lora_te_", "lora_te1_", "text_model.")),
 )
 _DIFFUSION = ("unet", "transformer")
+_PARTS = ("", *_DIFFUSION, *(part for part, _ in _ENCODERS))
+
+# What stands before the name that a module has inside its model, where PEFT's patterns begin.
+_PREFIX = re.compile(
+    r"(?:base_model\.model|diffusion_model|model|unet|transformer|text_encoder(?:_[23])?|pipe|dit)\.(?=.)"
+)
+
+_TRUTH = {"true": True, "1": True, "false": False, "0": False, "none": False, "null": False, "": False}
 
 
 @dataclass(frozen=True)
 class PeftSettings:
-    """LoraConfig by part of the pipeline ("" for one of no part)."""
+    """LoraConfig, LoHaConfig or LoKrConfig by part of the pipeline ("" for one of no part). entry: where they stand in
+    the metadata; empty where they are plain entries of the header."""
 
     parts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Any])
+    entry: str = ""
 
-    def scale(self, module: str, rank: int) -> float:
-        """lora_alpha / rank, or lora_alpha / sqrt(rank) for rsLoRA (arXiv 2312.03732); 1 where nothing is said.
+    def scale(self, module: str, rank: int | None) -> float:
+        """alpha / rank, or alpha / sqrt(rank) for rsLoRA (arXiv 2312.03732); 1 where nothing is said of alpha.
 
-        The rank is that of the tensors, which rank_pattern has made; of alpha_pattern the first name that fits counts.
+        rank: that of the tensors, which rank_pattern has made; None for a LoKr of two full matrices, which PEFT scales
+        by its settings' rank and everybody else not at all. UnsupportedAdapter where the settings are not understood.
         """
         settings = self._of(module)
-        alphas = (alpha for name, alpha in settings.get("alpha_pattern", {}).items() if _names(name, module))
-        alpha = next(alphas, settings.get("lora_alpha"))
+        if rank is None and not self.entry:
+            return 1.0
+        alpha = self._value(settings, "alpha_pattern", _ALPHAS, module)
         if alpha is None:
             return 1.0
-        return alpha / (rank**0.5 if settings.get("use_rslora") else rank)
+        divisor = self._value(settings, "rank_pattern", _RANKS, module) if rank is None else rank
+        if divisor is None or divisor <= 0:
+            raise UnsupportedAdapter(
+                f"its scale: expected PEFT's settings in its metadata ({self.entry}) to say the rank r, found none"
+            )
+        return alpha / (divisor**0.5 if self._is_set(settings, "use_rslora") else divisor)
+
+    def says_dora(self, module: str) -> bool:
+        """Whether the module was trained as DoRA, which keeps its norms in a tensor of their own."""
+        return self._is_set(self._of(module), "use_dora")
 
     def _of(self, module: str) -> Mapping[str, Any]:
         encoder = next((part for part, prefixes in _ENCODERS if module.startswith(prefixes)), None)
         wanted = _DIFFUSION if encoder is None else (encoder,)
         return next((self.parts[part] for part in (*wanted, "") if part in self.parts), {})
 
+    def _value(self, settings: Mapping[str, Any], pattern: str, names: tuple[str, ...], module: str) -> float | None:
+        """The number of a module: of the first pattern that names it, else the setting under one of the names."""
+        patterns = settings.get(pattern) or {}
+        if not isinstance(patterns, dict):
+            raise self._strange(pattern, patterns, "numbers by the names of modules")
+        place = name_patterns(tuple(patterns)).first(_inner_names(module))
+        if place is not None:
+            return self._number(pattern, list(patterns.values())[place])
+        numbers = {name: self._number(name, settings[name]) for name in names if settings.get(name) is not None}
+        if len(set(numbers.values())) > 1:
+            said = " and ".join(f"{name} {number:g}" for name, number in numbers.items())
+            raise UnsupportedAdapter(f"its scale: expected its metadata to say one alpha, found {said}")
+        return next(iter(numbers.values()), None)
+
+    def _number(self, name: str, value: Any) -> float:
+        try:
+            number = math.nan if isinstance(value, bool) else float(value)
+        except (OverflowError, TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise self._strange(name, value, "a number")
+        return number
+
+    def _is_set(self, settings: Mapping[str, Any], name: str) -> bool:
+        value = settings.get(name)
+        truth = value if isinstance(value, bool) else _TRUTH.get(str(value).lower())
+        if truth is None:
+            raise self._strange(name, value, "true or false")
+        return truth
+
+    def _strange(self, name: str, value: Any, expected: str) -> UnsupportedAdapter:
+        place = f"PEFT's settings in its metadata ({self.entry})" if self.entry else "its metadata"
+        return UnsupportedAdapter(f"its scale: expected {place} to say {expected} as {name}, found {ascii(value)[:80]}")
+
 
 def peft_settings(metadata: Mapping[str, str], adapter: str) -> PeftSettings:
     """The settings of a file; UnsupportedAdapter where they are there and cannot be read."""
     entry = next((name for name in SETTINGS if name in metadata), None)
     if entry is None:
-        return PeftSettings()
-    parts: dict[str, dict[str, Any]] = {}
+        return PeftSettings(_by_part({name: value for name, value in metadata.items() if _tells_scale(name)}))
     try:
-        for name, value in json.loads(metadata[entry]).items():
-            part, _, setting = name.rpartition(".")
-            parts.setdefault(part, {})[setting] = value
-        for settings in parts.values():
-            _check(settings)
-    except (AttributeError, TypeError, ValueError, re.error) as error:
-        raise UnsupportedAdapter(
-            f"LoRA {adapter}: expected PEFT's settings in its metadata ({entry}), found what is none ({error}); the "
-            "LoRA's strength depends on them. Take the entry out of the file, or fetch the file again."
-        ) from error
-    return PeftSettings(parts)
+        written = json.loads(metadata[entry])
+    except (RecursionError, ValueError) as error:
+        raise _unreadable(adapter, entry, f"{type(error).__name__}: {error}") from error
+    if not isinstance(written, dict):
+        raise _unreadable(adapter, entry, f"{type(written).__name__}")
+    return PeftSettings(_by_part(written), entry)
 
 
-def _check(settings: dict[str, Any]) -> None:
-    """Numbers and patterns, or an error that says what is wrong."""
-    settings["alpha_pattern"] = settings.get("alpha_pattern") or {}
-    for name, alpha in settings["alpha_pattern"].items():
-        re.compile(name)
-        float(alpha)
-    if settings.get("lora_alpha") is not None:
-        float(settings["lora_alpha"])
+def says_scale(entry: str) -> bool:
+    """Whether an entry of the metadata says how strong the file's factors are."""
+    return entry in SETTINGS or _tells_scale(entry)
 
 
-def _names(pattern: str, module: str) -> bool:
-    """PEFT's rule: the end of the module's name, from a dot on."""
-    return re.search(rf"(?:^|\.)(?:{pattern})$", module) is not None
+def _tells_scale(entry: str) -> bool:
+    part, _, name = entry.rpartition(".")
+    return part in _PARTS and name in (*_ALPHAS, *_RANKS, "use_rslora")
+
+
+def _by_part(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    parts: dict[str, dict[str, Any]] = {}
+    for name, value in settings.items():
+        part, _, setting = name.rpartition(".")
+        parts.setdefault(part, {})[setting] = value
+    return parts
+
+
+def _inner_names(module: str) -> Iterator[str]:
+    """The module's name with and without what stands before its name inside the model."""
+    yield module
+    while prefix := _PREFIX.match(module):
+        module = module[prefix.end() :]
+        yield module
+
+
+def _unreadable(adapter: str, entry: str, found: str) -> UnsupportedAdapter:
+    return UnsupportedAdapter(
+        f"LoRA {adapter}: expected PEFT's settings in its metadata ({entry}), found what is none "
+        f"({' '.join(found.split())[:120]}); the LoRA's strength depends on them. Take the entry out of the file, or "
+        "fetch the file again."
+    )

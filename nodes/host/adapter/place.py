@@ -15,11 +15,15 @@ from ....core.vectors import Vector
 from ..base.from_model import HostBase
 from ..base.names import in_file_order, layer_name, row_order
 from .adapter import Adapter
-from .group import Group, grouped, why_nothing_is_named
+from .group import MAGNITUDE, Group, grouped, why_nothing_is_named
 from .kinds import LazyDeltas, PlacedDelta, peft_dora, placed_delta
-from .module import MAGNITUDE, read_module
+from .module import read_module
 from .peft import PeftSettings, peft_settings
+from .scale import check_dora, check_norms, with_scale
 from .vectors import together, vectors_of_module
+
+# How reasons begin that another base, or a whole file, would take away.
+_OF_DAMAGE = ("expected its ", "its diff has shape", "its set has shape", "it is incomplete")
 
 _PlacedDeltas = dict[str, tuple[PlacedDelta, tuple[str, ...]]]
 
@@ -78,11 +82,7 @@ def place(adapter: Adapter, base: HostBase) -> PlacedAdapter:
     vectors, doubled_vectors = together(vector for one in placed for vector in one.vectors)
     skipped = (*(skipped for one in placed for skipped in one.skipped), *doubled, *doubled_vectors)
     if not deltas and not vectors:
-        raise UnsupportedAdapter(
-            f"LoRA {adapter.name}: expected modules that fit {base.name}, found {len(skipped)} of which none does. The "
-            f"first, {skipped[0].layer}: {skipped[0].reason}. If the base is the one that it was trained on, the file "
-            "is damaged: fetch it again."
-        )
+        raise UnsupportedAdapter(_why_nothing_fits(adapter.name, base, skipped))
     order = [layer for layer in base.layers if layer in deltas]
     modules = [
         Module(layer, delta.shape, keys, delta.exact, delta.widened)
@@ -97,6 +97,18 @@ def place(adapter: Adapter, base: HostBase) -> PlacedAdapter:
         skipped=skipped,
         unread={key: reason for part in (unread, *(one.unread for one in placed)) for key, reason in part.items()},
     )
+
+
+def _why_nothing_fits(adapter: str, base: HostBase, skipped: tuple[Skipped, ...]) -> str:
+    """The sentence for an adapter of which no module can be taken. Only shapes and missing keys hint at damage."""
+    first = skipped[0]
+    sentence = (
+        f"LoRA {adapter}: expected modules that fit {base.name}, found {len(skipped)} of which none does. The first, "
+        f"{first.layer}: {first.reason}."
+    )
+    if not first.reason.startswith(_OF_DAMAGE):
+        return sentence
+    return f"{sentence} If the base is the one that it was trained on, the file is damaged: fetch it again."
 
 
 def _together(placed: Iterable[tuple[str, _Placed]], base: HostBase) -> tuple[_PlacedDeltas, tuple[Skipped, ...]]:
@@ -149,17 +161,13 @@ def _delta(patch: Any, spelled: str, group: Group, layer: str, settings: PeftSet
     def source_weight() -> Tensor:
         return in_file_order(base.key_map[spelled], base.read(place_of))
 
-    def without_alpha(rank: int) -> float:
-        return settings.scale(spelled, rank)
-
-    placed = placed_delta(patch, without_alpha, place_of, source_weight)
-    magnitude = group.tensors.get(f"{spelled}{MAGNITUDE}")
+    module, magnitude = group.module, group.tensors.get(f"{spelled}{MAGNITUDE}")
+    check_dora(patch, magnitude, module, settings)
+    patch = with_scale(patch, module, settings)
+    placed = placed_delta(patch, place_of, source_weight)
     if magnitude is None or not isinstance(patch, LoRAAdapter):
         return placed
-    if magnitude.numel() != place_of.weight.shape[0]:
-        raise UnsupportedAdapter(
-            f"its lora_magnitude_vector has {magnitude.numel()} values, the layer {place_of.weight.shape[0]} outputs"
-        )
+    check_norms(magnitude, group.file_keys[f"{spelled}{MAGNITUDE}"], place_of)
     up, down, *_ = patch.weights
     return peft_dora(up, down, magnitude, placed.scale, place_of, source_weight)
 

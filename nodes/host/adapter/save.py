@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from ....core.errors import InvalidSetting
-from .adapter import Adapter
+from .adapter import Adapter, LayerChanges
 from .place import place
-from .write import is_written, to_state_dict
+from .write import is_written
 
 _LARGE = 4  # prolora doubles the rank, and a rank of one or two may be stored as four: that is nothing to warn of
 
@@ -16,16 +16,18 @@ SAVED_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32":
 
 
 def respelled(adapter: Adapter, spelling: str) -> dict[str, Tensor]:
-    """The adapter's tensors in a spelling. One that was never carried over has no base to name its layers by: it stays
-    as it is, and any other spelling than "comfy" is refused."""
-    if adapter.fits is not None:
+    """The adapter's tensors in a spelling. An adapter that was never transferred has no base to name its layers by: it
+    stays as it is, and any spelling but "comfy" is refused."""
+    changes = adapter.changes
+    if changes is None and adapter.fits is not None:
         placed = place(adapter, adapter.fits)
-        tensors = to_state_dict(placed.deltas, placed.scales, adapter.fits, spelling, placed.vectors, placed.widened())
-        if tensors:
+        changes = LayerChanges(adapter.fits, placed.deltas, placed.scales, placed.vectors, placed.widened())
+    if changes is not None:
+        if tensors := changes.tensors(spelling):
             return tensors
         raise InvalidSetting(
-            f"Saving {adapter.name} as {spelling}: expected changes of weights, found changes of biases and norms "
-            "alone, with which its loader refuses a file. Choose comfy or kohya."
+            f"Saving {adapter.name} as {spelling}: expected changes of weights, found only changes of biases and "
+            "norms, which this spelling cannot hold. Choose comfy or kohya."
         )
     if spelling != "comfy":
         raise InvalidSetting(

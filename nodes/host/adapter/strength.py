@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 from ....core.delta import LowRankDelta
 from ....core.plan import TransferSettings
 from ..base.from_model import HostBase
-from .adapter import Adapter, fingerprint_of
+from .adapter import Adapter, LayerChanges
 from .metadata import scaled_metadata
 from .place import PlacedAdapter, place
-from .write import to_state_dict
 
 
 @dataclass(frozen=True)
@@ -21,11 +20,30 @@ class Scaled:
 
 
 def scaled(adapter: Adapter, strength: float, base: HostBase) -> Scaled:
-    """The adapter whose strength 1 is that strength of the given one; at 1 it is the given one itself. Every kind
-    becomes factors, on the layers of the base that it was carried to, or else of `base`; one that has none is cut to
-    Project LoRA's dense_rank."""
+    """The adapter whose strength 1 does what `strength` of the given adapter does; at 1 it is that adapter itself.
+
+    Every kind becomes factors, on the layers of the base that it was transferred to, or else of `base`.
+    """
     if strength == 1:
         return Scaled(adapter)
+    name = f"{adapter.name} x {strength:g}"
+    changes, notes = (adapter.changes, ()) if adapter.changes is not None else _changes_of(adapter, base, name)
+    deltas = {layer: delta.scaled(strength) for layer, delta in changes.deltas.items()}
+    # What is set in place of a parameter, ComfyUI sets at any strength.
+    vectors = tuple(
+        replace(vector, values=vector.values * strength) if vector.kind == "diff" else vector
+        for vector in changes.vectors
+    )
+    changes = replace(changes, deltas=deltas, vectors=vectors)
+    metadata = scaled_metadata(adapter.metadata, changes.tensors(), strength)
+    return Scaled(changes.adapter(name, metadata), notes)
+
+
+def _changes_of(adapter: Adapter, base: HostBase, name: str) -> tuple[LayerChanges, tuple[str, ...]]:
+    """The changes of a file as factors, and notes on what is lost of them; `name` is the adapter's name in the notes.
+
+    A layer without factors is cut to Project LoRA's dense_rank.
+    """
     fits = adapter.fits or base
     placed = place(adapter, fits)
     deltas: dict[str, LowRankDelta] = {}
@@ -35,14 +53,9 @@ def scaled(adapter: Adapter, strength: float, base: HostBase) -> Scaled:
         if layer not in placed.factored and layer not in placed.widened():
             delta, share = delta.truncated(TransferSettings.dense_rank)
             lost.append(share)
-        deltas[layer] = delta.scaled(strength)
-    # What is set in place of a parameter, ComfyUI sets at any strength.
-    vectors = [replace(one, values=one.values * strength) if one.kind == "diff" else one for one in placed.vectors]
-    tensors = to_state_dict(deltas, placed.scales, fits, vectors=vectors, widened=placed.widened())
-    metadata = scaled_metadata(adapter.metadata, tensors, strength)
-    name = f"{adapter.name} x {strength:g}"
-    made = Adapter(name, fingerprint_of(tensors), metadata, tensors=tensors, fits=fits)
-    return Scaled(made, (*_left_out(name, placed), *told_cut(name, lost)))
+        deltas[layer] = delta
+    changes = LayerChanges(fits, deltas, placed.scales, placed.vectors, placed.widened())
+    return changes, (*_left_out(name, placed), *told_cut(name, lost))
 
 
 def _left_out(name: str, placed: PlacedAdapter) -> tuple[str, ...]:

@@ -58,10 +58,10 @@ def to_state_dict(
     (docs/method.md, section 3, law 8). A layer that has no name in a spelling is written under ComfyUI's; what the
     spelling's loader refuses is left out (save.left_out tells)."""
     chosen = SPELLINGS[spelling]
-    names = _names(base, chosen)
+    names, comfy_names = _names(base, chosen), _names(base, SPELLINGS["comfy"])
     tensors: dict[str, Tensor] = {}
     for layer, delta in _whole_where_unnamed(deltas, names, base).items():
-        module = names.get(layer) or _names(base, SPELLINGS["comfy"])[layer]
+        module = names.get(layer) or comfy_names[layer]
         shape = base.layers[layer].weight.shape
         if widened is not None and layer in widened:
             shape = widened[layer]
@@ -133,7 +133,7 @@ def _whole_where_unnamed(
     deltas: Mapping[str, LowRankDelta], names: Mapping[str, str], base: HostBase
 ) -> dict[str, LowRankDelta]:
     """The deltas, with slices that the spelling cannot name put together into one on the fused weight: exact, at the
-    sum of their ranks."""
+    sum of their ranks; at one's rank where they share `down`, as slices of a LoRA on the fused weight do."""
     whole: dict[str, LowRankDelta] = {}
     for layer, delta in deltas.items():
         fused, rows = slice_of(layer)
@@ -143,8 +143,14 @@ def _whole_where_unnamed(
         up = delta.up.new_zeros(base.layers[fused].weight.shape[0], delta.rank)
         up[rows.as_slice] = delta.up
         in_place = LowRankDelta(up, delta.down)
-        whole[fused] = whole[fused].plus(in_place) if fused in whole else in_place
+        whole[fused] = _sum(whole[fused], in_place) if fused in whole else in_place
     return whole
+
+
+def _sum(one: LowRankDelta, other: LowRankDelta) -> LowRankDelta:
+    if one.down.shape == other.down.shape and torch.equal(one.down, other.down):
+        return LowRankDelta(one.up + other.up, one.down)
+    return one.plus(other)
 
 
 def _written_vector(vector: Vector) -> tuple[str, Tensor]:

@@ -1,7 +1,6 @@
 """A base model from a file's header: ComfyUI detects the family on meta tensors, no weight is read."""
 
 import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
@@ -14,23 +13,21 @@ import comfy.model_management
 import comfy.utils
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from ....core.errors import UnsupportedBase
 from ....core.files import TORCH_DTYPES, TensorFile, TensorHeader
 from ....core.fingerprint import model_fingerprint
 from ....core.layers import Layer, WeightRef
 from ....core.shards import open_model_file, require_whole
-from ..adapter.spelling import extra_names
 from ..settings import subspace_cache
-from .from_model import Fingerprint, HostBase, diffusers_names, joined, parameters_of
-from .layout import Places, find_views, header_at, mark_of, read_pieces, trace_rows
+from .from_model import Fingerprint, HostBase, diffusers_names, joined, names_beyond_the_host, parameters_of
+from .layout import Places, check_depth, find_views, header_at, mark_of, read_pieces, trace_rows
 from .names import UNET, layers_of
 
 # Marks of a quantised file: its weights mean nothing without the scales beside them.
 _QUANTISED = (".comfy_quant", ".scale_weight", ".weight_scale", "scaled_fp8", ".qweight", ".wscales")
 
-_NUMBER = re.compile(r"\.(\d+)(?=\.)")
-_MOST_BLOCKS = 512  # the deepest models known have about 100 blocks; building one takes milliseconds
 _LARGEST_VECTOR = 1 << 20  # values
 
 _PICKLED = (".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl")
@@ -66,20 +63,16 @@ def base_from_header(file: TensorFile, name: str, fingerprint: Fingerprint) -> H
             f"Base {name}: expected plain weights, found quantised ones ({marks[0]}). Load it with ComfyUI's own "
             "loader and connect that MODEL to this node: it is then de-quantised layer by layer."
         )
-    deepest = max((int(number) for key in file.tensors for number in _NUMBER.findall(key)), default=0)
-    if deepest >= _MOST_BLOCKS:
-        raise UnsupportedBase(
-            f"Base {name}: expected a model of at most {_MOST_BLOCKS} blocks, found one with number {deepest:,}. "
-            "ComfyUI would build every one of them: choose a model that it knows."
-        )
+    check_depth(file, name)
     with torch.inference_mode(False):  # inference tensors do not know what they are a slice of
         meta = {key: _stand_in(header) for key, header in file.tensors.items()}
         try:
             config, tensors, convert = _detect(meta, file, name)
         except KeyError as error:
             raise UnsupportedBase(
-                f"Base {name}: expected the layers that ComfyUI tells a model by, found none called {error.args[0]}. "
-                "The file is not whole: take another copy of it."
+                f"Base {name}: expected the layers that ComfyUI tells a model by, found none called {error.args[0]}: "
+                "a part of the model is missing, or ComfyUI does not read this layout. Take the file in a layout that "
+                "ComfyUI reads."
             ) from error
         except RuntimeError as error:
             raise UnsupportedBase(
@@ -89,14 +82,15 @@ def base_from_header(file: TensorFile, name: str, fingerprint: Fingerprint) -> H
         model = _build(config, tensors, name)
         places = _places_of_model(file, meta, tensors, config, convert)
         encoder = _text_encoder(config, meta, file, name, fingerprint)
+        notes = _absent(model, config, tensors)
     model_keys = model.state_dict()
     diffusers = diffusers_names(config, model_keys)
     known = comfy.lora.model_lora_keys_unet(model, {})
-    extra = {name: key for name, key in extra_names(diffusers).items() if name not in known}
+    extra = names_beyond_the_host(config, model_keys, known)
     key_map = {**known, **extra}
     places = {key: places[key] for key in model_keys if key in places}
     base = _base(name, fingerprint, type(config).__name__, key_map, places, file)
-    base = replace(base, extra=frozenset(extra), diffusers=diffusers)
+    base = replace(base, extra=frozenset(extra), diffusers=diffusers, notes=notes)
     return base if encoder is None else joined(base, encoder)
 
 
@@ -171,12 +165,39 @@ def _of_diffusion_model(tensors: _Tensors) -> _Tensors:
 def _build(config: Any, tensors: Mapping[str, Tensor], name: str) -> Any:
     """The host's model on meta tensors: its keys are the layers' names."""
     try:
-        return config.get_model(dict(tensors), "", device=torch.device("meta"))
+        try:
+            return config.get_model(dict(tensors), "", device=torch.device("meta"))
+        except RuntimeError:
+            with ValuesOfTheClass():
+                return config.get_model(dict(tensors), "", device=torch.device("meta"))
     except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise UnsupportedBase(
             f"Base {name}: expected a {type(config).__name__}, as which ComfyUI detects it, found shapes of which its "
             f"class makes no model ({type(error).__name__}: {error}). Load it with its loader and connect the MODEL."
         ) from error
+
+
+def _absent(model: Any, config: Any, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """A note where the file lacks matrices of the model that ComfyUI makes of it, as a part of a model does."""
+    held = {UNET + key for key in config.process_unet_state_dict(dict(tensors))}
+    matrices = [key for key, value in model.state_dict().items() if value.ndim > 1]
+    absent = [key for key in matrices if key not in held]
+    if not absent:
+        return ()
+    return (
+        f"the file lacks {len(absent)} of the model's {len(matrices)} matrices (first: {absent[0]}): it may be a part",
+    )
+
+
+class ValuesOfTheClass(TorchFunctionMode):
+    """Lets a model's class read the values that it writes down itself (ACE-Step 1.5 counts its codebook): on the meta
+    device they are lost. Not for every class: others mix such values with meta tensors."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = dict(kwargs or {})
+        if func in (torch.arange, torch.tensor):
+            named.pop("device", None)
+        return func(*args, **named)
 
 
 def _places_of_model(

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from torch import Tensor
 from ....core.errors import UnsupportedBase
 from ....core.files import TensorHeader
 from ....core.layers import Layer, WeightRef
-from ..adapter.spelling import extra_names
+from ..adapter.spelling.index import NameIndex
+from ..adapter.spelling.names import extra_names
 from .fingerprint import loaded_fingerprint
 from .merge import loras_left_out, merge_patches, merged_weights
 from .names import UNET, layers_of, slice_of
@@ -51,6 +53,11 @@ class HostBase:
         """A hash of all weights; the first call may read every one of them."""
         return self.identity if isinstance(self.identity, str) else self.identity()
 
+    @cached_property
+    def names(self) -> NameIndex:
+        """The key map under every spelling of its names."""
+        return NameIndex(self.key_map)
+
     def own_layers(self) -> list[str]:
         """Every weight once: a fused one as its slices (q, k and v of qkv) where these are all of it."""
         whole = [name for name in self.layers if slice_of(name)[0] not in self.layers]
@@ -80,10 +87,11 @@ class HostBase:
 
 def base_from_model(model: Any) -> HostBase:
     """A base from a loaded MODEL of any loader. A merge is read as merged; the patches of LoRAs are left out."""
-    diffusers = diffusers_names(model.model.model_config, model.model.state_dict())
+    config, stored = model.model.model_config, model.model.state_dict()
+    diffusers = diffusers_names(config, stored)
     known = comfy.lora.model_lora_keys_unet(model.model, {})
-    extra = {name: key for name, key in extra_names(diffusers).items() if name not in known}
-    base = _from_patcher(model, model.model, {**known, **extra}, type(model.model.model_config).__name__)
+    extra = names_beyond_the_host(config, stored, known)
+    base = _from_patcher(model, model.model, {**known, **extra}, type(config).__name__)
     return replace(base, extra=frozenset(extra), diffusers=diffusers)
 
 
@@ -126,6 +134,14 @@ def diffusers_names(config: Any, model_keys: Mapping[str, Any]) -> dict[str, str
     names = comfy.utils.unet_to_diffusers(config.unet_config)
     weights = {name: UNET + key for name, key in names.items() if name.endswith(".weight")}
     return {name.removesuffix(".weight"): key for name, key in weights.items() if key in model_keys}
+
+
+def names_beyond_the_host(config: Any, model_keys: Mapping[str, Tensor], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Names of modules that ComfyUI's own map `known` lacks: today's diffusers names of a UNet (the map has the older
+    ones with `.processor.`), and those of names.txt."""
+    shapes = {key: tuple(tensor.shape) for key, tensor in model_keys.items() if tensor.ndim > 1}
+    names = {**extra_names(config, shapes, UNET), **diffusers_names(config, model_keys)}
+    return {name: target for name, target in names.items() if name not in known}
 
 
 def parameters_of(headers: Mapping[str, TensorHeader]) -> dict[str, tuple[int, ...]]:

@@ -5,6 +5,7 @@ model has them fused, and a few layers' rows in another order.
 """
 
 import bisect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +14,12 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from ....core.errors import UnsupportedBase
 from ....core.files import TensorFile, TensorHeader
 from ....core.layers import Rows
+
+_NUMBER = re.compile(r"\.(\d+)(?=\.)")
+_MOST_BLOCKS = 512  # the deepest models known have about 100 blocks; building one takes milliseconds
 
 
 @dataclass(frozen=True)
@@ -118,3 +123,13 @@ class _MarkUnwritten(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
         return made.fill_(-1) if func in (torch.empty, torch.empty_like) else made
+
+
+def check_depth(file: TensorFile, name: str) -> None:
+    """UnsupportedBase where a file numbers more blocks than any model has: ComfyUI would build each of them."""
+    deepest = max((int(number) for key in file.tensors for number in _NUMBER.findall(key)), default=0)
+    if deepest >= _MOST_BLOCKS:
+        raise UnsupportedBase(
+            f"Base {name}: expected a model of at most {_MOST_BLOCKS} blocks, found one with number {deepest:,}. "
+            "ComfyUI would build every one of them: choose a model that it knows."
+        )

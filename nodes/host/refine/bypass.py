@@ -45,7 +45,7 @@ def why_untrainable(model: nn.Module, layer: Layer) -> str | None:
 
 
 @contextmanager
-def bypassed(model: nn.Module, factors: Factors) -> Iterator[None]:
+def bypass_layers(model: nn.Module, factors: Factors) -> Iterator[None]:
     """The model with factors (up (m, r), down (r, n)) on its layers, until the end of the block."""
     by_module: dict[str, list[_Side]] = {}
     for name, (up, down) in factors.items():
@@ -53,12 +53,12 @@ def bypassed(model: nn.Module, factors: Factors) -> Iterator[None]:
         by_module.setdefault(_place(name), []).append(_Side(up, down, rows))
     modules = [comfy.utils.get_attr(model, place) for place in by_module]
     sides = zip(modules, by_module.values(), strict=True)
-    with forwards_replaced({module: _with_sides(module, module.forward, some) for module, some in sides}):
+    with replace_forwards({module: _add_sides(module, module.forward, some) for module, some in sides}):
         yield
 
 
 @contextmanager
-def forwards_replaced(forwards: Mapping[Any, Callable[..., Any]]) -> Iterator[None]:
+def replace_forwards(forwards: Mapping[Any, Callable[..., Any]]) -> Iterator[None]:
     """Modules with other forwards for the time; a forward that another node pack has put there comes back."""
     before = {module: module.__dict__.get("forward") for module in forwards}
     for module, forward in forwards.items():
@@ -99,25 +99,25 @@ class _Side:
         return convolve(low, up.reshape(*up.shape, *(1 for _ in size)))
 
 
-def _with_sides(module: Any, forward: Callable[..., Tensor], sides: list[_Side]) -> Callable[..., Tensor]:
-    def with_sides(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def _add_sides(module: Any, forward: Callable[..., Tensor], sides: list[_Side]) -> Callable[..., Tensor]:
+    def add_sides(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         given = forward(x, *args, **kwargs)
         channels = 1 if issubclass(type(module), tuple(_CONVS)) else -1
         for side in sides:
             given = given + side.change(module, x, given.shape[channels]).to(given.dtype)
         return given
 
-    return with_sides
+    return add_sides
 
 
-def attention_with_gradients(function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+def attend_with_gradients(function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
     """Attention of ComfyUI's choice where gradients go through it, else torch's own. In a model's options it takes the
     place of what another node pack has put there."""
     chosen = function if function.__name__ in _WITH_GRADIENTS else attention_pytorch
     return chosen(*args, **kwargs)
 
 
-def usable_for_gradients(model: nn.Module) -> None:
+def allow_gradients(model: nn.Module) -> None:
     """Nodes run in torch's inference mode, and tensors made there cannot be saved for a backward pass. The model's are
     given new heads on the same memory; ComfyUI's own training loads the model a second time instead."""
     for module in model.modules():

@@ -12,17 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .bypass import forwards_replaced
-
-
-def copies_kept() -> Any:
-    """Within it, what is saved for a backward pass is saved as a copy, and can be written over. Leaves are weights."""
-    return torch.autograd.graph.saved_tensors_hooks(_own_copy, _itself)
+from .bypass import replace_forwards
+from .saved_tensors import SavedTensors
 
 
 @contextmanager
-def recomputed(blocks: Sequence[Any]) -> Iterator[None]:
-    with forwards_replaced({block: functools.partial(_call, block.forward) for block in blocks}):
+def recompute_blocks(blocks: Sequence[Any]) -> Iterator[None]:
+    with replace_forwards({block: functools.partial(_call, block.forward) for block in blocks}):
         yield
 
 
@@ -30,7 +26,7 @@ def _call(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     if not torch.is_grad_enabled() or any(_hides_gradients(one) for one in (*args, *kwargs.values())):
         return forward(*args, **kwargs)
     tensors: list[Tensor] = []
-    form = _taken_out(list(args), tensors), {key: _taken_out(one, tensors) for key, one in kwargs.items()}
+    form = _take_out(list(args), tensors), {key: _take_out(one, tensors) for key, one in kwargs.items()}
 
     def again(given: Sequence[Tensor]) -> Any:
         own_args, own_kwargs = _put_back(form, given)
@@ -53,7 +49,7 @@ class _Recomputed(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> Any:
         wants = ctx.needs_input_grad[2:]
         leaves = [one.detach().requires_grad_(want) for one, want in zip(ctx.saved_tensors, wants, strict=True)]
-        with torch.enable_grad(), copies_kept():
+        with torch.enable_grad(), SavedTensors(copying=True):
             answer = ctx.again([one.clone() for one in leaves])
         answers = answer if isinstance(answer, (tuple, list)) else (answer,)
         told = [(one, by) for one, by in zip(answers, gradients, strict=True) if _has_gradient(one) and by is not None]
@@ -62,15 +58,15 @@ class _Recomputed(torch.autograd.Function):
         return None, None, *(one.grad for one in leaves)
 
 
-def _taken_out(value: Any, tensors: list[Tensor]) -> Any:
+def _take_out(value: Any, tensors: list[Tensor]) -> Any:
     """The value with numbered places for its tensors; what is in no list, tuple or dict stays as it is."""
     if isinstance(value, Tensor):
         tensors.append(value)
         return _Place(len(tensors) - 1)
     if type(value) in (list, tuple):
-        return type(value)(_taken_out(one, tensors) for one in value)
+        return type(value)(_take_out(one, tensors) for one in value)
     if type(value) is dict and any(_has_gradient(one) for one in _within(value)):
-        return {key: _taken_out(one, tensors) for key, one in value.items()}
+        return {key: _take_out(one, tensors) for key, one in value.items()}
     return value
 
 
@@ -107,11 +103,3 @@ def _hides_gradients(value: Any) -> bool:
 
 def _has_gradient(value: Any) -> bool:
     return isinstance(value, Tensor) and value.requires_grad
-
-
-def _own_copy(tensor: Tensor) -> Tensor:
-    return tensor if tensor.is_leaf else tensor.clone()
-
-
-def _itself(tensor: Tensor) -> Tensor:
-    return tensor

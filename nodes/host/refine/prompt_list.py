@@ -32,7 +32,7 @@ class Prompts:
 
 
 @dataclass(frozen=True)
-class Spoken:
+class TrainingWords:
     """What a LoRA's file says of the words that it was trained on. trigger: empty where it is not known; tags: by how
     often they were seen; passed_over: entries that cannot be read, and why."""
 
@@ -41,37 +41,37 @@ class Spoken:
     passed_over: tuple[str, ...]
 
 
-def choose(text: str, metadata: Mapping[str, str], count: int, seed: int) -> Prompts:
+def choose_prompts(text: str, metadata: Mapping[str, str], count: int, seed: int) -> Prompts:
     """At most `count` prompts: the lines of a text; without one, of the LoRA's own tags; without those, plain ones with
     the trigger words in front. The same seed gives the same prompts."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if lines:
         kept = lines[:count]
         more = f", the first of {len(lines)}" if len(kept) < len(lines) else ""
-        return Prompts(tuple(kept), f"{_counted(kept)} of your own{more}")
-    spoken, generator = words_of(metadata), torch.Generator().manual_seed(seed)
+        return Prompts(tuple(kept), f"{_count(kept)} of your own{more}")
+    spoken, generator = read_words(metadata), torch.Generator().manual_seed(seed)
     if len(spoken.tags) >= _FEWEST_TAGS:
-        found = _of_tags(spoken, count, generator)
-        origin = f"{_counted(found)} of the LoRA's own tags, each with “{spoken.trigger}”"
+        found = _draw_from_tags(spoken, count, generator)
+        origin = f"{_count(found)} of the LoRA's own tags, each with “{spoken.trigger}”"
     else:
-        found = _plain(spoken.trigger, count, generator)
+        found = _draw_plain(spoken.trigger, count, generator)
         led = f" with “{spoken.trigger}” in front" if spoken.trigger else ": the file tells no trigger words"
-        origin = f"{_counted(found)} from the bundled list{led}"
+        origin = f"{_count(found)} from the bundled list{led}"
     return Prompts(tuple(found), "; ".join([origin, *spoken.passed_over]))
 
 
-def words_of(metadata: Mapping[str, str]) -> Spoken:
+def read_words(metadata: Mapping[str, str]) -> TrainingWords:
     """Trigger words and tags out of a file's metadata. Without a trigger phrase the most frequent tag is taken for it;
     what is no JSON or of another type is passed over, and told."""
-    tags, passed_over = _tags(metadata.get(_TAGS, ""))
+    tags, passed_over = _read_tags(metadata.get(_TAGS, ""))
     phrase = " ".join(metadata.get(_TRIGGER, "").split())
     if len(phrase) > _LONGEST_PHRASE:
         too_long = f"its {_TRIGGER} has {len(phrase):,} characters and was passed over"
         phrase, passed_over = "", (too_long, *passed_over)
-    return Spoken(phrase or max(tags, key=lambda tag: tags[tag], default=""), tags, passed_over)
+    return TrainingWords(phrase or max(tags, key=lambda tag: tags[tag], default=""), tags, passed_over)
 
 
-def conditioning_of(clip: Any, prompts: tuple[str, ...], name: str, progress: Progress = silent) -> list[Any]:
+def encode_prompts(clip: Any, prompts: tuple[str, ...], name: str, progress: Progress = silent) -> list[Any]:
     """One entry of ComfyUI's CONDITIONING for each prompt, as its own CLIP Text Encode makes them."""
     if clip is None:
         raise InvalidSetting(
@@ -98,7 +98,7 @@ def conditioning_of(clip: Any, prompts: tuple[str, ...], name: str, progress: Pr
     return entries
 
 
-def _tags(written: str) -> tuple[dict[str, float], tuple[str, ...]]:
+def _read_tags(written: str) -> tuple[dict[str, float], tuple[str, ...]]:
     """sd-scripts' {dataset: {tag: count}} summed over the datasets, and what of it had to be passed over."""
     if not written:
         return {}, ()
@@ -117,14 +117,19 @@ def _tags(written: str) -> tuple[dict[str, float], tuple[str, ...]]:
             continue
         for tag, count in dataset.items():
             words = " ".join(tag.split()) if len(tag) <= _LONGEST_PHRASE else ""
-            if not words or type(count) not in (int, float) or not 0 < count < _LARGEST_COUNT:
+            if not words or not _is_text(words) or type(count) not in (int, float) or not 0 < count < _LARGEST_COUNT:
                 odd += 1
             else:
                 tags[words] += count
     return dict(tags), (f"{odd} odd entries of its {_TAGS} were passed over",) if odd else ()
 
 
-def _of_tags(spoken: Spoken, count: int, generator: torch.Generator) -> list[str]:
+def _is_text(words: str) -> bool:
+    """Whether words can be encoded: JSON can spell halves of letters, at which every tokenizer stops."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in words)
+
+
+def _draw_from_tags(spoken: TrainingWords, count: int, generator: torch.Generator) -> list[str]:
     """The trigger words and a few tags, drawn as often as they were seen; a tag that is a sentence stands alone."""
     others = {tag: often for tag, often in spoken.tags.items() if tag != spoken.trigger}
     names, weights = list(others), torch.tensor(list(others.values()), dtype=torch.float64)
@@ -139,16 +144,16 @@ def _of_tags(spoken: Spoken, count: int, generator: torch.Generator) -> list[str
     return list(found)
 
 
-def _plain(trigger: str, count: int, generator: torch.Generator) -> list[str]:
-    lines = plain_prompts()
+def _draw_plain(trigger: str, count: int, generator: torch.Generator) -> list[str]:
+    lines = read_plain_prompts()
     drawn = torch.randperm(len(lines), generator=generator)[:count].tolist()
     return [f"{trigger}, {lines[index]}" if trigger else lines[index] for index in drawn]
 
 
-def plain_prompts() -> list[str]:
+def read_plain_prompts() -> list[str]:
     """People, animals, places, things and food, in few words and in many."""
     return Path(__file__).with_name("plain_prompts.txt").read_text(encoding="utf-8").splitlines()
 
 
-def _counted(prompts: list[str]) -> str:
+def _count(prompts: list[str]) -> str:
     return "1 prompt" if len(prompts) == 1 else f"{len(prompts)} prompts"

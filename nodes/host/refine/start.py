@@ -1,4 +1,4 @@
-"""What of an adapter can be refined, what goes along unchanged, and the refined adapter as tensors."""
+"""Where a refinement starts: the layers of an adapter that are trained, and what stays unchanged beside them."""
 
 import math
 from collections import Counter
@@ -13,7 +13,7 @@ from ....core.delta import LowRankDelta
 from ....core.errors import NothingToTransfer
 from ....core.layers import Layer
 from ....core.plan import TransferSettings
-from ....core.refine.trainable import from_zeros, trainable
+from ....core.refine.trainable import balance_factors, make_zero_factors
 from ....core.vectors import Vector
 from ..adapter.adapter import Adapter, fingerprint_of
 from ..adapter.apply import apply
@@ -27,26 +27,27 @@ from .bypass import ABSENT, why_untrainable
 
 
 @dataclass(frozen=True)
-class Refinable:
-    """deltas: layer -> what is trained, balanced, float32; kept: layer -> what is not; vectors: biases and norms;
-    passed: tensors of the file for the text encoder, in its own spelling. start: the adapter, None from zeros."""
+class StartingPoint:
+    """adapter: None from zeros; fits: the base that names its layers; deltas: layer -> what is trained, balanced,
+    float32; untrained: layer -> what stays as it is; vectors: biases and norms; text_encoder: its tensors, spelled as
+    the file spells them."""
 
-    start: Adapter | None
+    adapter: Adapter | None
     fits: HostBase
     deltas: Mapping[str, LowRankDelta]
-    kept: Mapping[str, LowRankDelta] = field(default_factory=dict[str, LowRankDelta])
+    untrained: Mapping[str, LowRankDelta] = field(default_factory=dict[str, LowRankDelta])
     vectors: tuple[Vector, ...] = ()
     scales: Mapping[str, float] = field(default_factory=dict[str, float])
     widened: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, Any])
-    passed: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    text_encoder: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     notes: tuple[str, ...] = ()
 
     def factors(self) -> dict[str, tuple[Tensor, Tensor]]:
         return {name: (delta.up, delta.down) for name, delta in self.deltas.items()}
 
-    def with_kept(self, model: Any) -> Any:
-        """The model with what is not trained; the text encoder's part is none of it."""
-        layers = {name: delta for name, delta in self.kept.items() if not self.fits.layers[name].text_encoder}
+    def add_untrained(self, model: Any) -> Any:
+        """The model with the layers that are not trained; the text encoder's are left out."""
+        layers = {name: delta for name, delta in self.untrained.items() if not self.fits.layers[name].text_encoder}
         vectors = [one for one in self.vectors if one.parameter.startswith(UNET)]
         if not layers and not vectors:
             return model
@@ -55,77 +56,81 @@ class Refinable:
         return apply(kept, model, None, 1.0, 0.0).model
 
     def tensors(self, deltas: Mapping[str, LowRankDelta]) -> dict[str, Tensor]:
-        """The whole adapter, with these in place of what was to be trained, under ComfyUI's own names."""
-        layers = {**self.kept, **deltas}
+        """The whole adapter with these deltas as its trained part, under ComfyUI's own names."""
+        layers = {**self.untrained, **deltas}
         ordered = {name: layers[name] for name in self.fits.layers if name in layers}
         written = to_state_dict(ordered, self.scales, self.fits, vectors=self.vectors, widened=self.widened)
-        return {**self.passed, **written}
+        return {**self.text_encoder, **written}
 
 
-def refinable(adapter: Adapter, target: HostBase, model: Any, seed: int) -> Refinable:
-    """A carried adapter's layers as trainable factors. NothingToTransfer where not one of them can be trained."""
+def start_from_adapter(adapter: Adapter, target: HostBase, model: Any, seed: int) -> StartingPoint:
+    """The layers of a transferred adapter as trainable factors. NothingToTransfer where none of them can be trained."""
     fits = adapter.fits or target
     placed = place(adapter, fits)
     generator = torch.Generator().manual_seed(seed)
     reasons: dict[str, str] = {}
     deltas: dict[str, LowRankDelta] = {}
-    kept: dict[str, LowRankDelta] = {}
+    untrained: dict[str, LowRankDelta] = {}
     lost: list[float] = []
     misfits: dict[str, str] = {}
     for name in placed.layers():
         reason = why_untrainable(model.model, fits.layers[name])
-        if (misfit := _misfit(reason, fits.layers[name], target)) is not None:
+        if (misfit := _explain_misfit(reason, fits.layers[name], target)) is not None:
             misfits[name] = misfit
             continue
         reason = "it widens its layer" if name in placed.widened() else reason
         delta = placed.deltas[name]
         if reason is None:
-            deltas[name] = LowRankDelta(*trainable(_factored(name, delta, placed, lost), generator))
+            deltas[name] = LowRankDelta(*balance_factors(_to_low_rank(name, delta, placed, lost), generator))
         else:
-            kept[name], reasons[name] = delta, reason
+            untrained[name], reasons[name] = delta, reason
     if not deltas:
         layer, reason = next(iter({**misfits, **reasons}.items()), ("none", "it has no layers"))
         raise NothingToTransfer(
             f"Refining {adapter.name}: expected layers that can be trained, found none ({layer}: {reason}). Leave "
             "`transferred` empty to start from zeros."
         )
-    return Refinable(
-        start=adapter,
+    return StartingPoint(
+        adapter=adapter,
         fits=fits,
         deltas=deltas,
-        kept=kept,
+        untrained=untrained,
         vectors=placed.vectors,
         scales=placed.scales,
         widened=placed.widened(),
-        passed=_of_text_encoder(adapter, placed),
-        notes=(*told_cut(adapter.name, lost), *_unchanged(reasons, misfits, placed)),
+        text_encoder=_find_text_encoder_tensors(adapter, placed),
+        notes=(*told_cut(adapter.name, lost), *_explain_untrained(reasons, misfits, placed)),
     )
 
 
-def from_nothing(adapter: Adapter, source: HostBase, target: HostBase, model: Any, rank: int, seed: int) -> Refinable:
-    """Zeros at a rank on the target's blocks, on layers of the kinds (linear, convolution) that the adapter trains."""
+def start_from_zeros(
+    adapter: Adapter, bases: tuple[HostBase, HostBase], model: Any, rank: int, seed: int
+) -> StartingPoint:
+    """New factors on the target's blocks, on layers of the kinds (linear, convolution) that the adapter changes in the
+    source. bases: source and target; model: the loaded target."""
+    source, target = bases
     generator = torch.Generator().manual_seed(seed)
     kinds = {_kind(source.layers[name]) for name in place(adapter, source).layers()}
     layers = [layer for name, layer in target.layers.items() if slice_of(name)[0] not in target.layers]
     deltas = {
-        layer.name: LowRankDelta(*from_zeros(layer.weight.matrix_shape, rank, generator))
+        layer.name: LowRankDelta(*make_zero_factors(layer.weight.matrix_shape, rank, generator))
         for layer in layers
         if layer.block and _kind(layer) in kinds and why_untrainable(model.model, layer) is None
     }
     if not deltas:
         raise NothingToTransfer(
-            f"Refining on {target.name} from zeros: expected blocks with layers of the kind that {adapter.name} trains "
-            f"({', '.join(sorted(kinds))}), found none. Connect a carried LoRA as `transferred`."
+            f"Refining on {target.name} from zeros: expected blocks with layers of the kind that {adapter.name} "
+            f"changes ({', '.join(sorted(kinds))}), found none. Connect a transferred LoRA as `transferred`."
         )
-    return Refinable(None, target, deltas)
+    return StartingPoint(None, target, deltas)
 
 
 def _kind(layer: Layer) -> str:
     return "convolution" if math.prod(layer.weight.shape[2:]) > 1 else "linear"
 
 
-def _factored(name: str, delta: LowRankDelta, placed: PlacedAdapter, lost: list[float]) -> LowRankDelta:
-    """A layer without a low-rank form is cut, as where an adapter is scaled."""
+def _to_low_rank(name: str, delta: LowRankDelta, placed: PlacedAdapter, lost: list[float]) -> LowRankDelta:
+    """A layer without a low-rank form is cut to a rank, as when an adapter is scaled."""
     if name in placed.factored:
         return delta
     cut, share = delta.truncated(TransferSettings.dense_rank)
@@ -133,26 +138,26 @@ def _factored(name: str, delta: LowRankDelta, placed: PlacedAdapter, lost: list[
     return cut
 
 
-def _of_text_encoder(adapter: Adapter, placed: PlacedAdapter) -> dict[str, Tensor]:
+def _find_text_encoder_tensors(adapter: Adapter, placed: PlacedAdapter) -> dict[str, Tensor]:
     held = adapter.state_dict()
     return {key: held[key] for key, reason in placed.unread.items() if reason == OF_TEXT_ENCODER and key in held}
 
 
-def _misfit(untrainable: str | None, layer: Layer, target: HostBase) -> str | None:
-    """Why a layer of an adapter that was carried to another base has no place on the target, or None."""
+def _explain_misfit(untrainable: str | None, layer: Layer, target: HostBase) -> str | None:
+    """Why a layer of an adapter for another base does not fit the target, or None."""
     if untrainable == ABSENT:
         return ABSENT
     own = target.layers.get(layer.name, layer).weight
     return None if own.matrix_shape == layer.weight.matrix_shape else "the target's layer has another shape"
 
 
-def _unchanged(reasons: Mapping[str, str], misfits: Mapping[str, str], placed: PlacedAdapter) -> list[str]:
-    """What is not refined, by reason."""
-    notes = [f"{count} layers go along unchanged: {reason}" for reason, count in Counter(reasons.values()).items()]
+def _explain_untrained(reasons: Mapping[str, str], misfits: Mapping[str, str], placed: PlacedAdapter) -> list[str]:
+    """Notes on what is not refined, by reason."""
+    notes = [f"{count} layers stay unchanged: {reason}" for reason, count in Counter(reasons.values()).items()]
     if placed.vectors:
-        notes.append(f"{len(placed.vectors)} biases and norms go along unchanged")
+        notes.append(f"{len(placed.vectors)} biases and norms stay unchanged")
     if passed := sum(reason == OF_TEXT_ENCODER for reason in placed.unread.values()):
-        notes.append(f"{passed} tensors of the text encoder go along unchanged")
+        notes.append(f"{passed} tensors of the text encoder stay unchanged")
     lost = Counter(reason for reason in placed.unread.values() if reason != OF_TEXT_ENCODER)
     lost.update([*(one.reason for one in placed.skipped), *misfits.values()])
     return notes + [f"{count} of the LoRA's keys or layers are left out: {reason}" for reason, count in lost.items()]

@@ -1,4 +1,4 @@
-"""The teacher set: what the source with its adapter sees and answers on the way of its own short samplings."""
+"""Samples of the teacher: noised latents from short samplings of the source with its LoRA, and its answers to them."""
 
 import itertools
 import math
@@ -11,22 +11,23 @@ import comfy.sample
 import torch
 from torch import Tensor
 
-from ....core.refine.teacher_samples import SAMPLINGS, STEPS_DOWN, held_out, way_down
+from ....core.refine.teacher_samples import SAMPLINGS, STEPS_DOWN, count_held_out, make_schedule
 from ..sampling.conditioning import Prompt, together
 from ..sampling.noise import levels_at, levels_of_steps
 from ..sampling.outputs import Outputs, Start, outputs
 from .teacher_cache import TeacherCache
 
-_GROUP = 8  # samplings that go down the schedule side by side
-_GOLDEN = (math.sqrt(5) - 1) / 2  # multiples of it, less their whole part, are spread evenly however many there are
-_KEPT = torch.float16  # the states are rounded before the model sees them, the rest is in the unit of the noise
+_GROUP = 8  # samplings that run side by side
+_GOLDEN = (math.sqrt(5) - 1) / 2  # the fractional parts of its multiples are spread evenly, however many there are
+_KEPT = torch.float16  # states are rounded before the model sees them; answers are in the unit of the noise
 
 Tell = Callable[[int, int], None]  # calls of the source that are done, of all
+Group = tuple[list[int], Tensor]  # prompts that are sampled side by side, and their noise levels
 
 
 @dataclass(frozen=True)
 class TeacherSettings:
-    """samples: samplings in all; target_steps: of a turbo target, whose levels alone are taken; 0 any."""
+    """samples: how many samplings; target_steps: steps of a turbo target, whose noise levels alone are used; 0: any."""
 
     samples: int = SAMPLINGS
     seed: int = 0
@@ -34,12 +35,25 @@ class TeacherSettings:
 
 
 @dataclass(frozen=True)
-class TeacherSet:
-    """What the source saw and answered, in its own terms and in float16: (samplings, levels, channels, ...).
+class Teacher:
+    """with_lora: the source with its LoRA; target: its noise levels are used too; latent: an empty one of the size,
+    (1, channels, ...); needs_source: the answers of the source without its LoRA are needed too."""
 
-    states: noised latents; noise: of them, as the source with its adapter takes it, (state - denoised) / sigma; plain:
-    as it does without; levels: sigma, float32, (samplings, levels); prompts: which prompt, (samplings). The samplings
-    at the end, `held_out` of them, are not to be trained on. seconds: of teaching; 0 where it was kept.
+    source: Any
+    with_lora: Any
+    target: Any
+    prompts: Sequence[Prompt]
+    latent: Tensor
+    needs_source: bool
+
+
+@dataclass(frozen=True)
+class TeacherSet:
+    """The source's inputs and answers in its own latent space, float16, (samplings, levels, channels, ...).
+
+    states: noised latents; noise: what the source with its LoRA predicts in them, (state - denoised) / sigma; plain:
+    the same without the LoRA; levels: sigma, float32, (samplings, levels); prompts: each sampling's prompt. The
+    last `held_out` samplings are for the score. seconds: how long it took; 0 where the samples were kept.
     """
 
     states: Tensor
@@ -51,7 +65,7 @@ class TeacherSet:
 
     @property
     def held_out(self) -> int:
-        return held_out(len(self.prompts))
+        return count_held_out(len(self.prompts))
 
     def denoised(self, noise: Tensor) -> Tensor:
         """Clean latents as float32 (samplings, levels, ...)."""
@@ -59,114 +73,103 @@ class TeacherSet:
         return self.states.float() - levels * noise.float()
 
 
-def taught(
-    source: Any,
-    patched: Any,
-    target: Any,
-    prompts: Sequence[Prompt],
-    latent: Tensor,
-    settings: TeacherSettings,
-    with_plain: bool,
-    cache: TeacherCache,
-    facts: Mapping[str, Any],
-    tell: Tell,
+def sample_teacher(
+    teacher: Teacher, settings: TeacherSettings, cache: TeacherCache, facts: Mapping[str, Any], tell: Tell
 ) -> TeacherSet:
-    """The teacher set for these prompts at the size of `latent` (1, channels, ...), from the cache where it is there.
+    """Sample the teacher, or read the samples from the cache; the source is only loaded where something is missing.
 
-    patched: the source with its adapter; with_plain: the source's own answers are needed too; facts: what else the set
-    follows from (the source and its adapter), as JSON has it. The source is loaded only where something is to be asked.
+    facts: what else the answers depend on (the source's weights, the LoRA, the prompts), as JSON has it.
     """
     started = time.monotonic()
-    groups = _groups(source, target, prompts, settings)
-    walks = [(group, [round(float(one), 9) for one in levels]) for group, levels in groups]
-    key = cache.key({**facts, "walks": walks, "seed": settings.seed, "latent": list(latent.shape), "kept": str(_KEPT)})
+    groups = _make_groups(teacher, settings)
+    walks = [(group, [round(float(level), 9) for level in levels]) for group, levels in groups]
+    shape = list(teacher.latent.shape)
+    key = cache.key({**facts, "walks": walks, "seed": settings.seed, "latent": shape, "kept": str(_KEPT)})
     known = cache.read(key)
-    if known is not None and ("plain" in known or not with_plain):
+    if known is not None and ("plain" in known or not teacher.needs_source):
         return TeacherSet(**{"plain": None, **known})
     calls = sum(len(group) * len(levels) for group, levels in groups)
-    passes = (known is None) + with_plain
-    counted = _Counted(tell, calls * passes)
+    sampler = _Sampler(teacher, settings.seed, groups, tell, calls * ((known is None) + teacher.needs_source))
     if known is None:
-        known = _asked(patched, prompts, groups, latent, settings.seed, None, counted, "the source with the LoRA")
-    if with_plain:
-        own = _asked(source, prompts, groups, latent, settings.seed, known["states"], counted, "the source alone")
-        known["plain"] = own["noise"]
+        known = sampler.sample(teacher.with_lora, "the source with the LoRA")
+    if teacher.needs_source:
+        known["plain"] = sampler.sample(teacher.source, "the source alone", known["states"])["noise"]
     cache.write(key, known)
     return replace(TeacherSet(**{"plain": None, **known}), seconds=time.monotonic() - started)
 
 
 @dataclass
-class _Counted:
+class _Sampler:
+    """calls: of the model, in all; done: of earlier groups and samplings."""
+
+    teacher: Teacher
+    seed: int
+    groups: Sequence[Group]
     tell: Tell
-    total: int
-    before: int = 0
+    calls: int
+    done: int = 0
 
-    def __call__(self, done: int) -> None:
-        self.tell(self.before + done, self.total)
+    def sample(self, model: Any, name: str, states: Tensor | None = None) -> dict[str, Tensor]:
+        """The model's answers for all groups, on states of its own samplings or on these (samplings, levels, ...)."""
+        parts: list[Outputs] = []
+        first = 0
+        for group, levels in self.groups:
+            rows = slice(first, first + len(group))
+            own = None if states is None else states[rows].transpose(0, 1).float()
+            conditioning = together([self.teacher.prompts[index] for index in group])
+            parts.append(outputs(model, conditioning, self._start(rows, levels), own, self._tell, name))
+            self.done += len(group) * len(levels)
+            first = rows.stop
+        return self._as_tensors(parts)
+
+    def _start(self, rows: slice, levels: Tensor) -> Start:
+        latent = self.teacher.latent
+        empty = latent.new_zeros(rows.stop - rows.start, *latent.shape[1:])
+        return Start(empty, _make_noise(latent, self.seed, rows), levels, True, self.seed, _KEPT)
+
+    def _tell(self, done: int) -> None:
+        self.tell(self.done + done, self.calls)
+
+    def _as_tensors(self, parts: Sequence[Outputs]) -> dict[str, Tensor]:
+        levels = torch.cat([levels.expand(len(group), -1) for group, levels in self.groups])
+        states = torch.cat([part.states.transpose(0, 1) for part in parts])
+        denoised = torch.cat([part.denoised.transpose(0, 1) for part in parts])
+        noise = (states - denoised) / levels.reshape(*levels.shape, *(1 for _ in states.shape[2:]))
+        return {
+            "states": states.to(_KEPT).contiguous(),
+            "levels": levels,
+            "prompts": torch.tensor([index for group, _ in self.groups for index in group]),
+            "noise": noise.to(_KEPT),
+        }
 
 
-def _groups(
-    source: Any, target: Any, prompts: Sequence[Prompt], settings: TeacherSettings
-) -> list[tuple[list[int], Tensor]]:
-    """Which prompts are sampled side by side, and their levels: each group at places of its own on the schedule. The
-    prompts come in turn; those at the end, which are held out, are not mixed with the others."""
-    order = [index % len(prompts) for index in range(settings.samples)]
-    first = settings.samples - held_out(settings.samples)
-    groups = [group for some in (order[:first], order[first:]) for group in _of_one_form(some, prompts)]
-    return [(group, _levels(index, source, target, settings)) for index, group in enumerate(groups)]
+def _make_groups(teacher: Teacher, settings: TeacherSettings) -> list[Group]:
+    """Prompts that are sampled side by side, each group at places of its own on the schedule. The prompts come in turn.
+    The samplings at the end, which are held out, are not mixed with the others."""
+    order = [index % len(teacher.prompts) for index in range(settings.samples)]
+    first = settings.samples - count_held_out(settings.samples)
+    groups = [group for part in (order[:first], order[first:]) for group in _group_by_form(part, teacher.prompts)]
+    return [(group, _choose_levels(index, teacher, settings)) for index, group in enumerate(groups)]
 
 
-def _of_one_form(order: list[int], prompts: Sequence[Prompt]) -> Iterator[list[int]]:
-    forms = {form: place for place, form in enumerate(dict.fromkeys(one.form for one in prompts))}
+def _group_by_form(order: list[int], prompts: Sequence[Prompt]) -> Iterator[list[int]]:
+    forms = {form: place for place, form in enumerate(dict.fromkeys(prompt.form for prompt in prompts))}
     by_form = sorted(order, key=lambda index: forms[prompts[index].form])
     for _, group in itertools.groupby(by_form, key=lambda index: forms[prompts[index].form]):
-        alike = list(group)
-        yield from (alike[first : first + _GROUP] for first in range(0, len(alike), _GROUP))
+        equal = list(group)
+        yield from (equal[first : first + _GROUP] for first in range(0, len(equal), _GROUP))
 
 
-def _levels(group: int, source: Any, target: Any, settings: TeacherSettings) -> Tensor:
-    """The levels of a group in the source's terms."""
+def _choose_levels(group: int, teacher: Teacher, settings: TeacherSettings) -> Tensor:
+    """The noise levels of a group, as the source's sigma."""
     if settings.target_steps:
-        return levels_of_steps(settings.target_steps, source, target)
-    return levels_at(way_down(STEPS_DOWN, (group + 0.5) * _GOLDEN % 1), source, target)
+        return levels_of_steps(settings.target_steps, teacher.source, teacher.target)
+    return levels_at(make_schedule(STEPS_DOWN, (group + 0.5) * _GOLDEN % 1), teacher.source, teacher.target)
 
 
-def _asked(
-    model: Any,
-    prompts: Sequence[Prompt],
-    groups: Sequence[tuple[list[int], Tensor]],
-    latent: Tensor,
-    seed: int,
-    states: Tensor | None,
-    counted: _Counted,
-    what: str,
-) -> dict[str, Tensor]:
-    """The model's answers of all groups, on its own way or on given states (samplings, levels, ...)."""
-    parts: list[Outputs] = []
-    first = 0
-    for group, levels in groups:
-        some = slice(first, first + len(group))
-        start = Start(
-            latent.new_zeros(len(group), *latent.shape[1:]), _noise(latent, seed, some), levels, True, seed, _KEPT
-        )
-        given = None if states is None else states[some].transpose(0, 1).float()
-        parts.append(outputs(model, together([prompts[one] for one in group]), start, given, counted, what))
-        counted.before += len(group) * len(levels)
-        first = some.stop
-    found = {
-        "states": torch.cat([one.states.transpose(0, 1) for one in parts]),
-        "levels": torch.cat([levels.expand(len(group), -1) for group, levels in groups]),
-        "prompts": torch.tensor([one for group, _ in groups for one in group]),
-    }
-    levels = found["levels"].reshape(*found["levels"].shape, *(1 for _ in latent.shape[1:]))
-    denoised = torch.cat([one.denoised.transpose(0, 1) for one in parts])
-    noise = (found["states"] - denoised) / levels
-    return {**found, "states": found["states"].to(_KEPT).contiguous(), "noise": noise.to(_KEPT)}
-
-
-def _noise(latent: Tensor, seed: int, some: slice) -> Tensor:
-    """Of each sampling from a seed of its own: it does not depend on the others beside it."""
+def _make_noise(latent: Tensor, seed: int, rows: slice) -> Tensor:
+    """Each sampling's noise has a seed of its own, so that it does not depend on how they are grouped."""
     noises: list[Any] = [
-        comfy.sample.prepare_noise(latent[:1], (seed + index) % 2**64) for index in range(some.start, some.stop)
+        comfy.sample.prepare_noise(latent[:1], (seed + index) % 2**64) for index in range(rows.start, rows.stop)
     ]
     return torch.cat(noises)

@@ -6,49 +6,59 @@ import logging
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+import torch
+from blake3 import blake3
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
-from ..sampling.conditioning import add_to_digest
+from ..sampling.conditioning import UnknownContent, add_to_digest
 from ..settings import cache_place
 
 # Part of every key: raised when the same question would be answered otherwise, which makes old entries unreachable.
-_ALGORITHM = 2
+_ALGORITHM = 3
 _TENSORS = {"states", "noise", "levels", "prompts"}
 _TOLD = {"model_sampling", "manual_cast_dtype"}  # object patches that a key tells, or need not tell
+_HOOKS = ("injections", "wrappers", "callbacks", "additional_models", "weight_wrapper_patches")
+_CHECKSUM = "checksum"
 _UNFINISHED, _A_DAY = ".unfinished", 24 * 3600  # seconds
 
 
-@dataclass(frozen=True)
+@dataclass
 class TeacherCache:
-    """folder: None keeps nothing; limit: bytes, beyond which the least recently used go."""
+    """folder: None keeps nothing; limit: bytes, beyond which the least recently used go. A run does without a folder
+    that cannot be used, and the log says so once."""
 
     folder: Path | None
     limit: int
+    _is_told: bool = False
 
     def key(self, facts: Mapping[str, Any]) -> str:
         written = json.dumps({"algorithm": _ALGORITHM, **facts}, sort_keys=True)
         return hashlib.sha256(written.encode()).hexdigest()
 
     def read(self, key: str) -> dict[str, Tensor] | None:
-        """An entry, or None where there is none. A damaged one is removed: it is made anew."""
-        if self.folder is None or not (path := self._path(key)).is_file():
+        """An entry, or None where there is none. A damaged one is made anew."""
+        if self.folder is None:
             return None
+        path = self._path(key)
         try:
-            tensors = {name: one.clone() for name, one in load_file(path).items()}  # Windows keeps a mapped file locked
-            if not tensors.keys() >= _TENSORS:
-                raise SafetensorError("it lacks tensors")
-            os.utime(path)
-        except (OSError, SafetensorError) as error:
-            logging.warning("LoRA Transfer: the kept teacher set %s cannot be read (%s); it is made anew", path, error)
-            path.unlink(missing_ok=True)
+            if not path.is_file():
+                return None
+            tensors = _verified(path)
+        except Exception as error:  # noqa: BLE001  (what a damaged header makes the reader raise is not documented)
+            self._tell(f"the kept teacher samples {path} cannot be used ({error}); they are made anew")
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
             return None
+        with suppress(OSError):  # a read-only folder: it only loses the order of use
+            os.utime(path)
         return tensors
 
     def write(self, key: str, tensors: Mapping[str, Tensor]) -> None:
@@ -59,13 +69,18 @@ class TeacherCache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             try:
-                save_file(dict(tensors), unfinished)
+                save_file(dict(tensors), unfinished, {_CHECKSUM: _checksum(tensors)})
                 os.replace(unfinished, self._path(key))
             finally:
                 unfinished.unlink(missing_ok=True)
             self._sweep(key)
         except (OSError, SafetensorError) as error:
-            logging.warning("LoRA Transfer: the teacher set is not kept in %s (%s)", self.folder, error)
+            self._tell(f"the teacher samples are not kept in {self.folder} ({error})")
+
+    def _tell(self, text: str) -> None:
+        if not self._is_told:
+            logging.warning("LoRA Transfer: %s", text)
+        self._is_told = True
 
     def _path(self, key: str) -> Path:
         return Path(str(self.folder)) / f"{key}.safetensors"
@@ -77,38 +92,76 @@ class TeacherCache:
             if time.time() - left.stat().st_mtime > _A_DAY:
                 left.unlink(missing_ok=True)
         entries = sorted(folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True)
-        taken = 0
+        size = 0
         for path in entries:
-            taken += path.stat().st_size
-            if taken > self.limit and path != self._path(newest):
+            size += path.stat().st_size
+            if size > self.limit and path != self._path(newest):
                 path.unlink(missing_ok=True)
 
 
-def changes_of(model: Any) -> dict[str, Any] | None:
-    """What makes a loaded model answer otherwise than its base, whose fingerprint leaves it out, as JSON has it. None
-    where it cannot be told by content: patches of attention, wrappers, modules put in place of others."""
-    others = set(model.model_options) - {"transformer_options"} or model.model_options["transformer_options"]
-    if others or set(model.object_patches) - _TOLD or model.hook_patches or any(model.injections.values()):
+def _verified(path: Path) -> dict[str, Tensor]:
+    """The tensors of an entry, in memory of their own: Windows keeps a mapped file locked. ValueError where they are
+    not those that were written."""
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  (it is no dict)
+        written = (file.metadata() or {}).get(_CHECKSUM)
+    if written != _checksum(tensors) or not tensors.keys() >= _TENSORS:
+        raise ValueError("their checksum is not the one that they were written with")
+    return tensors
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    digest = blake3()
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)} ".encode())
+        digest.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def describe_changes(model: Any) -> dict[str, Any] | None:
+    """What makes a loaded model answer otherwise than its weights alone, as JSON has it: patches (LoRAs, merges), noise
+    and precision. None where it cannot be told by content: patches of attention, wrappers, modules put in place of
+    others."""
+    options = set(model.model_options) - {"transformer_options"} or model.model_options["transformer_options"]
+    unknown = (options, set(model.object_patches) - _TOLD, model.hook_patches, *(_held(model, name) for name in _HOOKS))
+    if any(unknown):
         return None
-    if any(some for by_key in model.wrappers.values() for some in by_key.values()):
+    try:
+        patches = _patches_digest(model)
+        sampling = _sampling_digest(model.get_model_object("model_sampling"))
+    except UnknownContent:
         return None
-    sampling = type(model.get_model_object("model_sampling"))  # with the same levels it may be of noise or of velocity
-    return {"patches": _patches_digest(model), "sampling": [kind.__name__ for kind in sampling.__mro__]}
+    return {"patches": patches, "sampling": sampling, "precision": str(model.get_model_object("manual_cast_dtype"))}
+
+
+def _held(model: Any, name: str) -> bool:
+    """Whether anything is in one of a model's tables of hooks, which are nested by kind and owner."""
+    entries = list(getattr(model, name, {}).values())
+    return any(any(one.values()) if isinstance(one, Mapping) else bool(one) for one in entries)
 
 
 def _patches_digest(model: Any) -> str:
-    found = hashlib.sha256()
+    hasher = hashlib.sha256()
     for key, patches in sorted(model.patches.items()):
-        found.update(key.encode())
-        for strength, patch, strength_model, offset, _ in patches:
+        hasher.update(key.encode())
+        for strength, patch, strength_model, offset, function in patches:
             # an adapter, a kind with its tensors, or a list with a whole weight: a merge
             weights = getattr(patch, "weights", patch)
-            add_to_digest(found, [strength, strength_model, offset, weights])
-    return found.hexdigest()
+            add_to_digest(hasher, [type(patch).__name__, strength, strength_model, offset, weights, function])
+    return hasher.hexdigest()
 
 
-def teacher_cache(changes: Mapping[str, Any] | None) -> TeacherCache:
+def _sampling_digest(sampling: Any) -> str:
+    """What a model's noise is: with the same levels it may be of noise or of velocity, and told at other times."""
+    plain = {name: one for name, one in vars(sampling).items() if isinstance(one, (str, int, float, type(None)))}
+    hasher = hashlib.sha256()
+    kinds = [kind.__name__ for kind in type(sampling).__mro__]
+    add_to_digest(hasher, [kinds, {**plain, "training": False}, dict(sampling.named_buffers())])
+    return hasher.hexdigest()
+
+
+def open_teacher_cache(*changes: Mapping[str, Any] | str | None) -> TeacherCache:
     """In ComfyUI's user folder, within the limit of the pack's settings; where the user keeps nothing, neither here,
-    nor where a model's changes cannot be told."""
-    place = None if changes is None else cache_place("teacher")
+    nor where a model's changes or its prompts cannot be told."""
+    place = None if None in changes else cache_place("teacher")
     return TeacherCache(None, 0) if place is None else TeacherCache(*place)

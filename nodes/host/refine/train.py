@@ -2,7 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,21 +13,21 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ....core.errors import NotEnoughMemory
-from ....core.files import write_new
+from ....core.delta import LowRankDelta
+from ....core.errors import LoraTransferError, NotEnoughMemory, RefineStopped
 from ....core.refine.loop import Best, RefineSettings, Step, refine
-from ....core.refine.teacher_samples import Lessons
+from ....core.refine.teacher_samples import TeacherSamples
+from ....core.refine.trainable import copy_factors
 from ..adapter.adapter import Adapter
-from ..adapter.save import for_file
-from ..paths import metadata_allowed, output_place
+from ..card import is_out_of_memory
 from ..sampling.conditioning import Prompt
 from .bypass import Factors
-from .inputs import Desk
+from .inputs import StudentInputs
+from .keep import save_somewhere
 from .previews import Previews
-from .start import Refinable
-from .student import HostStudent, in_host, with_gradients, with_room
+from .start import StartingPoint
+from .student import HostStudent, require_gradients, run_in_host, run_with_room
 
-_INTERRUPTED = "loras/refine_interrupted"
 _SHOWN = 512  # pixels, of a preview on ComfyUI's page
 
 
@@ -34,12 +36,13 @@ _NONE = Best(0, -math.inf, {})  # before the first score
 
 @dataclass
 class Training:
-    """made: the adapter of a run's best, given the score at the start."""
+    """made: the adapter of a run's best, given the score at the start; tensors: of that adapter alone."""
 
-    lessons: Lessons
+    lessons: TeacherSamples
     settings: RefineSettings
     previews: Previews
     made: Callable[[Best, float], Adapter]
+    tensors: Callable[[Mapping[str, LowRankDelta]], dict[str, Tensor]]
     say: Callable[[str], None]
     losses: list[float | None] = field(default_factory=list[float | None])
     scores: dict[int, float] = field(default_factory=dict[int, float])
@@ -54,33 +57,55 @@ class Training:
         """The best of the run."""
         return self.made(self.best, self.scores[0])
 
-    def run(self, model: Any, start: Refinable, desk: Desk, prompts: Sequence[Prompt]) -> None:
-        """To the end. A run that is cancelled, or for which there is no memory, leaves its best in a file."""
+    def run(self, model: Any, start: StartingPoint, inputs: StudentInputs, prompts: Sequence[Prompt]) -> None:
+        """To the end. A run that an error or the user ends leaves its best in a file."""
         self._started = time.monotonic()
         self._bar = comfy.utils.ProgressBar(max(1, self.settings.steps))
-        factors = with_gradients(start.factors(), model.load_device)
+        self._factors = require_gradients(start.factors(), model.load_device)
 
         def attempt(offloading: bool) -> None:
             if offloading:
-                self._go_on(factors)
-            in_host(model, desk, prompts, factors, self.settings.batch, self._lesson, offloading)
+                self._resume_from_best(self._factors)
+            run_in_host(model, inputs, prompts, self._factors, self.settings.batch, self._train, offloading)
 
-        try:
-            with_room(attempt)
+        with self.saving_on_error():
+            run_with_room(attempt)
             self.seconds = time.monotonic() - self._started
             self.pictures = self.previews.pictures()
-        except comfy.model_management.InterruptProcessingException:
-            self.say(f"cancelled {self._where()}; {self._saved()}")
-            raise
-        except RuntimeError as error:
-            if not comfy.model_management.is_oom(error):
-                raise
-            raise NotEnoughMemory(
-                f"Refining {self._where()}: expected room for one latent at a time, found none left ({error}). "
-                f"{self._saved()} Take a smaller size or rank, or a model in a smaller precision (fp8, GGUF)."
-            ) from error
 
-    def _go_on(self, factors: Factors) -> None:
+    @contextmanager
+    def saving_on_error(self) -> Iterator[None]:
+        """Whatever ends the block, the best factors are saved first, and the user is told where."""
+        try:
+            yield
+        except LoraTransferError as error:
+            if not self.losses:
+                raise
+            raise self._explain(error) from error
+        except Exception as error:  # of any type: a lost device, an allocator, a node pack; all would lose the training
+            raise self._explain(error) from error
+        except BaseException:  # ComfyUI's cancelling, or Ctrl-C
+            self.say(f"cancelled {self._describe_progress()}; {self._save_best()}")
+            raise
+
+    def _explain(self, error: Exception) -> LoraTransferError:
+        """The error with where the best is now. Of its traceback only the text stays: frames hold a step's tensors."""
+        saved = self._save_best()
+        traceback.clear_frames(error.__traceback__)
+        if is_out_of_memory(error):
+            stopped = NotEnoughMemory(
+                f"Refining {self._describe_progress()}: expected room for one latent at a time, found none left "
+                f"({error}); {saved} Take a smaller size or rank, or a model in a smaller precision (fp8, GGUF)."
+            )
+        elif isinstance(error, LoraTransferError):
+            stopped = type(error)(f"Refining {self._describe_progress()}: {error} In the meantime {saved}")
+        else:
+            found = f"{type(error).__name__}: {error}".removesuffix(": ")
+            stopped = RefineStopped(f"Refining {self._describe_progress()} ended with an error ({found}); {saved}")
+        self.say(str(stopped))
+        return stopped
+
+    def _resume_from_best(self, factors: Factors) -> None:
         """From the best so far, for what is left of the steps."""
         self.notes = (*self.notes, "memory ran out: the target's weights stay in main memory (much slower)")
         self._done = len(self.losses)
@@ -89,16 +114,16 @@ class Training:
                 factors[name][0].copy_(delta.up)
                 factors[name][1].copy_(delta.down)
 
-    def _lesson(self, student: HostStudent) -> None:
+    def _train(self, student: HostStudent) -> None:
         left = replace(self.settings, steps=max(0, self.settings.steps - self._done))
         try:
             for step in refine(student, self.lessons, left):
                 best = step.best if step.best.step == 0 else replace(step.best, step=step.best.step + self._done)
-                self._note(replace(step, number=step.number + self._done, best=best), student)
+                self._record(replace(step, number=step.number + self._done, best=best), student)
         finally:
             self.notes = (*self.notes, *student.notes)
 
-    def _note(self, step: Step, student: HostStudent) -> None:
+    def _record(self, step: Step, student: HostStudent) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
         if step.best.step > 0 or not self.scores:
             self.best = step.best
@@ -113,12 +138,12 @@ class Training:
         if score is not None:
             self.scores[step.number] = score
         self.ended = step.ended or self.ended
-        picture = self.previews.taken(student) if score is not None else None
+        picture = self.previews.sample(student) if score is not None else None
         shown = None if picture is None else ("JPEG", picture, _SHOWN)
         self._bar.update_absolute(step.number, max(1, self.settings.steps), shown)
-        self.say(self._told(step))
+        self.say(self._describe_step(step))
 
-    def _told(self, step: Step) -> str:
+    def _describe_step(self, step: Step) -> str:
         latest = self.scores[max(self.scores)]
         loss = "" if step.loss is None else f", loss {step.loss:.3g}"
         left = ""
@@ -127,20 +152,42 @@ class Training:
             left = f", {seconds:.0f} s left"
         return f"step {step.number} of {self.settings.steps}{loss}, score {latest:.2f}{left}"
 
-    def _where(self) -> str:
+    def _describe_progress(self) -> str:
         if not self.scores:
             return "before the first step"
         reached = len(self.losses) + 1
-        return "after all steps" if reached > self.settings.steps else f"at step {reached} of {self.settings.steps}"
+        finished = self.ended or reached > self.settings.steps
+        return "after all steps" if finished else f"at step {reached} of {self.settings.steps}"
 
-    def _saved(self) -> str:
-        """The best so far as a file, and the sentence that says so."""
-        if self.best.step == 0:
+    def _save_best(self) -> str:
+        """Save the best so far; the sentence that says where."""
+        best = self._choose_factors()
+        if best is None:
             return "no step had been better than the start, so nothing was saved."
-        adapter = self.adapter()
-        tensors = for_file(adapter.state_dict(), adapter, "float16")
-        path = write_new(*output_place(_INTERRUPTED), tensors, adapter.metadata if metadata_allowed() else None)
+        if best is self.best:
+            what = f"the best so far (step {best.step}, score {best.score:.2f}) was"
+        else:
+            what = f"the factors after step {best.step}, which have no score yet, were"
         return (
-            f"the best so far (step {self.best.step}, score {self.best.score:.2f}) was saved as {path.name} in the "
-            "LoRA folder: load it with Load LoRA (Transfer) and connect it as `transferred` to go on."
+            f"{what} {save_somewhere(self._to_adapter(best))}. Load the file with Load LoRA (Transfer) and connect it "
+            "as `transferred` to go on."
         )
+
+    def _choose_factors(self) -> Best | None:
+        """The best so far; before the second score the factors as they are now, which nothing has judged yet."""
+        if self.best.step > 0:
+            return self.best
+        if not self.losses or len(self.scores) > 1:
+            return None
+        try:
+            deltas = copy_factors(self._factors)
+        except RuntimeError:  # a lost device: what lies on it is lost too
+            return None
+        finite = all(bool(one.isfinite().all()) for delta in deltas.values() for one in (delta.up, delta.down))
+        return Best(len(self.losses), math.nan, deltas) if finite else None
+
+    def _to_adapter(self, best: Best) -> Adapter:
+        try:
+            return self.made(best, self.scores[0])
+        except Exception:  # noqa: BLE001  (metadata are no reason to lose the factors: they are saved without)
+            return Adapter("the refined LoRA", "", {}, tensors=self.tensors(best.deltas))

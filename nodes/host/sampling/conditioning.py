@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -57,13 +58,11 @@ def part(conditioning: Any, index: int, count: int) -> Any:
 
 
 def digest(prompts: Iterable[Prompt]) -> str:
-    """A hash of what the prompts say."""
-    found = hashlib.sha256()
+    """A hash of what the prompts say; UnknownContent where one holds what cannot be told by its content."""
+    hasher = hashlib.sha256()
     for prompt in prompts:
-        for key, value in sorted({"": prompt.text, **prompt.options}.items()):
-            found.update(key.encode())
-            add_to_digest(found, value)
-    return found.hexdigest()
+        add_to_digest(hasher, {"": prompt.text, **prompt.options})
+    return hasher.hexdigest()
 
 
 def _row(value: Any, index: int, count: int) -> Any:
@@ -89,19 +88,30 @@ def _cat(first: Any, values: list[Any]) -> Any:
     return torch.cat(values) if isinstance(first, Tensor) and _is_batch(first, 1) else first
 
 
-def add_to_digest(found: Any, value: Any) -> None:
-    """A value of any kind that ComfyUI hangs on a prompt or a weight, into a hash by its content."""
+class UnknownContent(Exception):
+    """A value whose content cannot be told: two of its kind may differ."""
+
+
+def add_to_digest(hasher: Any, value: Any) -> None:
+    """Add a value that ComfyUI hangs on a prompt or a weight to a hash, by its content. Every value is preceded by its
+    type and length, so that no two values give the same bytes. UnknownContent for an object of another kind."""
     if isinstance(value, Tensor):
-        found.update(str((value.dtype, tuple(value.shape))).encode())
-        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        plain = value.detach().cpu().contiguous().flatten()
+        hasher.update(f"tensor {value.dtype} {tuple(value.shape)} ".encode())
+        hasher.update(plain.view(torch.uint8).numpy().tobytes())
     elif isinstance(value, Mapping):
-        for key, one in sorted(value.items()):
-            found.update(str(key).encode())
-            add_to_digest(found, one)
+        hasher.update(f"mapping {len(value)} ".encode())
+        for key, one in sorted(value.items(), key=lambda item: str(item[0])):
+            add_to_digest(hasher, str(key))
+            add_to_digest(hasher, one)
     elif isinstance(value, (list, tuple)):
+        hasher.update(f"list {len(value)} ".encode())
         for one in value:
-            add_to_digest(found, one)
-    elif isinstance(value, (str, int, float, type(None))):
-        found.update(repr(value).encode())
+            add_to_digest(hasher, one)
+    elif isinstance(value, (str, bytes, int, float, type(None), torch.dtype, torch.device)):
+        written = repr(value)
+        hasher.update(f"{type(value).__name__} {len(written)} {written} ".encode(errors="surrogatepass"))
+    elif isinstance(value, FunctionType):  # such as the swap of scale and shift in Flux's last layer
+        add_to_digest(hasher, f"{value.__module__}.{value.__qualname__}")
     else:
-        found.update(type(value).__name__.encode())
+        raise UnknownContent(type(value).__name__)

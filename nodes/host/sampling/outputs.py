@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ....core.check import CheckSettings
 from ....core.errors import NotMeasurable
+from ..card import is_out_of_memory
 from .conditioning import part
 from .noise import latent_space, noise_of
 
@@ -106,7 +107,7 @@ def _within_memory(model: Any, conditioning: Any, start: Start, states: Tensor |
     try:
         return _pass(model, conditioning, start, states, tick)
     except RuntimeError as error:
-        if count == 1 or not comfy.model_management.is_oom(error):
+        if count == 1 or not is_out_of_memory(error):
             raise
     comfy.model_management.soft_empty_cache()
     parts: list[Outputs] = []

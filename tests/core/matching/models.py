@@ -7,9 +7,8 @@ from torch import Tensor
 
 from lora_transfer.core.delta import LowRankDelta
 from lora_transfer.core.drift import compare_weights
-from lora_transfer.core.layers import Layer, WeightRef
 from lora_transfer.core.methods import LayerPairBases, method_named
-from tests.core.bases import MemoryBase
+from tests.core.bases import CountingBase
 
 Weights = dict[tuple[str, str], Tensor]  # (block, role) -> weight; a layer outside all blocks has the block ""
 
@@ -18,16 +17,12 @@ RESNET = {"conv1": (24, 24, 3, 3), "emb": (24, 30), "conv2": (24, 24, 3, 3)}
 SKIPPING = {"conv1": (24, 48, 3, 3), "emb": (24, 30), "conv2": (24, 24, 3, 3), "skip": (24, 48, 1, 1)}
 
 
-class BlockBase(MemoryBase):
+class BlockBase(CountingBase):
     """A base in memory whose blocks and roles are given."""
 
     def __init__(self, name: str, weights: Weights) -> None:
-        names = {key: ".".join(filter(None, key)) for key in weights}
-        super().__init__(name, {names[key]: weight for key, weight in weights.items()})
-        self.layers: Mapping[str, Layer] = {
-            names[key]: Layer(names[key], key[1], key[0], WeightRef(names[key], tuple(weight.shape), "F32"))
-            for key, weight in weights.items()
-        }
+        names = {".".join(filter(None, key)): key for key in weights}
+        super().__init__(name, {name: weights[key] for name, key in names.items()}, block_and_role=names.__getitem__)
 
 
 def weights_of(blocks: Mapping[str, Mapping[str, tuple[int, ...]]], seed: int = 0) -> Weights:
@@ -75,4 +70,4 @@ def perturbed(weight: Tensor, cosine: float, generator: torch.Generator) -> Tens
 def carried(method: str, delta: LowRankDelta, weights: tuple[Tensor, Tensor]) -> LowRankDelta:
     """A delta carried from one weight to another by copy or restore."""
     _, drift = compare_weights(*weights, delta)
-    return method_named(method).function(delta, LayerPairBases(weights, drift=drift)).delta
+    return method_named(method).function(delta, LayerPairBases(drift=drift)).delta

@@ -60,7 +60,7 @@ def test_any_two_models_give_a_plan_with_reasons_and_a_verdict(source: str, targ
         assert all(pair.why for pair in one.pairs)
         assert all(skipped.reason for skipped in one.unpaired)
     comparison = compare(*bases, by_block, RankRule("fraction", 0.5))
-    plan = plan_transfer(modules_of(bases[0]), comparison, TransferSettings(threshold=0.0))
+    plan = plan_transfer(comparison, modules_of(bases[0]), TransferSettings(threshold=0.0))
     assert len(plan.pairs) + len(plan.skipped) == len(bases[0].layers)
     assert similarity_report(comparison, None, 0.0).dumps()
     judged = verdict(*bases, matching, device=CPU)

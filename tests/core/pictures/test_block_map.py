@@ -4,7 +4,7 @@ import torch
 
 from lora_transfer.core.matching import score_blocks
 from lora_transfer.core.pictures.block_map import block_map_picture
-from lora_transfer.core.pictures.heatmap import colour
+from lora_transfer.core.pictures.drawing import similarity_colour
 from tests.core.matching.models import BlockBase, Weights, child_of, sdxl, transformers, weights_of
 
 CHOSEN = (0xFF, 0x5F, 0x57)
@@ -24,7 +24,7 @@ def holds(drawn: numpy.ndarray, wanted: tuple[int, int, int]) -> bool:
 def test_equal_blocks_are_bright_and_the_chosen_ones_are_framed() -> None:
     drawn = picture(PARENT, PARENT)
     assert drawn.dtype == numpy.uint8
-    assert holds(drawn, colour(1.0))
+    assert holds(drawn, similarity_colour(1.0))
     assert holds(drawn, CHOSEN)
     assert numpy.array_equal(drawn, picture(PARENT, PARENT))
 
@@ -32,7 +32,7 @@ def test_equal_blocks_are_bright_and_the_chosen_ones_are_framed() -> None:
 def test_nothing_is_framed_between_strangers() -> None:
     drawn = picture(PARENT, weights_of(sdxl(), seed=4))
     assert not holds(drawn, CHOSEN)
-    assert not holds(drawn, colour(1.0))
+    assert not holds(drawn, similarity_colour(1.0))
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,12 @@ import pytest
 import torch
 
 from lora_transfer.core.matching import match_by_name
-from lora_transfer.core.pictures.heatmap import colour, similarity_heatmap
+from lora_transfer.core.pictures.drawing import similarity_colour
+from lora_transfer.core.pictures.heatmap import similarity_heatmap
 from lora_transfer.core.reports.transfer import Report, similarity_report
 from lora_transfer.core.similarity import compare
 from lora_transfer.core.subspace import RankRule
-from tests.core.bases import MemoryBase
+from tests.core.bases import CountingBase
 
 
 def report_of(names: list[str], drift: float = 0.2) -> Report:
@@ -15,7 +16,7 @@ def report_of(names: list[str], drift: float = 0.2) -> Report:
     source = {name: torch.randn(12, 12, generator=generator) for name in names}
     target = {name: value + drift * torch.randn(12, 12, generator=generator) for name, value in source.items()}
     rule = RankRule("fraction", 0.5)
-    bases = MemoryBase("source", source), MemoryBase("target", target)
+    bases = CountingBase("source", source), CountingBase("target", target)
     matching = match_by_name(bases[0].layers, bases[1].layers, names)
     return similarity_report(compare(*bases, matching, rule), None, 0.0)
 
@@ -31,12 +32,12 @@ def test_the_picture_is_rgb_of_bytes_and_always_the_same() -> None:
 
 def test_equal_layers_are_bright_and_unrelated_ones_dark() -> None:
     def holds(report: Report, share: float) -> bool:
-        return bool((similarity_heatmap(report)[100:-80] == numpy.array(colour(share))).all(-1).any())
+        return bool((similarity_heatmap(report)[100:-80] == numpy.array(similarity_colour(share))).all(-1).any())
 
     same = report_of(["blocks.0.q", "blocks.0.k"], drift=0.0)
     assert holds(same, 1.0)
-    assert sum(colour(1.0)) > sum(colour(0.5)) > sum(colour(0.0))
-    assert colour(-3) == colour(0)
+    assert sum(similarity_colour(1.0)) > sum(similarity_colour(0.5)) > sum(similarity_colour(0.0))
+    assert similarity_colour(-3) == similarity_colour(0)
 
 
 @pytest.mark.parametrize(

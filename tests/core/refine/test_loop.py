@@ -13,8 +13,8 @@ from lora_transfer.core.check import measure
 from lora_transfer.core.delta import LowRankDelta
 from lora_transfer.core.errors import InvalidSetting, NotMeasurable
 from lora_transfer.core.refine.loop import RefineSettings, Step, refine
-from lora_transfer.core.refine.teacher_samples import Lessons, Match, aims, way_down
-from lora_transfer.core.refine.trainable import Factors, from_zeros, sizes, trainable
+from lora_transfer.core.refine.teacher_samples import Match, TeacherSamples, choose_aims, make_schedule
+from lora_transfer.core.refine.trainable import Factors, balance_factors, make_zero_factors, measure_sizes
 
 OUT, IN, RANK, ROWS, HELD_OUT = 11, 13, 3, 53, 10
 LEVELS = torch.linspace(0.5, 3, ROWS)
@@ -36,13 +36,13 @@ class Layer:
     taking fewer rows is a way out."""
 
     factors: Factors
-    at_once: int = ROWS
+    rows_at_once: int = ROWS
     fits: int = ROWS
     limit: float = math.inf
     lightens: bool = True
     trained_on: list[list[int]] = dataclasses.field(default_factory=list[list[int]])
 
-    def answers(self, picks: Tensor) -> Tensor:
+    def predict(self, picks: Tensor) -> Tensor:
         if len(picks) > self.fits:
             raise torch.OutOfMemoryError(f"{len(picks)} rows")
         if torch.is_grad_enabled():
@@ -51,23 +51,23 @@ class Layer:
         answers = INPUTS[picks] @ (TARGET + up @ down).mT
         return torch.where(answers.abs() < self.limit, answers, math.nan)
 
-    def lightened(self, error: RuntimeError) -> bool:
-        self.at_once = max(1, self.at_once // 2)
+    def use_less_memory(self, error: RuntimeError) -> bool:
+        self.rows_at_once = max(1, self.rows_at_once // 2)
         return self.lightens
 
 
 def student(start: LowRankDelta | None = CARRIED, *, rank: int = RANK, **traits: float) -> Layer:
     generator = torch.Generator().manual_seed(0)
-    up, down = from_zeros((OUT, IN), rank, generator) if start is None else trainable(start, generator)
+    up, down = make_zero_factors((OUT, IN), rank, generator) if start is None else balance_factors(start, generator)
     return Layer({"layer": (up.requires_grad_(), down.requires_grad_())}, **traits)  # pyright: ignore[reportArgumentType]
 
 
-def lessons(aim: LowRankDelta = LORA, base: Tensor = TARGET) -> Lessons:
+def lessons(aim: LowRankDelta = LORA, base: Tensor = TARGET) -> TeacherSamples:
     """To answer as `base` with a delta does."""
-    return Lessons(INPUTS @ (base + aim.dense()).mT, LEVELS, HELD_OUT, (INPUTS @ TARGET.mT)[-HELD_OUT:])
+    return TeacherSamples(INPUTS @ (base + aim.dense()).mT, LEVELS, HELD_OUT, (INPUTS @ TARGET.mT)[-HELD_OUT:])
 
 
-def finished(pupil: Layer, settings: RefineSettings, taught: Lessons | None = None) -> Step:
+def finished(pupil: Layer, settings: RefineSettings, taught: TeacherSamples | None = None) -> Step:
     return list(refine(pupil, taught or lessons(), settings))[-1]
 
 
@@ -184,10 +184,10 @@ def test_whoever_stops_iterating_has_the_best_so_far() -> None:
     assert next(refine(student(best), lessons(), settings)).score == pytest.approx(stopped.best.score, abs=1e-5)
 
 
-@pytest.mark.parametrize("at_once", [1, 5])
-def test_the_parts_of_a_batch_give_the_step_of_the_whole(at_once: int) -> None:
+@pytest.mark.parametrize("rows_at_once", [1, 5])
+def test_the_parts_of_a_batch_give_the_step_of_the_whole(rows_at_once: int) -> None:
     settings = dataclasses.replace(LONG, steps=5)
-    parts, whole = finished(student(at_once=at_once), settings), finished(student(), settings)
+    parts, whole = finished(student(rows_at_once=rows_at_once), settings), finished(student(), settings)
     assert parts.loss == pytest.approx(whole.loss, rel=1e-5)
     assert torch.allclose(parts.best.deltas["layer"].up, whole.best.deltas["layer"].up, atol=1e-5)
 
@@ -195,9 +195,9 @@ def test_the_parts_of_a_batch_give_the_step_of_the_whole(at_once: int) -> None:
 def test_a_step_that_does_not_fit_is_lightened_and_tried_anew() -> None:
     settings, tight = dataclasses.replace(LONG, steps=5), student(fits=3)
     found = finished(tight, settings)
-    assert tight.at_once <= 3
+    assert tight.rows_at_once <= 3
     assert torch.allclose(
-        found.best.deltas["layer"].up, finished(student(at_once=3), settings).best.deltas["layer"].up, atol=1e-5
+        found.best.deltas["layer"].up, finished(student(rows_at_once=3), settings).best.deltas["layer"].up, atol=1e-5
     )
 
 
@@ -225,20 +225,20 @@ def test_a_batch_larger_than_the_lessons_takes_some_twice() -> None:
 @pytest.mark.parametrize("held_out", [0, ROWS])
 def test_lessons_without_any_to_train_on_or_to_score_are_told_in_a_sentence(held_out: int) -> None:
     with pytest.raises(InvalidSetting, match=f"found {held_out} held out of {ROWS}"):
-        Lessons(INPUTS, LEVELS, held_out, INPUTS[ROWS - held_out :])
+        TeacherSamples(INPUTS, LEVELS, held_out, INPUTS[ROWS - held_out :])
 
 
 def test_a_student_of_half_precision_is_corrected_in_float32() -> None:
     """An aim within the rounding of bfloat16 is still an error, and where the noise is low a large one."""
 
     class Half(Layer):
-        def answers(self, picks: Tensor) -> Tensor:
-            return super().answers(picks).bfloat16()
+        def predict(self, picks: Tensor) -> Tensor:
+            return super().predict(picks).bfloat16()
 
     pupil = Half(student().factors)
     up, down = pupil.factors["layer"]
     answers = (INPUTS @ (TARGET + up @ down).mT).detach().bfloat16().float()
-    taught = Lessons(answers + 1e-3, torch.full((ROWS,), 0.1), HELD_OUT, torch.zeros(HELD_OUT, OUT))
+    taught = TeacherSamples(answers + 1e-3, torch.full((ROWS,), 0.1), HELD_OUT, torch.zeros(HELD_OUT, OUT))
     assert finished(pupil, dataclasses.replace(LONG, steps=1), taught).loss == pytest.approx(1e-4, rel=1e-2)
 
 
@@ -249,7 +249,7 @@ def test_trainable_factors_are_the_same_delta_balanced(rank: int, scale: float) 
     beside = rank - RANK
     up, down = 1e-7 * random(7, OUT, beside), random(8, beside, IN)
     delta = LowRankDelta(scale * torch.cat([LORA.up, up], 1), torch.cat([LORA.down, down]))
-    up, down = trainable(delta, torch.Generator().manual_seed(0))
+    up, down = balance_factors(delta, torch.Generator().manual_seed(0))
     assert (up.shape, down.shape) == ((OUT, rank), (rank, IN))
     assert float((up @ down - delta.dense()).norm()) < 1e-5 * delta.norm()
     weighing = up.norm(dim=0) > 0
@@ -259,7 +259,7 @@ def test_trainable_factors_are_the_same_delta_balanced(rank: int, scale: float) 
 
 def test_a_delta_of_zeros_has_gradients_that_are_not_zero() -> None:
     zero = LowRankDelta(torch.zeros(OUT, 20), torch.zeros(20, IN))
-    up, down = (one.requires_grad_() for one in trainable(zero, torch.Generator().manual_seed(0)))
+    up, down = (one.requires_grad_() for one in balance_factors(zero, torch.Generator().manual_seed(0)))
     (INPUTS @ (up @ down).mT - 1).square().sum().backward()
     assert not (up @ down).any()
     assert up.grad is not None
@@ -269,12 +269,12 @@ def test_a_delta_of_zeros_has_gradients_that_are_not_zero() -> None:
 
 def test_a_rate_is_a_share_of_each_factors_own_size_and_zeros_and_small_ones_have_one_too() -> None:
     ones = torch.ones(2, 2)
-    assert sizes({"a": (4 * ones, 2 * ones), "b": (0.1 * ones, 0 * ones)}) == pytest.approx([4, 2, 0.6, 0.1])
-    assert sizes({"a": (0 * ones, 0 * ones)}) == [0.1, 0.1]
+    assert measure_sizes({"a": (4 * ones, 2 * ones), "b": (0.1 * ones, 0 * ones)}) == pytest.approx([4, 2, 0.6, 0.1])
+    assert measure_sizes({"a": (0 * ones, 0 * ones)}) == [0.1, 0.1]
 
 
 def test_from_zeros_changes_nothing_and_takes_no_more_rank_than_there_is() -> None:
-    up, down = from_zeros((OUT, IN), 99, torch.Generator().manual_seed(0))
+    up, down = make_zero_factors((OUT, IN), 99, torch.Generator().manual_seed(0))
     assert (up.shape, down.shape) == ((OUT, OUT), (OUT, IN))
     assert not up.any()
     assert float(down.square().mean()) == pytest.approx(1 / (3 * IN), rel=0.3)
@@ -284,21 +284,21 @@ def test_from_zeros_changes_nothing_and_takes_no_more_rank_than_there_is() -> No
 def test_the_levels_of_samplings_go_down_from_all_noise_and_cover_the_schedule_together(steps: int) -> None:
     offsets = [index / 10 for index in range(10)]
     for offset in offsets:
-        levels = way_down(steps, offset)
+        levels = make_schedule(steps, offset)
         assert len(levels) == steps + 1
         assert levels[0] == 1
         assert levels == sorted(levels, reverse=True)
         assert levels[-1] > 0
-    every = sorted({0.0, *(level for offset in offsets for level in way_down(steps, offset))})
+    every = sorted({0.0, *(level for offset in offsets for level in make_schedule(steps, offset))})
     assert max(later - one for one, later in itertools.pairwise(every)) < 1.01 / (10 * steps)
 
 
 def test_the_aims_of_both_matches_and_what_differences_need() -> None:
     teacher, plain, bare = random(7, 3, 2), random(8, 3, 2), random(9, 3, 2)
-    assert torch.equal(aims("outputs", teacher, None, None), teacher)
-    assert torch.equal(aims("differences", teacher, plain, bare), bare + teacher - plain)
+    assert torch.equal(choose_aims("outputs", teacher, None, None), teacher)
+    assert torch.equal(choose_aims("differences", teacher, plain, bare), bare + teacher - plain)
     with pytest.raises(ValueError, match="without the adapter"):
-        aims("differences", teacher, plain, None)
+        choose_aims("differences", teacher, plain, None)
 
 
 @pytest.mark.parametrize(("match", "figure"), [("outputs", "closed"), ("differences", "arrived")])
@@ -306,7 +306,7 @@ def test_the_score_is_the_figure_of_a_check(match: Match, figure: str) -> None:
     teacher, plain, bare = (
         INPUTS @ weight.mT for weight in (SOURCE + LORA.dense(), SOURCE, TARGET)
     )  # o_s', o_s and o_t
-    taught = Lessons(aims(match, teacher, plain, bare), LEVELS, HELD_OUT, bare[-HELD_OUT:])
+    taught = TeacherSamples(choose_aims(match, teacher, plain, bare), LEVELS, HELD_OUT, bare[-HELD_OUT:])
     levels = LEVELS[:, None]
     kept = slice(-HELD_OUT, None)
     on_target, on_source, apart = (

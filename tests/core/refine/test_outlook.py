@@ -9,7 +9,7 @@ from lora_transfer.core.layers import Layer, Rows, WeightRef
 from lora_transfer.core.refine.loop import RefineSettings
 from lora_transfer.core.refine.outlook import Device, ModelSize, Outlook, advice, cost_of, size_of
 from lora_transfer.core.verdict import PairFigures, judge
-from tests.core.bases import MemoryBase, related_bases
+from tests.core.bases import CountingBase, related_bases
 from tests.core.test_verdict import GOOD
 
 SDXL = ModelSize(parameters=2_565_880_320, sides=3_088_296, bytes=5_131_760_640, unet=True)
@@ -59,18 +59,24 @@ def test_the_sentence_says_what_it_is_an_estimate_of() -> None:
     assert found.sentence() == (
         "Refine LoRA adds little where the LoRA is strong (85% of a trained one's gain became 95%), most where it is "
         "subtle (51% became 83%); about 7 minutes and at least 7.6 GB on this card "
-        "(an estimate for 80 steps at 1024 px)"
+        "(estimated, for 80 steps at 1024 px)"
     )
     told = json.loads(json.dumps(found.as_json()))
     assert told["sentence"] == found.sentence()
     assert told["steps"] == 80
+    assert told["basis"] == "estimated"
+
+
+def test_the_sentence_says_on_what_the_speed_was_measured() -> None:
+    measured = Outlook(of(), cost_of(SDXL, dataclasses.replace(CARD, measured_on="an H100 with SDXL"), 1024))
+    assert measured.sentence().endswith("(by the speed measured on an H100 with SDXL, for 80 steps at 1024 px)")
+    assert "estimated" not in measured.sentence()
+    assert measured.as_json()["basis"] == "measured on an H100 with SDXL"
 
 
 def test_a_card_that_is_too_small_is_told() -> None:
     small = cost_of(FLUX, dataclasses.replace(CARD, memory=12e9), 1024)
-    assert (
-        "30 GB on this card, which has 12 GB: take weights in fp8 or smaller pictures (an estimate" in small.sentence()
-    )
+    assert "30 GB on this card, which has 12 GB: take weights in fp8 or smaller pictures (estimated" in small.sentence()
 
 
 @pytest.mark.parametrize(
@@ -94,7 +100,7 @@ def test_a_size_is_read_off_shapes_without_slices_and_text_encoders() -> None:
     layers["a.0.q[0:8]"] = Layer("a.0.q[0:8]", "q", "a.0", fused)
     layers["te"] = Layer("te", "q", "te", WeightRef("te", (99, 99), "F32"), text_encoder=True)
     layers["b.gone"] = Layer("b.gone", "gone", "b", WeightRef("b.gone", (8, 12), "F8_E4M3"))
-    transformer = MemoryBase("transformer", {})
+    transformer = CountingBase("transformer", {})
     transformer.layers = layers
     found = size_of(transformer)
     assert found.parameters == 32 * 32 + 48 * 20 + 8 * 12

@@ -4,8 +4,8 @@ from dataclasses import replace
 import numpy
 
 from lora_transfer.core.pictures.refine import refine_picture
+from lora_transfer.core.reports.envelope import Identity
 from lora_transfer.core.reports.refine import RefineReport, Teaching
-from lora_transfer.core.reports.transfer import Identity
 
 SCORE, RING = (0x5E, 0xC9, 0x62), (0xEC, 0xEC, 0xF0)
 WHO = Identity("a", "sha")

@@ -1,0 +1,50 @@
+"""How the end of a key, behind the module's name, is brought into a spelling that ComfyUI reads."""
+
+import re
+from collections.abc import Iterator
+
+# (pattern, replacement): all that fit are applied, in this order.
+_REWRITES = (
+    (re.compile(r"\.lora_magnitude_vector\.weight$"), ".lora_magnitude_vector"),
+    (re.compile(r"\.magnitude$"), ".lora_magnitude_vector"),  # ai-toolkit's DoRA: the same formula
+    (re.compile(r"\.diff_m$"), ".modulation.diff"),  # lightx2v's changes of Wan's modulations
+    (re.compile(r"(?<=[a-z0-9])_lora_(up|down|mid)\.weight$"), r".lora_\1.weight"),
+    (re.compile(r"\.lora_(up|down)$"), r".lora_\1.weight"),
+)
+
+# PEFT keeps the name of the adapter in its keys while the model is in training, and some trainers leave it in:
+# `default`, `default_0` (diffusers), or any other word.
+_ADAPTER_NAME = re.compile(
+    r"(\.(?:lora_[AB]|lora_magnitude_vector|hada_w[12]_[ab]|hada_t[12]|lokr_w[12](?:_[ab])?|lokr_t2))"
+    r"\.(?!(?:weight|bias)$)([^.]+)((?:\.weight|\.bias)?)$"
+)
+
+# A key of more characters is no module's: the patterns above need not look at it.
+_LONGEST = 512
+
+# `.lora_linear_layer.up.weight` has the most dots of all ends that ComfyUI reads.
+_MOST_DOTS = 4
+
+
+def split_adapter_name(key: str) -> tuple[str, str]:
+    """(the key without PEFT's name for the adapter, that name); the name is empty where there is none."""
+    if len(key) > _LONGEST or (found := _ADAPTER_NAME.search(key)) is None:
+        return key, ""
+    return f"{key[: found.start()]}{found[1]}{found[3]}", found[2]
+
+
+def rewrite_ending(key: str) -> str:
+    """The key with its end as ComfyUI spells it; the module's name is as it was."""
+    if len(key) > _LONGEST:
+        return key
+    for pattern, replacement in _REWRITES:
+        key = pattern.sub(replacement, key)
+    return key
+
+
+def modules_of(key: str) -> Iterator[str]:
+    """What may be the module's name in a key, the longest first: it ends where a dot or `_lora.` begins."""
+    if len(key) > _LONGEST:
+        return
+    ends = [end for end in range(1, len(key)) if key[end] == "." or key.startswith("_lora.", end)]
+    yield from (key[:end] for end in reversed(ends[-_MOST_DOTS:]))

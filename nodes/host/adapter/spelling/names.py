@@ -1,0 +1,106 @@
+"""Names of modules that ComfyUI's key maps lack, from names.txt.
+
+A line there is the model's own name, then the other names of the same module. `*` stands for a number. Names in braces
+are rows of the module, in order; the last word says how many each has:
+
+    equal     all the same number
+    columns   as many as the weight has columns, and the last the rest: q, k, v and an MLP in one weight
+    grouped   q as many as the weight has columns, k and v one half each of the rest: fewer heads for k and v
+
+`swapped` says that the two halves of the rows (scale and shift, or gate and value) change places.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import comfy.utils
+
+_ROWS = {
+    "equal": lambda rows, columns, parts: [rows // parts] * parts,
+    "columns": lambda rows, columns, parts: [columns] * (parts - 1) + [rows - columns * (parts - 1)],
+    "grouped": lambda rows, columns, parts: [columns] + [(rows - columns) // (parts - 1)] * (parts - 1),
+}
+_SWAPPED = "swapped"
+
+_BRACES = re.compile(r"(.*)\{(.*)\}(.*)")
+_NUMBER = re.compile(r"(?<![^.k])\d+(?![^.])")  # between dots, or in Cosmos' `block3`
+
+
+class _Rule(NamedTuple):
+    """One line: the model's own name, the others, and the word at its end or ""."""
+
+    own: str
+    others: tuple[str, ...]
+    word: str
+
+
+def extra_names(config: Any, shapes: Mapping[str, tuple[int, ...]], prefix: str) -> dict[str, Any]:
+    """Name -> target as in ComfyUI's key maps, for a model of this host's configuration.
+
+    shapes: the model's parameters by key, which begin with `prefix` (`diffusion_model.`).
+    """
+    families = {parent.__name__ for parent in type(config).__mro__}
+    rules = [rule for family, rule in names_table() if family in families]
+    by_template: dict[str, list[_Rule]] = {}
+    for rule in rules:
+        by_template.setdefault(rule.own, []).append(rule)
+    names: dict[str, Any] = {}
+    for key, shape in shapes.items():
+        own = key.removeprefix(prefix).removesuffix(".weight")
+        for template, numbers in templates_of(own) if key.endswith(".weight") else ():
+            for rule in by_template.get(template, ()):
+                names |= _named(rule, numbers, key, shape)
+    return names
+
+
+def _named(rule: _Rule, numbers: tuple[str, ...], key: str, shape: tuple[int, ...]) -> dict[str, Any]:
+    names: dict[str, Any] = {}
+    for other in rule.others:
+        name = _filled(other, numbers)
+        braces = _BRACES.fullmatch(name)
+        if braces is None:
+            names[name] = (key, None, comfy.utils.swap_scale_shift) if rule.word == _SWAPPED else key
+            continue
+        parts = braces[2].split(",")
+        lengths = _ROWS[rule.word](shape[0], shape[1], len(parts))
+        starts = accumulate(lengths, initial=0)
+        for part, start, length in zip(parts, starts, lengths, strict=False):
+            names[f"{braces[1]}{part}{braces[3]}"] = key, (0, start, length)
+    return names
+
+
+def templates_of(own: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """The templates that a name may come from, with the numbers of their stars: every choice of its first numbers, for
+    the last ones (`ffn.0`) belong to the name. Blocks are numbered first."""
+    found = list(_NUMBER.finditer(own))
+    for count in range(len(found) + 1):
+        template, end = "", 0
+        for number in found[:count]:
+            template += own[end : number.start()] + "*"
+            end = number.end()
+        yield template + own[end:], tuple(number[0] for number in found[:count])
+
+
+def _filled(template: str, numbers: tuple[str, ...]) -> str:
+    for number in numbers:
+        template = template.replace("*", number, 1)
+    return template
+
+
+@cache
+def names_table() -> tuple[tuple[str, _Rule], ...]:
+    """(class of the host, rule) for every line of the table."""
+    rules: list[tuple[str, _Rule]] = []
+    families: list[str] = []
+    for line in (Path(__file__).parent / "names.txt").read_text(encoding="utf-8").splitlines():
+        if line.startswith("["):
+            families = line.strip("[]").split()
+        elif line and not line.startswith("#"):
+            own, *others = line.split()
+            word = others.pop() if others[-1] in (*_ROWS, _SWAPPED) else ""
+            rules += [(family, _Rule(own, tuple(others), word)) for family in families]
+    return tuple(rules)

@@ -1,0 +1,80 @@
+"""Kinds of adapters that are not read, by a key that only they have: each is told by its name, and never read as a
+simpler kind whose keys it has too."""
+
+from collections.abc import Iterable, Mapping
+
+# A part of a key between dots -> the kind. AdaLoRA, for instance, has LoRA's lora_A and lora_B, and its own lora_E.
+_MARKS: dict[str, str] = {
+    **dict.fromkeys(("lora_E", "ranknum"), "AdaLoRA"),
+    **dict.fromkeys(("vera_lambda_b", "vera_lambda_d", "vera_A", "vera_B"), "VeRA"),
+    **dict.fromkeys(("pvera_lambda_b", "pvera_lambda_d", "pvera_A", "pvera_B"), "PVeRA"),
+    **dict.fromkeys(("oft_R", "oft_r", "oft_s", "oft_embedding_R"), "OFT of PEFT"),
+    **dict.fromkeys(("boft_R", "boft_s"), "BOFT of PEFT"),
+    **dict.fromkeys(("glora_A", "glora_B", "glora_C", "glora_D", "glora_E"), "GLoRA of PEFT"),
+    **dict.fromkeys(("ia3_l", "on_input"), "IA3"),
+    **dict.fromkeys(("q_layer", "p_layer", "lambda_layer"), "T-LoRA"),
+    **dict.fromkeys(("vblora_logits_A", "vblora_logits_B", "vblora_vector_bank"), "VB-LoRA"),
+    **dict.fromkeys(("randlora_lambda", "randlora_gamma", "randlora_A", "randlora_B"), "RandLoRA"),
+    **dict.fromkeys(("gralora_A", "gralora_B", "gralora_A_general", "gralora_B_general"), "GraLoRA"),
+    **dict.fromkeys(("hira_A", "hira_B", "hira_embedding_A", "hira_embedding_B"), "HiRA"),
+    **dict.fromkeys(("delora_A", "delora_B", "delora_lambda"), "DeLoRA"),
+    **dict.fromkeys(("lora_embedding_A", "lora_embedding_B"), "LoRA of an embedding"),
+    **dict.fromkeys(("poly_lora_A", "poly_lora_B", "poly_router"), "Poly"),
+    **dict.fromkeys(("lily_A", "lily_B", "lily_router"), "Lily"),
+    **dict.fromkeys(("road_theta", "road_alpha"), "RoAd"),
+    **dict.fromkeys(("deft_P", "deft_R"), "DEFT"),
+    "fourierft_spectrum": "FourierFT",
+    "waveft_spectrum": "WaveFT",
+    "c3a_kernel": "C3A",
+    "hra_u": "HRA",
+    "miss_block": "MiSS",
+    "bone_block": "Bone",
+    "shira_weight": "SHiRA",
+    "psoft_R": "PSOFT",
+    "tinylora_v": "TinyLoRA",
+    "unilora_theta_d": "Uni-LoRA",
+    "osf_svd_params": "OSF",
+    "ln_tuning_layers": "LN tuning",
+    "trainable_tokens_delta": "trainable tokens",
+}
+_PREFIXES = {"oft_unet": "OFT of sd-scripts", "oft_te": "OFT of sd-scripts"}
+
+# Names of wrappers around a whole model: what stands right below them belongs to no module.
+_NO_MODULE = ("", "base_model", "base_model.model")
+
+
+def kinds_of_keys(keys: Iterable[str]) -> dict[str, str]:
+    """Key -> its kind, of those keys that belong to a module of a kind that is not read."""
+    keys = list(keys)
+    modules: dict[str, str] = {}
+    found: dict[str, str] = {}
+    for key in keys:
+        kind, module = _marked(key)
+        if kind is not None:
+            found[key] = kind
+            modules[module] = kind
+    for wrapper in _NO_MODULE:
+        modules.pop(wrapper, None)
+    return found | {key: kind for key in keys if key not in found and (kind := _of_module(key, modules))}
+
+
+def why_not_read(kind: str) -> str:
+    return f"it is of the kind {kind}, which is not read"
+
+
+def is_of_unread_kind(reason: str) -> bool:
+    return reason.endswith("which is not read")
+
+
+def _marked(key: str) -> tuple[str | None, str]:
+    parts = key.split(".")
+    for index, part in enumerate(parts):
+        if part in _MARKS:
+            return _MARKS[part], ".".join(parts[:index])
+    kind = next((kind for prefix, kind in _PREFIXES.items() if key.startswith(prefix)), None)
+    return kind, parts[0]
+
+
+def _of_module(key: str, modules: Mapping[str, str]) -> str | None:
+    ends = [end for end, letter in enumerate(key) if letter == "."]
+    return next((modules[key[:end]] for end in reversed(ends) if key[:end] in modules), None)

@@ -1,0 +1,85 @@
+"""Compares two bases: pairs their layers, judges whether a transfer can work, and measures how alike the layers are."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy
+
+from ...core.pictures.block_map import block_map_picture
+from ...core.pictures.depth import depth_picture
+from ...core.pictures.heatmap import similarity_heatmap
+from ...core.reports.envelope import Identity
+from ...core.reports.transfer import Report, similarity_report
+from ...core.resources import Resources
+from ...core.similarity import Comparison, Measure, compare
+from ...core.subspace import RankRule
+from ...core.survey import MatchBy, Survey, survey
+from .adapter.adapter import Adapter
+from .adapter.place import place
+from .base.from_model import HostBase
+from .refine.estimate import outlook_here
+
+
+@dataclass(frozen=True)
+class CompareSettings:
+    """How two bases are compared. block_map: the user's own map of blocks as JSON; empty: the weights decide."""
+
+    rule: RankRule
+    measure: Measure = "subspace"
+    match_by: MatchBy = "blocks"
+    block_map: str = ""
+
+
+@dataclass(frozen=True)
+class ComparedBases:
+    """The comparison that a transfer needs, and what there is to show of it."""
+
+    survey: Survey
+    comparison: Comparison[HostBase]
+    report: Report
+
+    def pictures(self) -> Iterator[numpy.ndarray]:
+        """Every layer, every block against every block, and the similarity along the depth."""
+        yield similarity_heatmap(self.report)
+        yield block_map_picture(
+            self.survey.scores, self.survey.block_map, self.comparison.source.name, self.comparison.target.name
+        )
+        yield depth_picture(self.report)
+
+
+def compare_bases(
+    source: HostBase,
+    target: HostBase,
+    adapter: Adapter | None,
+    settings: CompareSettings,
+    using: Resources,
+    tell: Callable[[str], None],
+) -> ComparedBases:
+    """Compare the layers that the adapter changes, or all layers without one.
+
+    tell: gets the verdict as a line of text as soon as it is known; the comparison takes longer.
+    """
+    started = time.monotonic()
+    placed = None if adapter is None else place(adapter, source)
+    layers = source.own_layers() if placed is None else placed.layers()
+    deltas = None if placed is None else placed.factored
+    surveyed = survey(
+        source, target, layers, match_by=settings.match_by, given=settings.block_map, deltas=deltas, using=using
+    )
+    refine = outlook_here(surveyed.verdict, target)
+    if surveyed.verdict is not None and refine is not None:
+        tell(f"{surveyed.verdict.summary()}\n{refine.sentence()}")
+    comparison = compare(
+        source,
+        target,
+        surveyed,
+        settings.rule,
+        measure=settings.measure,
+        deltas=deltas,
+        adapter=None if adapter is None else adapter.fingerprint,
+        using=using,
+    )
+    identity = None if adapter is None else Identity.of(adapter)
+    report = similarity_report(comparison, identity, time.monotonic() - started, refine)
+    return ComparedBases(surveyed, comparison, report)

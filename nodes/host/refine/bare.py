@@ -1,0 +1,74 @@
+"""The answers of the target without a LoRA, from which the score is measured."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ....core.check import difference
+from ....core.errors import NotEnoughMemory, NotMeasurable
+from ....core.linalg import SAME_ANSWER
+from ....core.refine.loop import RefineSettings
+from ....core.refine.teacher_samples import TeacherSamples, choose_aims
+from ..card import is_out_of_memory
+from ..sampling.conditioning import Prompt
+from .inputs import TargetSamples
+from .student import HostStudent, run_in_host, run_with_room
+
+
+def add_bare_answers(
+    target: Any, samples: TargetSamples, prompts: list[Prompt], settings: RefineSettings
+) -> TeacherSamples:
+    """The teacher samples with the bare target's answers beside them: on all rows only to match differences."""
+    rows = len(samples.teacher) if settings.match == "differences" else samples.held_out
+    picks = torch.arange(len(samples.teacher) - rows, len(samples.teacher))
+    answers: list[Tensor] = []
+
+    def attempt(offloading: bool) -> None:
+        answers.clear()
+        run_in_host(target, samples.inputs, prompts, {}, settings.batch, ask, offloading)
+
+    def ask(student: HostStudent) -> None:
+        left = picks
+        while len(left):
+            part = left[: student.rows_at_once]
+            try:
+                with torch.no_grad():
+                    answers.append(student.predict(part).cpu())
+            except RuntimeError as error:
+                if not student.use_less_memory(error):
+                    raise
+                continue
+            left = left[len(part) :]
+
+    try:
+        run_with_room(attempt)
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise NotEnoughMemory(
+                f"The target without a LoRA: expected room for one latent at a time, found none left ({error}). Take "
+                "a smaller size, or a model in a smaller precision (fp8, GGUF)."
+            ) from error
+        raise NotMeasurable(
+            f"The target on its prompts: expected an answer, found an error ({error}). Connect as target_conditioning "
+            "the same prompts by the target's own text encoder, where that is not the source's."
+        ) from error
+    bare = torch.cat(answers)
+    with torch.inference_mode(False):
+        aims = choose_aims(
+            settings.match, samples.teacher, samples.plain, bare if rows == len(samples.teacher) else None
+        )
+        result = TeacherSamples(aims, samples.inputs.levels, samples.held_out, bare[-samples.held_out :])
+    _require_difference(result)
+    return result
+
+
+def _require_difference(samples: TeacherSamples) -> None:
+    """NotMeasurable where the bare target already gives the answers that it should learn."""
+    rows = slice(samples.training_rows(), None)
+    way = difference(samples.bare, samples.aims[rows], samples.levels[rows])
+    if float(way.square().mean().sqrt()) < SAME_ANSWER:
+        raise NotMeasurable(
+            "The target without a LoRA already answers like the source with its LoRA. There is nothing to refine: is "
+            "the LoRA merged into the target, or without effect on the source?"
+        )

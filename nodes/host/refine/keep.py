@@ -1,0 +1,54 @@
+"""Saves the factors of a refinement that does not reach its end, in the first folder that takes them."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import folder_paths
+
+from ....core.errors import InvalidSetting
+from ....core.files import write_new
+from ..adapter.adapter import Adapter
+from ..adapter.save import for_file
+from ..paths import metadata_allowed, output_place
+
+_NAME = "refine_interrupted"
+
+
+def save_somewhere(adapter: Adapter) -> str:
+    """Write the adapter to a file; the end of a sentence that says where, or why there is no file."""
+    try:
+        tensors, remark = for_file(adapter.state_dict(), adapter, "float16"), ""
+    except InvalidSetting:
+        tensors = for_file(adapter.state_dict(), adapter, "float32")
+        remark = " in float32, because its values are too large for float16"
+    reasons: list[str] = []
+    for place in (_output, _user, _temporary):
+        for metadata in (adapter.metadata if metadata_allowed() else None, None):
+            try:
+                path = write_new(*place(), tensors, metadata)
+            except Exception as error:  # noqa: BLE001  (a full disk, a closed folder, odd metadata: the next try may do)
+                reasons.append(str(error.__cause__ or error))
+            else:
+                return f"saved as {_spoken(path, place, reasons)}{remark}"
+    return f"not saved, because no folder could be written to: {reasons[0]}"
+
+
+def _spoken(path: Path, place: Callable[[], tuple[Path, str]], reasons: list[str]) -> str:
+    if place is _output:
+        return f"{path.name} in the LoRA folder"
+    return f"{path} (move it into a LoRA folder; the output folder could not be written to: {reasons[0]})"
+
+
+def _output() -> tuple[Path, str]:
+    """ComfyUI's output folder, which every LoRA menu shows."""
+    return output_place(f"loras/{_NAME}")
+
+
+def _user() -> tuple[Path, str]:
+    """ComfyUI's user folder, often on another disk. Its temp folder is emptied at every start."""
+    return Path(folder_paths.get_user_directory()) / "lora_transfer" / "interrupted", _NAME
+
+
+def _temporary() -> tuple[Path, str]:
+    return Path(tempfile.gettempdir()), _NAME
