@@ -18,7 +18,7 @@ import torch
 from dev.paths import RUN
 
 from . import known_maps, narrow, relatives
-from .trained import deepened, families
+from .families import deepen, read_or_train_families
 
 FOLDER = RUN / "bench_matching"
 
@@ -71,10 +71,10 @@ def _known_maps(quick: bool) -> dict[str, Any]:
 
 def _relatives(quick: bool) -> dict[str, Any]:
     folder = FOLDER / "quick" if quick else FOLDER
-    trained = families(folder, 2, ("tuned", "far"), 0.2) if quick else families(folder)
+    trained = read_or_train_families(folder, 2, ("tuned", "far"), 0.2) if quick else read_or_train_families(folder)
     strangers = relatives.cugan_pairs(FOLDER / "realcugan") if not quick else []
     pairs = [*relatives.trained_pairs(trained), *strangers]
-    lines = relatives.judged(pairs)
+    lines = relatives.judge_pairs(pairs)
     figures = ("cosine", "least", "similarity", "drift", "matched")
     _show(
         "Relatives and strangers: smallest, mean and largest value of each figure", relatives.by_make(lines, *figures)
@@ -92,12 +92,12 @@ def _relatives(quick: bool) -> dict[str, Any]:
         "Strangers: the highest score of a single layer, and its share of the floor for a layer of that size",
         relatives.extremes(pairs),
     )
-    deep = relatives.depths(trained, deepened(trained[:3], folder, 0.2 if quick else 1.0))
+    deep = relatives.depths(trained, deepen(trained[:3], folder, 0.2 if quick else 1.0))
     _show(
         "Trained children of another depth: share of blocks matched to their true parent",
         relatives.by_make(deep, "right", "by name", "score", "runner-up"),
     )
-    copies = relatives.copied(trained, folder)
+    copies = relatives.transfer_loras(trained, folder)
     scores = [f"{method} {score}" for score in ("G", "closed") for method in ("copy", "restore", "restore_both")]
     _show(
         "A LoRA transferred without retraining: G, and the gap closed on the way to the source with the LoRA",

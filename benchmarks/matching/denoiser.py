@@ -74,8 +74,8 @@ def drawings(kind: str, count: int, generator: torch.Generator) -> Tensor:
     return 2 * (mask[:, None] * ink + (1 - mask[:, None]) * ground) - 1
 
 
-def noised(kind: str, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Noised drawings, noise levels and the noise itself."""
+def noise_drawings(kind: str, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Draws drawings and adds noise: (noised drawings, noise levels, noise)."""
     level, noise = torch.rand(count, generator=generator), torch.randn(count, 3, SIDE, SIDE, generator=generator)
     share = level[:, None, None, None] * math.pi / 2
     return share.cos() * drawings(kind, count, generator) + share.sin() * noise, level, noise
@@ -91,7 +91,7 @@ class Training:
     seed: int
 
 
-def trained(start: Mapping[str, Tensor] | None, course: Training, path: Path) -> dict[str, Tensor]:
+def read_or_train(start: Mapping[str, Tensor] | None, course: Training, path: Path) -> dict[str, Tensor]:
     """Trains from `start` (None: from scratch) and returns the weights; reads them from `path` if an earlier run wrote
     them."""
     if path.is_file():
@@ -103,7 +103,7 @@ def trained(start: Mapping[str, Tensor] | None, course: Training, path: Path) ->
         model.load_state_dict(start)
     optimizer = torch.optim.AdamW(model.parameters(), lr=course.rate, weight_decay=0.05)
     for _ in range(course.steps):
-        x, level, noise = noised(course.kind, _BATCH, generator)
+        x, level, noise = noise_drawings(course.kind, _BATCH, generator)
         loss = F.mse_loss(model(x, level), noise)
         optimizer.zero_grad()
         loss.backward()
@@ -114,7 +114,9 @@ def trained(start: Mapping[str, Tensor] | None, course: Training, path: Path) ->
     return weights
 
 
-def trained_lora(base: Mapping[str, Tensor], kind: str, path: Path, rank: int = 4) -> dict[str, tuple[Tensor, Tensor]]:
+def read_or_train_lora(
+    base: Mapping[str, Tensor], kind: str, path: Path, rank: int = 4
+) -> dict[str, tuple[Tensor, Tensor]]:
     """Trains a LoRA on drawings of a kind, or reads it from `path`: matrix name -> (up, down), for every matrix of a
     base."""
     if path.is_file():
@@ -130,8 +132,8 @@ def trained_lora(base: Mapping[str, Tensor], kind: str, path: Path, rank: int = 
     }
     optimizer = torch.optim.Adam([factor for pair in factors.values() for factor in pair], lr=3e-3)
     for _ in range(250):
-        x, level, noise = noised(kind, _BATCH, generator)
-        loss = F.mse_loss(with_lora(base, factors, x, level), noise)
+        x, level, noise = noise_drawings(kind, _BATCH, generator)
+        loss = F.mse_loss(predict_with_lora(base, factors, x, level), noise)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -139,7 +141,7 @@ def trained_lora(base: Mapping[str, Tensor], kind: str, path: Path, rank: int = 
     return lora
 
 
-def with_lora(
+def predict_with_lora(
     base: Mapping[str, Tensor], factors: Mapping[str, tuple[Tensor, Tensor]], x: Tensor, level: Tensor
 ) -> Tensor:
     """The prediction of a base with up @ down added to its matrices."""

@@ -63,10 +63,10 @@ class Child(SeededBase):
         self._parent, self._parents, self._cosine = parent, parents, cosine
 
     def weight(self, block: str, role: str, shape: tuple[int, ...]) -> Tensor:
-        return perturbed(self._parent.weight(self._parents[block], role, shape), self._cosine, self.name, block, role)
+        return perturb(self._parent.weight(self._parents[block], role, shape), self._cosine, self.name, block, role)
 
 
-def perturbed(weight: Tensor, cosine: float, *seed: object) -> Tensor:
+def perturb(weight: Tensor, cosine: float, *seed: object) -> Tensor:
     """The weight with noise mixed in: it has this cosine with the original, and nearly its norm."""
     added = noise(tuple(weight.shape), *seed)
     return cosine * weight + (1 - cosine**2) ** 0.5 * weight.norm() / added.norm() * added

@@ -24,7 +24,7 @@ from .families import FLUX
 from .features import load_style_network
 from .figures import recovered
 from .latents import Latents, prepare
-from .points import Errand, points
+from .points import Measurement, points
 from .tables import RELATED, Results
 
 FOLDER = RUN / "bench_quality"
@@ -61,10 +61,13 @@ def quick() -> Results:
     points_by_lora = {
         lora: {
             target: [
-                {"baseline": errand.baseline(), **{candidate.name: errand.measured(candidate) for candidate in MAIN}}
+                {
+                    "baseline": measurement.baseline(),
+                    **{candidate.name: measurement.measure(candidate) for candidate in MAIN},
+                }
             ]
             for target in ("drifted", "pruned")
-            for errand in (Errand(workshop, lora, target, 0),)
+            for measurement in (Measurement(workshop, lora, target, 0),)
         }
         for lora in STYLES
     }
@@ -114,10 +117,10 @@ def _measure(workshop: Workshop) -> dict[str, dict[str, list[dict[str, object]]]
     for lora in (*STYLES, *RANKS):
         for target in (*RELATED, "other"):
             for seed in SEEDS:
-                errand = Errand(workshop, lora, target, seed)
-                if errand.trained():
+                measurement = Measurement(workshop, lora, target, seed)
+                if measurement.is_trained():
                     candidates = CANDIDATES if seed in ABLATED[workshop.family.name] else MAIN
-                    point = points(errand, candidates, FOLDER / "results")
+                    point = points(measurement, candidates, FOLDER / "results")
                     points_by_lora.setdefault(lora, {}).setdefault(target, []).append(point)
     return points_by_lora
 
@@ -127,8 +130,12 @@ def _subject_table(workshop: Workshop) -> str:
     candidates = [candidate for candidate in CANDIDATES if candidate.name in ("copy", tables.DEFAULT)]
     rows: list[list[str]] = []
     for target in ("drifted", "far", "pruned"):
-        errands = [Errand(workshop, SUBJECT, target, seed) for seed in SEEDS]
-        measured = [points(errand, candidates, FOLDER / "results") for errand in errands if errand.trained()]
+        measurements = [Measurement(workshop, SUBJECT, target, seed) for seed in SEEDS]
+        measured = [
+            points(measurement, candidates, FOLDER / "results")
+            for measurement in measurements
+            if measurement.is_trained()
+        ]
         losses = [[point["baseline"][name] for point in measured] for name in ("none", "trained")]
         losses += [[point[candidate.name]["loss"] for point in measured] for candidate in candidates]
         rows.append([target, *(" ".join(f"{sum(loss) / len(loss):.3f}" for loss in seeds) for seeds in losses)])
@@ -143,9 +150,14 @@ def _chain_table(workshops: Sequence[Workshop]) -> str:
         for lora in STYLES:
             for via, target in CHAINS:
                 routes = [
-                    [points(errand, candidates, FOLDER / "results") for errand in errands if errand.trained()]
-                    for errands in (
-                        [Errand(workshop, lora, target, seed, between) for seed in SEEDS] for between in (via, None)
+                    [
+                        points(measurement, candidates, FOLDER / "results")
+                        for measurement in measurements
+                        if measurement.is_trained()
+                    ]
+                    for measurements in (
+                        [Measurement(workshop, lora, target, seed, between) for seed in SEEDS]
+                        for between in (via, None)
                     )
                 ]
                 figures = [
@@ -165,19 +177,22 @@ def _draw_sheets(workshops: Sequence[Workshop], latents: Latents) -> None:
     for workshop in workshops:
         seeds = ABLATED[workshop.family.name]
         for lora in STYLES:
-            errands = [Errand(workshop, lora, target, seed) for target in RELATED for seed in seeds]
-            errands = [errand for errand in errands if errand.trained()]
+            measurements = [Measurement(workshop, lora, target, seed) for target in RELATED for seed in seeds]
+            measurements = [measurement for measurement in measurements if measurement.is_trained()]
             name = f"{workshop.family.name}, {lora}"
             _show(
                 f"Style distance (lowest to highest seed); diversity: {name}",
-                sheets.style_table(style_network, errands, FOLDER / "drawn"),
+                sheets.style_table(style_network, measurements, FOLDER / "drawn"),
             )
-            first = {errand.target: errand for errand in errands if errand.seed == 0}
+            first = {measurement.target: measurement for measurement in measurements if measurement.seed == 0}
             rows = {
-                method: {target: sheets.draw_all(errand, FOLDER / "drawn")[method] for target, errand in first.items()}
+                method: {
+                    target: sheets.draw_all(measurement, FOLDER / "drawn")[method]
+                    for target, measurement in first.items()
+                }
                 for method in sheets.SHEET
             }
-            rows["real drawings"] = {target: sheets.real_drawings(errand) for target, errand in first.items()}
+            rows["real drawings"] = {target: sheets.real_drawings(measurement) for target, measurement in first.items()}
             path = FOLDER / f"sheet {name}.png".replace(", ", "_").replace(" ", "_")
             sheets.write_sheet(decoder, rows, path)
             print(f"Contact sheet: {path}", flush=True)

@@ -9,10 +9,10 @@ from torch import Tensor
 from core.plan import TransferSettings
 from core.subspace import RankRule
 
-from .engine import Factors, Journey
+from .engine import Factors, TransferJob
 
 HALF = RankRule("fraction", 0.5)
-Transfer = Callable[[Journey], Mapping[str, tuple[Tensor, Tensor]]]
+Transfer = Callable[[TransferJob], Mapping[str, tuple[Tensor, Tensor]]]
 
 
 @dataclass(frozen=True)
@@ -20,26 +20,26 @@ class Candidate:
     """A way to make the target's LoRA from the source's. name: in the tables. group: the table that shows it."""
 
     name: str
-    carry: Transfer
+    transfer: Transfer
     group: str = "methods"
 
 
 def by(rule: RankRule = HALF, *, everywhere: bool = False, **settings: object) -> Transfer:
     """Transfers with the engine. No layer is held back, unless the settings name a threshold."""
     transfer_settings = TransferSettings(**{"threshold": 0.0, **settings})  # pyright: ignore[reportArgumentType]
-    return lambda journey: journey.carried(transfer_settings, rule, everywhere=everywhere)
+    return lambda job: job.transfer(transfer_settings, rule, everywhere=everywhere)
 
 
 def by_name(method: str) -> Transfer:
     """Pairs layers by their names, as loading the old LoRA does."""
-    return lambda journey: by(method=method)(replace(journey, match_by="names", _compared={}))
+    return lambda job: by(method=method)(replace(job, match_by="names", _comparisons={}))
 
 
-def _random(journey: Journey) -> Factors:
+def _random(job: TransferJob) -> Factors:
     """A random change that has the copy's norm and rank in every layer."""
     generator = torch.Generator().manual_seed(5)
     random: dict[str, tuple[Tensor, Tensor]] = {}
-    for key, (up, down) in by(method="copy")(journey).items():
+    for key, (up, down) in by(method="copy")(job).items():
         random_up, random_down = (
             torch.randn(up.shape, generator=generator),
             torch.randn(down.shape, generator=generator),

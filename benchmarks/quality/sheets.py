@@ -14,7 +14,7 @@ from .candidates import CANDIDATES
 from .drawings import SIDE
 from .engine import Factors
 from .features import StyleNetwork
-from .points import Errand
+from .points import Measurement
 from .sampling import Sampler
 from .tables import table
 from .training import save, with_lora
@@ -26,44 +26,47 @@ _MARGIN, _CAPTION = 12, 150
 SHEET = ("none", "copy, same names", "copy", "lora_x 0.5", "prolora 0.5", "restore", "restore_both", "trained")
 
 
-def draw_all(errand: Errand, folder: Path) -> dict[str, Tensor]:
+def draw_all(measurement: Measurement, folder: Path) -> dict[str, Tensor]:
     """Reads or makes one drawing of each held-out subject by every method: method -> latents (subjects, 16, 8, 8). The
     noise is the same for every method."""
-    path = folder / f"{errand.workshop.family.name} {errand.label}.safetensors".replace(" ", "_")
+    path = folder / f"{measurement.workshop.family.name} {measurement.label}.safetensors".replace(" ", "_")
     if not path.is_file():
-        transfers = {candidate.name: candidate.carry for candidate in CANDIDATES}
-        trained = errand.workshop.lora(errand.lora, errand.target, errand.seed)
+        transfers = {candidate.name: candidate.transfer for candidate in CANDIDATES}
+        trained = measurement.workshop.lora(measurement.lora, measurement.target, measurement.seed)
         known: dict[str, Factors] = {"none": {}, "trained": trained}
         save(
-            {name: _draw(errand, known[name] if name in known else transfers[name](errand.journey)) for name in SHEET},
+            {
+                name: _draw(measurement, known[name] if name in known else transfers[name](measurement.job))
+                for name in SHEET
+            },
             path,
         )
     return {key: value.float() for key, value in load_file(path).items()}
 
 
-def _draw(errand: Errand, factors: Factors) -> Tensor:
-    workshop = errand.workshop
-    weights = with_lora(workshop.base(errand.target, errand.seed), factors)
-    guidance = 1.0 if errand.target == "turbo" else 2.0  # turbo has its guidance built in
+def _draw(measurement: Measurement, factors: Factors) -> Tensor:
+    workshop = measurement.workshop
+    weights = with_lora(workshop.base(measurement.target, measurement.seed), factors)
+    guidance = 1.0 if measurement.target == "turbo" else 2.0  # turbo has its guidance built in
     context = workshop.latents.context[workshop.latents.held_out]
-    return Sampler(12, guidance).sample(workshop.family, errand.models[1], weights, context, seed=11)[0]
+    return Sampler(12, guidance).sample(workshop.family, measurement.models[1], weights, context, seed=11)[0]
 
 
-def real_drawings(errand: Errand) -> Tensor:
+def real_drawings(measurement: Measurement) -> Tensor:
     """Latents of the real drawings of the held-out subjects in the LoRA's style."""
-    latents = errand.workshop.latents
-    return latents.styles[errand.style][latents.held_out, 0]
+    latents = measurement.workshop.latents
+    return latents.styles[measurement.style][latents.held_out, 0]
 
 
-def style_table(network: StyleNetwork, errands: Sequence[Errand], folder: Path) -> str:
-    """A Markdown table of style distance and diversity by method: mean and range over the errands of each target."""
-    targets = list(dict.fromkeys(errand.target for errand in errands))
+def style_table(network: StyleNetwork, measurements: Sequence[Measurement], folder: Path) -> str:
+    """A Markdown table of style distance and diversity by method: mean and range over each target's measurements."""
+    targets = list(dict.fromkeys(measurement.target for measurement in measurements))
     rows: list[list[str]] = []
     for name in SHEET:
         row = [name]
         for target in targets:
-            target_errands = [errand for errand in errands if errand.target == target]
-            pairs = [(draw_all(errand, folder)[name], real_drawings(errand)) for errand in target_errands]
+            of_target = [measurement for measurement in measurements if measurement.target == target]
+            pairs = [(draw_all(measurement, folder)[name], real_drawings(measurement)) for measurement in of_target]
             distances = [network.distance(*pair) for pair in pairs]
             diversity = sum(network.diversity(*pair) for pair in pairs) / len(pairs)
             spread = f"{min(distances):.2f} to {max(distances):.2f}"

@@ -12,12 +12,12 @@ from torch import Tensor
 from core.refine.loop import RefineSettings
 from core.refine.teacher_samples import SAMPLINGS
 
-from ..kept_base import kept_base
+from ..memory_bases import make_base
 from ..quality.autoencoder import load
 from ..quality.bases import BASES, BATCH, LORAS, Workshop
 from ..quality.candidates import CANDIDATES, by
 from ..quality.committed import VAE
-from ..quality.engine import Factors, Journey
+from ..quality.engine import Factors, TransferJob
 from ..quality.features import StyleNetwork
 from ..quality.judging import Judge
 from ..quality.sampling import Sampler
@@ -82,15 +82,15 @@ class Pair:
         return self.source.family.build("whole"), self.target.family.build(self.target.shape(self.base))
 
     @cached_property
-    def journey(self) -> Journey:
-        source = kept_base("A", self.source.base("A", 0))
-        return Journey(source, kept_base(self.base, self.weights), self.source.lora(self.lora, "A", self.seed))
+    def job(self) -> TransferJob:
+        source = make_base("A", self.source.base("A", 0))
+        return TransferJob(source, make_base(self.base, self.weights), self.source.lora(self.lora, "A", self.seed))
 
     def transferred(self, method: str) -> Factors:
         """Transfers the LoRA as the node does. "default" is restore_both, which copies where the depth differs."""
         if method in ("default", "restore_both"):
-            return by(method="restore_both")(self.journey)
-        return next(candidate for candidate in CANDIDATES if candidate.name == method).carry(self.journey)
+            return by(method="restore_both")(self.job)
+        return next(candidate for candidate in CANDIDATES if candidate.name == method).transfer(self.job)
 
     def teacher_set(self, run: Run, cache: dict[Any, TeacherSet]) -> TeacherSet:
         """The teacher samples, which depend on source and LoRA only. The cache holds one set for several targets."""

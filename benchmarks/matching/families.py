@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from .denoiser import Training, trained
+from .denoiser import Training, read_or_train
 
 # How each child of a base is trained, from little to much drift.
 COURSES = {
@@ -25,26 +25,27 @@ class Family:
     children: dict[str, dict[str, Tensor]]
 
 
-def families(
+def read_or_train_families(
     folder: Path, count: int = 6, courses: tuple[str, ...] = tuple(COURSES), length: float = 1.0
 ) -> list[Family]:
     """Reads the families, and trains what is missing: 80 s for each family on one core. length: share of the steps."""
-    trained_families: list[Family] = []
+    families: list[Family] = []
     for seed in range(count):
         start = _shorten(Training("discs", 500, 2e-3, seed), length)
-        base = trained(None, start, folder / f"base{seed}.pt")
+        base = read_or_train(None, start, folder / f"base{seed}.pt")
         children = {
-            name: trained(base, _shorten(COURSES[name], length), folder / f"base{seed}_{name}.pt") for name in courses
+            name: read_or_train(base, _shorten(COURSES[name], length), folder / f"base{seed}_{name}.pt")
+            for name in courses
         }
-        trained_families.append(Family(base, children))
-    return trained_families
+        families.append(Family(base, children))
+    return families
 
 
 # Children of another depth: for each of their blocks, the base's block that it was copied from before training.
 DEPTHS = {"one removed": (0, 2, 3), "two removed": (0, 3), "grown": (0, 1, 1, 2, 3, 3)}
 
 
-def deepened(families: Sequence[Family], folder: Path, length: float = 1.0) -> dict[tuple[int, str], dict[str, Tensor]]:
+def deepen(families: Sequence[Family], folder: Path, length: float = 1.0) -> dict[tuple[int, str], dict[str, Tensor]]:
     """Children with removed or doubled blocks, trained as "retrained" is: (index of the family, depth) -> weights."""
     children: dict[tuple[int, str], dict[str, Tensor]] = {}
     for index, family in enumerate(families):
@@ -58,7 +59,7 @@ def deepened(families: Sequence[Family], folder: Path, length: float = 1.0) -> d
                     if key.startswith(block)
                 }
             path = folder / f"base{index}_{name.replace(' ', '_')}.pt"
-            children[index, name] = trained(start, _shorten(COURSES["retrained"], length), path)
+            children[index, name] = read_or_train(start, _shorten(COURSES["retrained"], length), path)
     return children
 
 
