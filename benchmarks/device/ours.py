@@ -41,7 +41,6 @@ def transferred(adapter: Any, source: Any, target: Any) -> Any:
     """The adapter for the target by the default method, as Compute Subspace Similarity and Project LoRA make it of two
     loaded models."""
     from lora_transfer.core.plan import TransferSettings
-    from lora_transfer.core.progress import silent
     from lora_transfer.core.subspace import RankRule
     from lora_transfer.nodes.host.base.from_model import base_from_model
     from lora_transfer.nodes.host.compare import CompareSettings, compare_bases
@@ -50,7 +49,7 @@ def transferred(adapter: Any, source: Any, target: Any) -> Any:
 
     bases, using = (base_from_model(source), base_from_model(target)), resources()
     settings = CompareSettings(RankRule("fraction", 0.5), "weight_cosine")
-    compared = compare_bases(*bases, adapter, settings, using, silent)
+    compared = compare_bases(*bases, adapter, settings, using, lambda _: None)
     return project(compared.comparison, adapter, TransferSettings(threshold=0.0), using).adapter
 
 
@@ -64,7 +63,7 @@ def checked(
 
     sides = Sides(source, target, conditioning, conditioning)
     report = check(sides, adapter, transferred, (), None, CheckSettings(size=size, timesteps=levels), silent).report
-    pooled = report.projected.as_it_is().pooled
+    pooled = report.transferred.as_it_is().pooled
     return Measured(pooled.score, None, report.seconds, 0.0, 0, report.notes)
 
 
@@ -91,12 +90,12 @@ def refined(
 ) -> Measured:
     """A refinement; transferred: None starts from zeros; vae: decodes pictures on the way."""
     from lora_transfer.core.refine.loop import RefineSettings
-    from lora_transfer.nodes.host.refine.run import Wanted, refine_adapter
+    from lora_transfer.nodes.host.refine.run import RefineInputs, refine_adapter
     from lora_transfer.nodes.host.refine.teacher import TeacherSettings
 
-    wanted = Wanted(source, target, adapter, conditioning, transferred, vae=vae)
+    inputs = RefineInputs(source, target, adapter, conditioning, transferred, vae=vae)
     settings = RefineSettings(steps=words.steps, batch=words.batch, checks=words.checks, patience=0)
-    result = refine_adapter(wanted, settings, TeacherSettings(words.samplings), words.size, say)
+    result = refine_adapter(inputs, settings, TeacherSettings(words.samplings), words.size, say)
     report, pictures = result.report, 0 if result.pictures is None else len(result.pictures)
     teaching, steps = report.teaching.seconds, len(report.losses)
     return Measured(report.best, report.before, report.seconds, teaching, steps, report.notes, pictures)

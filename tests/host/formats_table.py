@@ -13,7 +13,7 @@ from lora_transfer.nodes.host.adapter.place import place
 from lora_transfer.nodes.host.base.from_model import HostBase
 from lora_transfer.nodes.host.base.names import layer_name, slice_of
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "formats.md"
+DOCUMENT = Path(__file__).parents[2] / "docs/formats.md"
 _START, _END = "<!-- table: made by tests/host/test_formats.py -->", "<!-- end of table -->"
 
 

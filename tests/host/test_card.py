@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lora_transfer.nodes.host.card import is_out_of_memory
 from lora_transfer.nodes.host.refine.previews import Previews
-from lora_transfer.nodes.host.refine.student import HostStudent, with_room
+from lora_transfer.nodes.host.refine.student import HostStudent, run_with_room
 from lora_transfer.nodes.host.sampling import outputs as host_outputs
 from tests.core.test_resources import FULL
 from tests.host.conftest import SmallPair
@@ -71,7 +71,7 @@ def test_weights_go_to_main_memory_whoever_finds_no_memory(error: RuntimeError) 
         if not offloading:
             raise error
 
-    assert with_room(attempt)
+    assert run_with_room(attempt)
     assert tried == [False, True]
 
 

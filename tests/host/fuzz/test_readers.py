@@ -28,7 +28,7 @@ from lora_transfer.nodes.host.adapter.place import place
 from lora_transfer.nodes.host.adapter.write import SPELLINGS, to_state_dict
 from lora_transfer.nodes.host.base.from_file import base_from_file
 from lora_transfer.nodes.host.base.from_model import HostBase
-from lora_transfer.nodes.host.refine.prompt_list import choose
+from lora_transfer.nodes.host.refine.prompt_list import choose_prompts
 from tests.host.conftest import SmallPair
 from tests.host.fuzz.strategies import JSON, NUMBERS, WORDS, WRITTEN, dictionary, odd_modules, odd_tensors
 from tests.host.test_bad_modules import GOOD, LAYER, LORA, MODULE, module
@@ -140,7 +140,7 @@ TAGS = st.one_of(dictionary(WORDS, st.one_of(JSON, st.dictionaries(WORDS, NUMBER
 def test_odd_tags_and_trigger_words_give_prompts(tags: str, trigger: str | None, count: int, seed: int) -> None:
     metadata = {"ss_tag_frequency": tags} | ({} if trigger is None else {"modelspec.trigger_phrase": trigger})
     with a_value_or_a_sentence():
-        chosen = choose("", metadata, count, seed)
+        chosen = choose_prompts("", metadata, count, seed)
         assert 1 <= len(chosen.prompts) <= count
         assert all(prompt.encode() for prompt in chosen.prompts)
 
