@@ -167,8 +167,8 @@ def _score(weights: tuple[Tensor, Tensor], measure: Literal["plain cosine", "wei
 def transfer_loras(families: Sequence[Family], folder: Path) -> list[dict[str, Any]]:
     """Transfers a LoRA from each base to its children and to a stranger, and measures it on the same noised drawings.
 
-    The scores are those of core/check: G, the likeness of the changes in the output, and closed, the gap closed on the
-    way from the bare target to the source with the LoRA."""
+    The scores are those of core/check: G, the likeness of the changes in the output, and the gap closed on the way
+    from the bare target to the source with the LoRA."""
     lines: list[dict[str, Any]] = []
     for index, family in enumerate(families):
         lora = read_or_train_lora(family.base, "rings", folder / f"lora{index}.pt")
