@@ -16,7 +16,7 @@ from core.similarity import Measure
 
 from ..speed.clock import measure_time, resident
 from ..speed.ours import cache_in, transfer_layers
-from ..speed.rivals import published
+from ..speed.rivals import transfer_as_published
 from ..speed.weights import FileBase, lora_on
 from .bases import SMALL, layers_of, write_pair
 from .card import peak_of, wait
@@ -139,7 +139,7 @@ def published_rows(setting: Setting) -> Iterator[Row]:
             transfer_layers(source, target, lora, using, method="prolora")
 
         def theirs(weights: list[torch.Tensor] = weights, dense: torch.Tensor = dense) -> None:
-            published(weights[0], weights[1], dense)
+            transfer_as_published(weights[0], weights[1], dense)
 
         for work in (ours, theirs):
             if work is ours or shape == shapes[0]:  # loads the libraries; ours chooses its eigensolver for the shape

@@ -77,7 +77,8 @@ def _relatives(quick: bool) -> dict[str, Any]:
     lines = relatives.judge_pairs(pairs)
     figures = ("cosine", "least", "similarity", "drift", "matched")
     _show(
-        "Relatives and strangers: smallest, mean and largest value of each figure", relatives.by_make(lines, *figures)
+        "Relatives and strangers: smallest, mean and largest value of each figure",
+        relatives.summarise_by_make(lines, *figures),
     )
     verdicts = {side: Counter((line["make"], line[side]) for line in lines) for side in ("by name", "by block")}
     columns = [(side, word) for side in ("by name", "by block") for word in ("works", "risky", "refuse")]
@@ -90,18 +91,18 @@ def _relatives(quick: bool) -> dict[str, Any]:
     )
     _show(
         "Strangers: the highest score of a single layer, and its share of the floor for a layer of that size",
-        relatives.extremes(pairs),
+        relatives.find_extremes(pairs),
     )
-    deep = relatives.depths(trained, deepen(trained[:3], folder, 0.2 if quick else 1.0))
+    deep = relatives.match_depths(trained, deepen(trained[:3], folder, 0.2 if quick else 1.0))
     _show(
         "Trained children of another depth: share of blocks matched to their true parent",
-        relatives.by_make(deep, "right", "by name", "score", "runner-up"),
+        relatives.summarise_by_make(deep, "right", "by name", "score", "runner-up"),
     )
     copies = relatives.transfer_loras(trained, folder)
     scores = [f"{method} {score}" for score in ("G", "closed") for method in ("copy", "restore", "restore_both")]
     _show(
         "A LoRA transferred without retraining: G, and the gap closed on the way to the source with the LoRA",
-        relatives.by_make(copies, "cosine", "drift against LoRA", *scores),
+        relatives.summarise_by_make(copies, "cosine", "drift against LoRA", *scores),
     )
     narrower = narrow.run([family.base for family in trained])
     _show("Width: share of layers whose channels were matched, and matched correctly", narrower)

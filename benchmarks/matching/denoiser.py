@@ -51,7 +51,7 @@ class Denoiser(nn.Module):
         return self.conv_out(F.silu(F.group_norm(x, 4)))
 
 
-def drawings(kind: str, count: int, generator: torch.Generator) -> Tensor:
+def make_drawings(kind: str, count: int, generator: torch.Generator) -> Tensor:
     """Random drawings (count, 3, 12, 12) in [-1, 1]: "discs" on plain ground, "stripes", or "rings" in few colours."""
 
     def uniform(*shape: int) -> Tensor:
@@ -78,7 +78,7 @@ def noise_drawings(kind: str, count: int, generator: torch.Generator) -> tuple[T
     """Makes random drawings and adds noise to them: (noised drawings, noise levels, noise)."""
     level, noise = torch.rand(count, generator=generator), torch.randn(count, 3, SIDE, SIDE, generator=generator)
     share = level[:, None, None, None] * math.pi / 2
-    return share.cos() * drawings(kind, count, generator) + share.sin() * noise, level, noise
+    return share.cos() * make_drawings(kind, count, generator) + share.sin() * noise, level, noise
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def streams() -> dict[str, tuple[str, str]]:
 
 
 def remove_channels(weights: Mapping[str, Tensor], width: int, cosine: float) -> tuple[MemoryBase, dict[str, Tensor]]:
-    """Removes all but `width` of 32 channels from every stream except image and time: (child, channels that it keeps)."""
+    """Removes all but `width` of 32 channels from every stream except image and time: (child, channels it keeps)."""
     generator = torch.Generator().manual_seed(31)
     kept = {"image": torch.arange(3), "time": torch.arange(TIME)}
     for sides in streams().values():

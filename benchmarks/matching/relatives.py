@@ -99,7 +99,7 @@ def judge_pairs(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
     return lines
 
 
-def depths(
+def match_depths(
     families: Sequence[Family], children: Mapping[tuple[int, str], Mapping[str, Tensor]]
 ) -> list[dict[str, Any]]:
     """One line for each trained child of another depth: the share of blocks matched to their true parent."""
@@ -132,7 +132,7 @@ def auroc(lines: Sequence[Mapping[str, Any]], figure: str) -> float:
     return wins / (len(relatives) * len(strangers))
 
 
-def extremes(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+def find_extremes(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
     """One line for each measure: the highest score of a single layer of strangers, and the largest share of a floor."""
     lines = {measure: {"measure": measure, "highest": 0.0, "share of the floor": 0.0} for measure in _MEASURES}
     for pair in (pair for pair in pairs if not pair.related):
@@ -217,7 +217,7 @@ def _predict(base: MemoryBase, deltas: Mapping[str, LowRankDelta], x: Tensor, le
         return predict_with_lora(base.weights, factors, x, level)
 
 
-def by_make(lines: Sequence[Mapping[str, Any]], *columns: str) -> list[dict[str, Any]]:
+def summarise_by_make(lines: Sequence[Mapping[str, Any]], *columns: str) -> list[dict[str, Any]]:
     """One line for each make of pair: smallest, mean and largest value of the figures."""
     makes = dict.fromkeys(line["make"] for line in lines)
     table: list[dict[str, Any]] = []

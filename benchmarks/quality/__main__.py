@@ -18,7 +18,7 @@ import torch
 from dev.paths import RUN
 
 from . import autoencoder, committed, sheets, tables
-from .bases import Workshop
+from .bases import ModelStore
 from .candidates import CANDIDATES
 from .families import FLUX
 from .features import load_style_network
@@ -48,16 +48,16 @@ def main() -> None:
     torch.set_num_threads(1)  # for small matrices a second thread costs more than it saves
     warnings.filterwarnings("ignore", message="Mismatch dtype")  # bfloat16 with float32 norms is intended
     started = time.monotonic()
-    results = quick() if arguments.quick else whole(train=not arguments.tables)
+    results = run_quick() if arguments.quick else run_whole(train=not arguments.tables)
     promises = tables.promises(results)
     print(json.dumps({"quick": arguments.quick, "seconds": round(time.monotonic() - started), "promises": promises}))
     if broken := [promise for promise, holds in promises.items() if not holds]:
         sys.exit("Broken: " + "; ".join(broken))
 
 
-def quick() -> Results:
+def run_quick() -> Results:
     """Measures the candidates of the main tables on the transformer's drifted and pruned children, with one seed."""
-    workshop = committed.committed_workshop(FLUX)
+    store = committed.committed_store(FLUX)
     points_by_lora = {
         lora: {
             target: [
@@ -67,7 +67,7 @@ def quick() -> Results:
                 }
             ]
             for target in ("drifted", "pruned")
-            for measurement in (Measurement(workshop, lora, target, 0),)
+            for measurement in (Measurement(store, lora, target, 0),)
         }
         for lora in STYLES
     }
@@ -78,59 +78,59 @@ def quick() -> Results:
     return results
 
 
-def whole(*, train: bool) -> Results:
+def run_whole(*, train: bool) -> Results:
     """Measures every family, LoRA, target and seed."""
     latents = prepare(FOLDER, committed.VAE)
-    workshops = committed.workshops(latents, FOLDER)
+    stores = committed.stores(latents, FOLDER)
     if train:
-        for workshop in workshops:
-            _train(workshop)
-    results = Results({workshop.family.name: _measure(workshop) for workshop in workshops})
+        for store in stores:
+            _train(store)
+    results = Results({store.family.name: _measure(store) for store in stores})
     for title, text in tables.sections(results):
         _show(title, text)
-    _show("A LoRA of one subject: loss on its held-out drawings, by seed", _subject_table(workshops[1]))
-    _show("Chains: recovered on the last base, by way of another base and directly", _chain_table(workshops[1:]))
-    _draw_sheets(workshops, latents)
+    _show("A LoRA of one subject: loss on its held-out drawings, by seed", _subject_table(stores[1]))
+    _show("Chains: recovered on the last base, by way of another base and directly", _chain_table(stores[1:]))
+    _draw_sheets(stores, latents)
     return results
 
 
-def _train(workshop: Workshop) -> None:
+def _train(store: ModelStore) -> None:
     """Trains everything that is missing, the main tables' LoRAs first."""
     for seed in SEEDS:
         for base in ("A", *RELATED, "other"):
             for lora in STYLES:
-                workshop.lora(lora, base, seed)
+                store.lora(lora, base, seed)
     for lora in RANKS:
         for base in ("A", "drifted", "far", "pruned"):
-            workshop.lora(lora, base, 0)
-    if workshop.family.name == "flux":
+            store.lora(lora, base, 0)
+    if store.family.name == "flux":
         for seed in SEEDS:
             for base in ("A", "drifted", "far", "pruned"):
-                workshop.lora(SUBJECT, base, seed)
+                store.lora(SUBJECT, base, seed)
             for lora in STYLES:  # for benchmarks/refine: no layer can be transferred to another width
-                workshop.lora(lora, "wide", seed)
+                store.lora(lora, "wide", seed)
 
 
-def _measure(workshop: Workshop) -> dict[str, dict[str, list[dict[str, object]]]]:
+def _measure(store: ModelStore) -> dict[str, dict[str, list[dict[str, object]]]]:
     """Measures what is trained: LoRA -> target -> points by seed."""
     points_by_lora: dict[str, dict[str, list[dict[str, object]]]] = {}
     for lora in (*STYLES, *RANKS):
         for target in (*RELATED, "other"):
             for seed in SEEDS:
-                measurement = Measurement(workshop, lora, target, seed)
+                measurement = Measurement(store, lora, target, seed)
                 if measurement.is_trained():
-                    candidates = CANDIDATES if seed in ABLATED[workshop.family.name] else MAIN
+                    candidates = CANDIDATES if seed in ABLATED[store.family.name] else MAIN
                     point = points(measurement, candidates, FOLDER / "results")
                     points_by_lora.setdefault(lora, {}).setdefault(target, []).append(point)
     return points_by_lora
 
 
-def _subject_table(workshop: Workshop) -> str:
+def _subject_table(store: ModelStore) -> str:
     """A table of losses, not of shares: a LoRA trained on the target gains almost nothing on drawings it never saw."""
     candidates = [candidate for candidate in CANDIDATES if candidate.name in ("copy", tables.DEFAULT)]
     rows: list[list[str]] = []
     for target in ("drifted", "far", "pruned"):
-        measurements = [Measurement(workshop, SUBJECT, target, seed) for seed in SEEDS]
+        measurements = [Measurement(store, SUBJECT, target, seed) for seed in SEEDS]
         measured = [
             points(measurement, candidates, FOLDER / "results")
             for measurement in measurements
@@ -142,11 +142,11 @@ def _subject_table(workshop: Workshop) -> str:
     return tables.table(["target", "none", "trained", *(candidate.name for candidate in candidates)], rows)
 
 
-def _chain_table(workshops: Sequence[Workshop]) -> str:
+def _chain_table(stores: Sequence[ModelStore]) -> str:
     """A table of LoRAs that the default transfers to one child of A and from there to another."""
     candidates = [candidate for candidate in CANDIDATES if candidate.name in ("copy", tables.DEFAULT)]
     rows: list[list[str]] = []
-    for workshop in workshops:
+    for store in stores:
         for lora in STYLES:
             for via, target in CHAINS:
                 routes = [
@@ -156,30 +156,29 @@ def _chain_table(workshops: Sequence[Workshop]) -> str:
                         if measurement.is_trained()
                     ]
                     for measurements in (
-                        [Measurement(workshop, lora, target, seed, between) for seed in SEEDS]
-                        for between in (via, None)
+                        [Measurement(store, lora, target, seed, between) for seed in SEEDS] for between in (via, None)
                     )
                 ]
                 figures = [
                     str(recovered(route, candidate.name)) for candidate in candidates for route in routes if route
                 ]
-                rows.append([f"{workshop.family.name}, {lora}: A, {via}, {target}", *figures])
+                rows.append([f"{store.family.name}, {lora}: A, {via}, {target}", *figures])
     heads = [f"{candidate.name}: {route}" for candidate in candidates for route in ("by way", "directly")]
     return tables.table(["family, LoRA: chain", *heads], rows)
 
 
-def _draw_sheets(workshops: Sequence[Workshop], latents: Latents) -> None:
+def _draw_sheets(stores: Sequence[ModelStore], latents: Latents) -> None:
     """Writes contact sheets of the first seed, and prints the style network's figures on the drawings of every seed."""
     decoder, style_network = (
         autoencoder.load(committed.VAE),
         load_style_network(latents, FOLDER / "features.safetensors"),
     )
-    for workshop in workshops:
-        seeds = ABLATED[workshop.family.name]
+    for store in stores:
+        seeds = ABLATED[store.family.name]
         for lora in STYLES:
-            measurements = [Measurement(workshop, lora, target, seed) for target in RELATED for seed in seeds]
+            measurements = [Measurement(store, lora, target, seed) for target in RELATED for seed in seeds]
             measurements = [measurement for measurement in measurements if measurement.is_trained()]
-            name = f"{workshop.family.name}, {lora}"
+            name = f"{store.family.name}, {lora}"
             _show(
                 f"Style distance (lowest to highest seed); diversity: {name}",
                 sheets.style_table(style_network, measurements, FOLDER / "drawn"),

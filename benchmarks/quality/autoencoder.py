@@ -11,7 +11,7 @@ from torch.nn import functional as F  # noqa: N812  (its usual name)
 
 from dev.small_models import import_comfy
 
-from .courses import Checkpoints, initialise
+from .checkpoints import Checkpoints, initialise
 
 CHANNELS = 16  # as in Flux and SD3
 STEPS, BATCH, RATE = 1300, 24, 1e-3

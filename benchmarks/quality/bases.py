@@ -62,7 +62,7 @@ LORAS = {
 
 
 @dataclass(frozen=True)
-class Workshop:
+class ModelStore:
     """Reads the weights of one family from a folder, and trains those that are missing."""
 
     family: Family

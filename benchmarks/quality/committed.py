@@ -17,10 +17,10 @@ from torch import Tensor
 
 from dev.paths import RUN
 
-from .bases import Workshop
+from .bases import ModelStore
 from .families import FAMILIES, FLUX, Family
 from .latents import Latents, load
-from .text import pooled
+from .text import pool
 
 WEIGHTS = Path(__file__).parent / "weights"
 VAE = WEIGHTS / "vae/emoji_vae.safetensors"
@@ -42,22 +42,24 @@ EVALUATED = [f"{lora}.{base}.0" for lora in ("line_16", "3d_16") for base in BAS
 STYLES = ("line", "3d", "noto", "noto recoloured")  # those of the LoRAs and of the targets
 
 
-def committed_workshop(family: Family) -> Workshop:
-    """A workshop with the committed weights, which has nothing to train."""
+def committed_store(family: Family) -> ModelStore:
+    """A store with the committed weights, which has nothing to train."""
     folder = WEIGHTS / "evaluation"
-    return Workshop(family, load(folder / "latents.safetensors"), folder, committed_files())
+    return ModelStore(family, load(folder / "latents.safetensors"), folder, committed_files())
 
 
 def committed_files() -> dict[str, Path]:
-    """The committed files of the transformer, by their names in the workshop; the whole run does not train these."""
+    """The committed files of the transformer, by their names in the store; the whole run does not train these."""
     bases = {f"{name}.0": WEIGHTS / f"diffusion_models/{title}.safetensors" for name, (title, _) in BASES.items()}
     return bases | {name: WEIGHTS / f"evaluation/{name}.safetensors" for name in EVALUATED}
 
 
-def workshops(latents: Latents, folder: Path) -> list[Workshop]:
-    """The workshops of both families. They train what is neither in `folder` nor committed."""
+def stores(latents: Latents, folder: Path) -> list[ModelStore]:
+    """The stores of both families. They train what is neither in `folder` nor committed."""
     known = {FLUX.name: committed_files()}
-    return [Workshop(family, latents, folder / family.name, known.get(family.name, {})) for family in FAMILIES.values()]
+    return [
+        ModelStore(family, latents, folder / family.name, known.get(family.name, {})) for family in FAMILIES.values()
+    ]
 
 
 def write(folder: Path, weights: Path = WEIGHTS) -> None:
@@ -104,7 +106,7 @@ def _write_prompts(latents: Path, path: Path) -> None:
     with safe_open(latents, "pt") as file:
         context, names = file.get_tensor("context"), file.metadata()["names"]
     description = "What all-MiniLM-L6-v2 (Apache-2.0) says of the English names of emoji."
-    tensors = {"context": context.half(), "pooled": pooled(context.float()).half()}
+    tensors = {"context": context.half(), "pooled": pool(context.float()).half()}
     _write(tensors, path, {**_about("emoji_prompts", description), "names": names})
 
 

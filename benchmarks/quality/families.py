@@ -16,8 +16,8 @@ from torch.func import functional_call
 from dev.small_models import import_comfy
 
 from .autoencoder import CHANNELS
-from .courses import initialise
-from .text import WIDTH, pooled
+from .checkpoints import initialise
+from .text import WIDTH, pool
 
 State = Mapping[str, Tensor]
 Shape = Literal["whole", "pruned", "wide"]
@@ -27,9 +27,9 @@ Shape = Literal["whole", "pruned", "wide"]
 class Family:
     """How one kind of denoiser is built, called and trained. A level (n) in [0, 1] says how much noise there is.
 
-    noised: (clean, noise, level) -> the denoiser's input.
+    add_noise: (clean, noise, level) -> the denoiser's input.
     aim: (clean, noise) -> the answer that it should give.
-    denoised: (noised, answer, level) -> the clean latents that the answer implies.
+    denoise: (noised, answer, level) -> the clean latents that the answer implies.
     noise: (denoised, answer) -> the noise that the answer implies.
     sigma: level -> ComfyUI's sigma; an error of the denoised latents divided by it is the error of the answer.
     pruned: start of a layer's name in the pruned child -> in the whole model.
@@ -39,9 +39,9 @@ class Family:
     name: str
     build: Callable[[Shape], nn.Module]
     call: Callable[[nn.Module, State, Tensor, Tensor, Tensor], Tensor]
-    noised: Callable[[Tensor, Tensor, Tensor], Tensor]
+    add_noise: Callable[[Tensor, Tensor, Tensor], Tensor]
     aim: Callable[[Tensor, Tensor], Tensor]
-    denoised: Callable[[Tensor, Tensor, Tensor], Tensor]
+    denoise: Callable[[Tensor, Tensor, Tensor], Tensor]
     noise: Callable[[Tensor, Tensor], Tensor]
     sigma: Callable[[Tensor], Tensor]
     pruned: Mapping[str, str]
@@ -55,7 +55,7 @@ class Family:
     def shares(self, level: Tensor) -> tuple[Tensor, Tensor]:
         """The shares of clean latents and of noise in noised latents, (n) each."""
         ones, zeros = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)
-        return self.noised(ones, zeros, level).flatten(), self.noised(zeros, ones, level).flatten()
+        return self.add_noise(ones, zeros, level).flatten(), self.add_noise(zeros, ones, level).flatten()
 
     def noise_ratio(self, level: Tensor) -> Tensor:
         """The ratio (n) of noise to clean latents, which means the same in every family."""
@@ -96,12 +96,12 @@ def _at(values: Tensor, level: Tensor) -> Tensor:
 _SIGNAL = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2).cumprod(0).float()
 
 
-def _unet_noised(clean: Tensor, noise: Tensor, level: Tensor) -> Tensor:
+def _add_unet_noise(clean: Tensor, noise: Tensor, level: Tensor) -> Tensor:
     share = _at(_SIGNAL, level)
     return share.sqrt() * clean + (1 - share).sqrt() * noise
 
 
-def _unet_denoised(noised: Tensor, answer: Tensor, level: Tensor) -> Tensor:
+def _denoise_unet(noised: Tensor, answer: Tensor, level: Tensor) -> Tensor:
     share = _at(_SIGNAL, level)
     return (noised - (1 - share).sqrt() * answer) / share.sqrt()
 
@@ -138,9 +138,9 @@ UNET = Family(
     name="unet",
     build=_unet,
     call=_call_unet,
-    noised=_unet_noised,
+    add_noise=_add_unet_noise,
     aim=lambda clean, noise: noise,
-    denoised=_unet_denoised,
+    denoise=_denoise_unet,
     noise=lambda denoised, answer: answer,
     sigma=lambda level: ((1 - _at(_SIGNAL, level)) / _at(_SIGNAL, level)).sqrt().flatten(),
     # Each level has one residual block with attention less, down and up, as in KOALA.
@@ -183,16 +183,16 @@ def _flux(shape: Shape) -> nn.Module:
 
 
 def _call_flux(model: nn.Module, weights: State, noised: Tensor, level: Tensor, context: Tensor) -> Tensor:
-    return functional_call(model, dict(weights), (noised, level, context, pooled(context)))
+    return functional_call(model, dict(weights), (noised, level, context, pool(context)))
 
 
 FLUX = Family(
     name="flux",
     build=_flux,
     call=_call_flux,
-    noised=lambda clean, noise, level: torch.lerp(clean, noise, level[:, None, None, None]),
+    add_noise=lambda clean, noise, level: torch.lerp(clean, noise, level[:, None, None, None]),
     aim=lambda clean, noise: noise - clean,
-    denoised=lambda noised, answer, level: noised - level[:, None, None, None] * answer,
+    denoise=lambda noised, answer, level: noised - level[:, None, None, None] * answer,
     noise=lambda denoised, answer: denoised + answer,
     sigma=lambda level: level,
     adds_in_place=True,

@@ -74,7 +74,7 @@ def rank_correlation(points: Sequence[Point], names: Sequence[str], score: str) 
     return Figure(mean(all_candidates), float(low), float(high))
 
 
-def picked(points: Sequence[Point], names: Sequence[str], score: str) -> tuple[float, float]:
+def pick_by_score(points: Sequence[Point], names: Sequence[str], score: str) -> tuple[float, float]:
     """The recovered fraction of the candidate with the best score, picked for each seed; and that of the candidate
     that is best over all seeds."""
     shares = {name: [mean_share([point], name) for point in points] for name in names}

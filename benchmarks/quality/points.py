@@ -12,10 +12,10 @@ from torch import Tensor
 from core.check import measure
 
 from ..memory_bases import make_base
-from .bases import BASES, LORAS, Workshop
+from .bases import BASES, LORAS, ModelStore
 from .candidates import Candidate, by
 from .engine import Factors, TransferJob
-from .judging import Judge, States
+from .judge import Judge, States
 from .latents import VARIANTS, VARIANTS_SEEN
 from .training import with_lora
 
@@ -26,7 +26,7 @@ PROMPTS = 8  # number of seen subjects that the score is measured on
 class Measurement:
     """A LoRA, a target and a seed, with everything that the candidates are compared with."""
 
-    workshop: Workshop
+    store: ModelStore
     lora: str
     target: str
     seed: int
@@ -41,9 +41,7 @@ class Measurement:
         """Whether all files that this measurement needs exist."""
         lora = self.lora.replace(" ", "_")
         return all(
-            self.workshop.path(f"{lora}.{base}.{self.seed}").is_file()
-            for base in ("A", self.target)
-            if base is not None
+            self.store.path(f"{lora}.{base}.{self.seed}").is_file() for base in ("A", self.target) if base is not None
         )
 
     def verdict(self) -> dict[str, Any]:
@@ -59,40 +57,40 @@ class Measurement:
     def subject(self) -> list[int]:
         """The index of the LoRA's subject; empty for a style LoRA."""
         name = LORAS[self.lora].subject
-        return [self.workshop.latents.names.index(name)] if name else []
+        return [self.store.latents.names.index(name)] if name else []
 
     @cached_property
     def judge(self) -> Judge:
-        return Judge(self.workshop.family, self.workshop.latents)
+        return Judge(self.store.family, self.store.latents)
 
     @cached_property
     def job(self) -> TransferJob:
         source, target, *between = (
-            make_base(name, self.workshop.base(name, self.seed)) for name in ("A", self.target, self.via) if name
+            make_base(name, self.store.base(name, self.seed)) for name in ("A", self.target, self.via) if name
         )
-        lora = self.workshop.lora(self.lora, "A", self.seed)
+        lora = self.store.lora(self.lora, "A", self.seed)
         if not between:
             return TransferJob(source, target, lora)
         return TransferJob(between[0], target, by(method="restore_both")(TransferJob(source, between[0], lora)))
 
     @cached_property
     def models(self) -> tuple[Any, Any]:
-        build = self.workshop.family.build
-        return build("whole"), build(self.workshop.shape(self.target))
+        build = self.store.family.build
+        return build("whole"), build(self.store.shape(self.target))
 
     @cached_property
     def states(self) -> dict[str, tuple[States, Tensor, Tensor, Tensor]]:
         """The states that scores are measured on: the source's own samplings, and noised real drawings. With each, the
         answers of the source without and with its LoRA, and of the target without."""
-        base, seen = self.workshop.base("A", 0), self.workshop.latents.seen
+        base, seen = self.store.base("A", 0), self.store.latents.seen
         subjects = self.subject * PROMPTS or seen[:: len(seen) // PROMPTS][:PROMPTS]
-        source_weights = with_lora(base, self.workshop.lora(self.lora, "A", self.seed))
+        source_weights = with_lora(base, self.store.lora(self.lora, "A", self.seed))
         kinds = {
-            "sampled": self.judge.sampled_states(self.models[0], source_weights, subjects),
-            "drawn": self.judge.drawn_states(self.style, subjects),
+            "sampled": self.judge.sample_states(self.models[0], source_weights, subjects),
+            "drawn": self.judge.noise_real_drawings(self.style, subjects),
         }
         source, target = self.models
-        bare = self.workshop.base(self.target, self.seed)
+        bare = self.store.base(self.target, self.seed)
         return {
             kind: (
                 states,
@@ -105,7 +103,7 @@ class Measurement:
 
     def baseline(self) -> dict[str, Any]:
         """Measures the target without a LoRA, and with a LoRA trained on it."""
-        trained = self.workshop.lora(self.lora, self.target, self.seed)
+        trained = self.store.lora(self.lora, self.target, self.seed)
         without, own = self._losses({})
         with_it, own_with_it = self._losses(trained)
         return {
@@ -126,7 +124,7 @@ class Measurement:
         """Losses by held-out subject, in the LoRA's style and in the target's own.
 
         For a LoRA of one subject, the losses in its style are by held-out drawing, measured several times."""
-        weights, latents = with_lora(self.workshop.base(self.target, self.seed), factors), self.workshop.latents
+        weights, latents = with_lora(self.store.base(self.target, self.seed), factors), self.store.latents
         own = self.judge.losses(self.models[1], weights, BASES[self.target].styles[0], latents.held_out)
         if not self.subject:
             return self.judge.losses(self.models[1], weights, self.style, latents.held_out).tolist(), own.tolist()
@@ -134,7 +132,7 @@ class Measurement:
         return self.judge.losses(self.models[1], weights, self.style, self.subject * 8, held_out).tolist(), own.tolist()
 
     def _scores(self, factors: Factors) -> dict[str, float]:
-        base = self.workshop.base(self.target, self.seed)
+        base = self.store.base(self.target, self.seed)
         scores: dict[str, float] = {}
         for kind, (states, without, with_it, bare) in self.states.items():
             answer = self.judge.answers_on(self.models[1], with_lora(base, factors), states)
@@ -145,7 +143,7 @@ class Measurement:
 
 def points(measurement: Measurement, candidates: Sequence[Candidate], folder: Path) -> dict[str, Any]:
     """The saved results of a measurement; measures the baseline and candidates that are missing."""
-    path = folder / f"{measurement.workshop.family.name} {measurement.label}.json".replace(" ", "_")
+    path = folder / f"{measurement.store.family.name} {measurement.label}.json".replace(" ", "_")
     results: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     wanted = ["verdict", "baseline", *(candidate.name for candidate in candidates)]
     if missing := [name for name in wanted if name not in results]:
@@ -157,5 +155,5 @@ def points(measurement: Measurement, candidates: Sequence[Candidate], folder: Pa
             results[name] = steps[name]()
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(results))
-        print(f"{measurement.workshop.family.name}: {measurement.label}, {len(missing)} measured", flush=True)
+        print(f"{measurement.store.family.name}: {measurement.label}, {len(missing)} measured", flush=True)
     return results

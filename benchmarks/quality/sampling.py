@@ -35,6 +35,6 @@ class Sampler:
                 if self.guidance != 1:
                     plain = family.predict(model, weights, now, at, torch.zeros_like(context))
                     answer = plain + self.guidance * (answer - plain)
-                denoised = family.denoised(now, answer, at).clamp(-3, 3)
-                now = family.noised(denoised, family.noise(denoised, answer), torch.full_like(at, following))
+                denoised = family.denoise(now, answer, at).clamp(-3, 3)
+                now = family.add_noise(denoised, family.noise(denoised, answer), torch.full_like(at, following))
         return now.clone(), path

@@ -29,10 +29,10 @@ SHEET = ("none", "copy, same names", "copy", "lora_x 0.5", "prolora 0.5", "resto
 def draw_all(measurement: Measurement, folder: Path) -> dict[str, Tensor]:
     """Reads or makes one drawing of each held-out subject by every method: method -> latents (subjects, 16, 8, 8). The
     noise is the same for every method."""
-    path = folder / f"{measurement.workshop.family.name} {measurement.label}.safetensors".replace(" ", "_")
+    path = folder / f"{measurement.store.family.name} {measurement.label}.safetensors".replace(" ", "_")
     if not path.is_file():
         transfers = {candidate.name: candidate.transfer for candidate in CANDIDATES}
-        trained = measurement.workshop.lora(measurement.lora, measurement.target, measurement.seed)
+        trained = measurement.store.lora(measurement.lora, measurement.target, measurement.seed)
         known: dict[str, Factors] = {"none": {}, "trained": trained}
         save(
             {
@@ -45,16 +45,16 @@ def draw_all(measurement: Measurement, folder: Path) -> dict[str, Tensor]:
 
 
 def _draw(measurement: Measurement, factors: Factors) -> Tensor:
-    workshop = measurement.workshop
-    weights = with_lora(workshop.base(measurement.target, measurement.seed), factors)
+    store = measurement.store
+    weights = with_lora(store.base(measurement.target, measurement.seed), factors)
     guidance = 1.0 if measurement.target == "turbo" else 2.0  # turbo has its guidance built in
-    context = workshop.latents.context[workshop.latents.held_out]
-    return Sampler(12, guidance).sample(workshop.family, measurement.models[1], weights, context, seed=11)[0]
+    context = store.latents.context[store.latents.held_out]
+    return Sampler(12, guidance).sample(store.family, measurement.models[1], weights, context, seed=11)[0]
 
 
 def real_drawings(measurement: Measurement) -> Tensor:
     """Latents of the real drawings of the held-out subjects in the LoRA's style."""
-    latents = measurement.workshop.latents
+    latents = measurement.store.latents
     return latents.styles[measurement.style][latents.held_out, 0]
 
 

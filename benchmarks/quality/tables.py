@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .candidates import CANDIDATES
-from .figures import Point, damage, difference, mean_share, picked, rank_correlation, recovered
+from .figures import Point, damage, difference, mean_share, pick_by_score, rank_correlation, recovered
 
 RELATED = ("near", "drifted", "far", "turbo", "pruned")
 DRIFTED = ("near", "drifted", "far")
@@ -125,7 +125,7 @@ def picks(results: Results) -> tuple[str, float]:
         line = [name]
         for method in ("copy", DEFAULT):
             choices = [strength for strength in STRENGTHS if strength.startswith(method)]
-            by_score, best = picked(points, choices, "closed sampled")
+            by_score, best = pick_by_score(points, choices, "closed sampled")
             worst = max(worst, best - by_score)
             line += [f"{mean_share(points, method):.3f}", f"{by_score:.3f}", f"{best:.3f}"]
         rows.append(line)

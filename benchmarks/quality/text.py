@@ -27,7 +27,7 @@ def encode(folder: Path, prompts: Sequence[str]) -> Tensor:
     return (states * tokens["attention_mask"][..., None] * not_empty[:, None, None]).clone()
 
 
-def pooled(context: Tensor) -> Tensor:
+def pool(context: Tensor) -> Tensor:
     """The mean over a prompt's tokens, (n, 10, 384) -> (n, 384), scaled to about unit variance."""
     tokens = (context.abs().sum(-1, keepdim=True) > 0).sum(1).clamp(min=1)
     return 2 * context.sum(1) / tokens

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (its usual name)
 
-from .courses import Checkpoints
+from .checkpoints import Checkpoints
 from .families import Family, State
 from .latents import Latents
 
@@ -59,7 +59,7 @@ def denoising_loss(
         generator = torch.Generator().manual_seed(1_000_003 * (seed + 1) + step)
         clean, context = draw_batch(latents, styles, subjects, size, generator, variants)
         level, noise = levels(size, generator), torch.randn(clean.shape, generator=generator)
-        answer = family.predict(model, weights, family.noised(clean, noise, level), level, context)
+        answer = family.predict(model, weights, family.add_noise(clean, noise, level), level, context)
         return F.mse_loss(answer, family.aim(clean, noise))
 
     return loss
@@ -81,7 +81,7 @@ def distilling_loss(
         generator = torch.Generator().manual_seed(1_000_003 * (seed + 1) + step)
         clean, context = draw_batch(latents, styles, subjects, size, generator)
         level, noise = levels(size, generator), torch.randn(clean.shape, generator=generator)
-        noised = family.noised(clean, noise, level)
+        noised = family.add_noise(clean, noise, level)
         with torch.no_grad():
             aim = family.predict(whole, teacher, noised, level, context)
             if guidance != 1:

@@ -14,7 +14,7 @@ import torch
 
 from dev.paths import RUN
 
-from ..quality.committed import committed_workshop, workshops
+from ..quality.committed import committed_store, stores
 from ..quality.families import FLUX
 from ..quality.features import load_style_network
 from ..quality.figures import Point
@@ -49,10 +49,8 @@ def main() -> None:
 
 def _run_quick() -> _Measurements:
     """Measures the default run on the transformer's drifted and pruned children and a stranger, with one seed."""
-    workshop, measurer = committed_workshop(FLUX), Measurer(None, None)
-    quick_pairs = [
-        Pair(workshop, workshop, lora, base, 0) for lora in STYLES for base in ("drifted", "pruned", "other")
-    ]
+    store, measurer = committed_store(FLUX), Measurer(None, None)
+    quick_pairs = [Pair(store, store, lora, base, 0) for lora in STYLES for base in ("drifted", "pruned", "other")]
     return {pair.label: [measurer.points(pair, (REFINED,))] for pair in quick_pairs}, {}, {}
 
 
@@ -64,13 +62,13 @@ def _run_whole() -> _Measurements:
         )
     latents = load(path)
     measurer = Measurer(load_style_network(latents, MODELS / "features.safetensors"), FOLDER)
-    trained_workshops = workshops(latents, MODELS)
+    trained_stores = stores(latents, MODELS)
     results: dict[str, list[Point]] = {}
     first: list[Pair] = []
-    for pair, runs in pairs(trained_workshops):
+    for pair, runs in pairs(trained_stores):
         results.setdefault(pair.label, []).append(measurer.points(pair, runs))
         first += [pair] if pair.seed == 0 and pair.lora == STYLES[0] else []
-    ablations = {pair.label: [measurer.points(pair, runs)] for pair, runs in ablation_pairs(trained_workshops[1])}
+    ablations = {pair.label: [measurer.points(pair, runs)] for pair, runs in ablation_pairs(trained_stores[1])}
     return results, ablations, {pair.label: time_run(pair, REFINED) for pair in first}
 
 

@@ -14,12 +14,12 @@ from core.refine.teacher_samples import SAMPLINGS
 
 from ..memory_bases import make_base
 from ..quality.autoencoder import load
-from ..quality.bases import BASES, BATCH, LORAS, Workshop
+from ..quality.bases import BASES, BATCH, LORAS, ModelStore
 from ..quality.candidates import CANDIDATES, by
 from ..quality.committed import VAE
 from ..quality.engine import Factors, TransferJob
 from ..quality.features import StyleNetwork
-from ..quality.judging import Judge
+from ..quality.judge import Judge
 from ..quality.sampling import Sampler
 from ..quality.training import with_lora
 from .student import RefinedLora, TeacherSet, pass_through_pictures, refine_lora, sample_teacher
@@ -42,10 +42,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Pair:
-    """A LoRA of one workshop's A, and a target base of the same workshop or of the other family's."""
+    """A LoRA of one store's A, and a target base of the same store or of the other family's."""
 
-    source: Workshop
-    target: Workshop
+    source: ModelStore
+    target: ModelStore
     lora: str
     base: str
     seed: int
@@ -69,8 +69,8 @@ class Pair:
         """Whether all files that this pair needs exist."""
         name = self.lora.replace(" ", "_")
         return all(
-            workshop.path(f"{name}.{base}.{self.seed}").is_file()
-            for workshop, base in ((self.source, "A"), (self.target, self.base))
+            store.path(f"{name}.{base}.{self.seed}").is_file()
+            for store, base in ((self.source, "A"), (self.target, self.base))
         )
 
     @cached_property

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from core.refine.loop import RefineSettings
 
-from ..quality.bases import Workshop
+from ..quality.bases import ModelStore
 from ..quality.tables import RELATED
 from .pairs import Pair, Run
 
@@ -32,12 +32,12 @@ ABLATIONS = (*STEPS, LONG, *SAMPLINGS, *PROMPTS, *STARTS, *RANKS, *RATES, PICTUR
 ABLATED = ("drifted", "pruned", "wide")  # of the transformer, first seed
 
 
-def pairs(workshops: Sequence[Workshop]) -> Iterator[tuple[Pair, tuple[Run, ...]]]:
+def pairs(stores: Sequence[ModelStore]) -> Iterator[tuple[Pair, tuple[Run, ...]]]:
     """Yields every pair whose models are trained, with its runs. Pairs that share a teacher set follow each other."""
-    for source in workshops:
+    for source in stores:
         for lora in STYLES:
             for seed in SEEDS:
-                for target in workshops:
+                for target in stores:
                     bases = (*RELATED, *UNRELATED) if target is source else ("A",)
                     for base in bases:
                         pair = Pair(source, target, lora, base, seed)
@@ -45,11 +45,11 @@ def pairs(workshops: Sequence[Workshop]) -> Iterator[tuple[Pair, tuple[Run, ...]
                             yield pair, (*MAIN, LONG) if pair.unrelated else MAIN
 
 
-def ablation_pairs(workshop: Workshop) -> Iterator[tuple[Pair, tuple[Run, ...]]]:
+def ablation_pairs(store: ModelStore) -> Iterator[tuple[Pair, tuple[Run, ...]]]:
     """Yields the ablations run by run, so that pairs that share a teacher set follow each other."""
     for lora in STYLES:
         for run in ABLATIONS:
             for base in ABLATED:
-                pair = Pair(workshop, workshop, lora, base, 0)
+                pair = Pair(store, store, lora, base, 0)
                 if pair.is_trained() and (run.start in ("default", "zeros") or not pair.unrelated):
                     yield pair, (run,)

@@ -69,13 +69,13 @@ def sample_teacher(
             for here, following in zip(path, [*path[1:], 0.0], strict=True):
                 at = torch.full((len(now),), here)
                 answer = family.predict(model, weights, now, at, context)
-                denoised = family.denoised(now, answer, at)
+                denoised = family.denoise(now, answer, at)
                 group.append((now, at, context, denoised))
-                now = family.noised(denoised, family.noise(denoised, answer), torch.full_like(at, following))
+                now = family.add_noise(denoised, family.noise(denoised, answer), torch.full_like(at, following))
             rows += zip(*(torch.stack(column, 1).unbind() for column in zip(*group, strict=True)), strict=True)
     noised, level, context, teacher = (torch.cat(column).clone() for column in zip(*rows, strict=True))
     seconds = time.monotonic() - started  # not the calls without the LoRA, which only matching differences needs
-    plain = _denoised(family, model, base, noised, level, context)
+    plain = _predict_denoised(family, model, base, noised, level, context)
     return TeacherSet(family, noised, level, context, teacher, plain, samplings, seconds)
 
 
@@ -88,7 +88,7 @@ def pass_through_pictures(samples: TeacherSet, autoencoder: Any, seed: int) -> T
     pictures = encode(autoencoder, decode(autoencoder, finished)).repeat_interleave(rows, 0)
     generator = torch.Generator().manual_seed(seed)
     level = levels(len(pictures), generator)
-    noised = samples.family.noised(pictures, torch.randn(pictures.shape, generator=generator), level)
+    noised = samples.family.add_noise(pictures, torch.randn(pictures.shape, generator=generator), level)
     seconds = samples.seconds + time.monotonic() - started
     return replace(samples, noised=noised, level=level, teacher=pictures, plain=pictures, seconds=seconds)
 
@@ -110,7 +110,7 @@ class BenchmarkStudent:
         weights = with_lora(self.base, self.factors)
         with self.family.gradients():
             noised, level, context = self.noised[picks], self.level[picks], self.context[picks]
-            return self.family.denoised(noised, self.family.predict(self.model, weights, noised, level, context), level)
+            return self.family.denoise(noised, self.family.predict(self.model, weights, noised, level, context), level)
 
     def use_less_memory(self, error: RuntimeError) -> bool:
         return False
@@ -147,7 +147,7 @@ def refine_lora(
     student = _in_target_terms(
         BenchmarkStudent(family, model, base, factors, samples.noised, samples.level, samples.context), samples
     )
-    bare = _denoised(family, model, base, student.noised, student.level, student.context)
+    bare = _predict_denoised(family, model, base, student.noised, student.level, student.context)
     teacher_samples = TeacherSamples(
         choose_aims(settings.match, samples.teacher, samples.plain, bare),
         family.sigma(student.level),
@@ -176,10 +176,10 @@ def _in_target_terms(student: BenchmarkStudent, samples: TeacherSet) -> Benchmar
     return replace(student, noised=samples.noised * factor[:, None, None, None], level=level)
 
 
-def _denoised(
+def _predict_denoised(
     family: Family, model: nn.Module, weights: State, noised: Tensor, level: Tensor, context: Tensor
 ) -> Tensor:
     with torch.inference_mode():
         parts = zip(noised.split(96), level.split(96), context.split(96), strict=True)
-        denoised = [family.denoised(x, family.predict(model, weights, x, at, c), at) for x, at, c in parts]
+        denoised = [family.denoise(x, family.predict(model, weights, x, at, c), at) for x, at, c in parts]
     return torch.cat(denoised).clone()

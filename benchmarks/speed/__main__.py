@@ -24,7 +24,7 @@ from .clock import measure_time
 from .memory import peak_of
 from .ours import cache_in, measure_errors, transfer_layers
 from .path import path_against_reading
-from .profile import floor_of, label, profile
+from .profile import label, measure_floor, measure_profile
 from .weights import Shape, inventory, lora_on, write_pair
 
 PAIRS = {"SD1.5 -> SD1.5": ("SD1.5", "SD1.5"), "SDXL -> SSD-1B": ("SDXL", "SSD-1B")}
@@ -50,23 +50,23 @@ def main() -> None:
     device = torch.device(arguments.device)
     torch.set_num_threads(1)
     shutil.rmtree(FOLDER, ignore_errors=True)
-    result: dict[str, Any] = {"machine": machine(device), "quick": arguments.quick}
+    result: dict[str, Any] = {"machine": describe_machine(device), "quick": arguments.quick}
     print(json.dumps(result["machine"]), flush=True)
     with threadpool_limits(1, user_api="blas"), torch.no_grad():
-        result |= shape_tables(arguments.quick, device)
-        result["errors"] = accuracy(arguments.quick, device)
+        result |= measure_shape_tables(arguments.quick, device)
+        result["errors"] = measure_accuracy(arguments.quick, device)
         if device.type == "cpu":
-            result["without decomposition"] = without_decomposition()
-            result["profile"] = profiles(arguments.quick)
-            result["linear"] = growth()
-            result["memory"] = memory(arguments.quick)
+            result["without decomposition"] = measure_without_decomposition()
+            result["profile"] = measure_profiles(arguments.quick)
+            result["linear"] = measure_growth()
+            result["memory"] = measure_memory(arguments.quick)
             if not arguments.quick:
-                result["whole SD1.5 pair"] = whole_pair()
+                result["whole SD1.5 pair"] = measure_whole_pair()
     shutil.rmtree(FOLDER, ignore_errors=True)
     print(json.dumps(result))
 
 
-def machine(device: torch.device) -> dict[str, Any]:
+def describe_machine(device: torch.device) -> dict[str, Any]:
     model = [
         line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
     ]
@@ -80,7 +80,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     }
 
 
-def shape_tables(quick: bool, device: torch.device) -> dict[str, Any]:
+def measure_shape_tables(quick: bool, device: torch.device) -> dict[str, Any]:
     """Measures each shape once, and adds up both pairs of models by their number of matrices of each shape."""
     counts_by_pair: dict[str, dict[Shape, int]] = {}
     for pair, models in PAIRS.items():
@@ -114,7 +114,7 @@ def _pair_row(pair: str, costs: Sequence[ShapeCost], counts: Mapping[Shape, int]
     return row
 
 
-def accuracy(quick: bool, device: torch.device) -> dict[str, Any]:
+def measure_accuracy(quick: bool, device: torch.device) -> dict[str, Any]:
     """Measures a transfer's errors against float64: without a cache, and with caches of both precisions."""
     shapes = SAMPLE[:3] if quick else (*SAMPLE, (5120, 640, 1, 1), (320, 960, 3, 3), (2560, 320, 1, 1))
     named = {f"layer{number}_{copy}": shape for number, shape in enumerate(shapes) for copy in range(1 if quick else 3)}
@@ -130,24 +130,24 @@ def accuracy(quick: bool, device: torch.device) -> dict[str, Any]:
     return rows
 
 
-def without_decomposition() -> dict[str, float]:
+def measure_without_decomposition() -> dict[str, float]:
     shapes = [shape for shape, count in MIX.items() for _ in range(count)]
     rows = path_against_reading(shapes, FOLDER / "path")
     print(f"\nwithout any decomposition, against reading alone (CPU-seconds, warm page cache): {rows}")
     return rows
 
 
-def profiles(quick: bool) -> dict[str, Any]:
-    floor = floor_of(FOLDER)
+def measure_profiles(quick: bool) -> dict[str, Any]:
+    floor = measure_floor(FOLDER)
     print(f"\none core: {floor.operations / 1e9:.0f} GFLOP/s, {floor.bytes / 1e9:.1f} GB/s from the page cache")
     rows: dict[str, Any] = {}
     for shape in PROFILE_SHAPES[: 1 if quick else None]:
-        rows[label(shape)] = {name: round(value, 4) for name, value in profile(shape, FOLDER, floor).items()}
+        rows[label(shape)] = {name: round(value, 4) for name, value in measure_profile(shape, FOLDER, floor).items()}
         print(f"a layer pair of {label(shape)}, CPU-seconds by step: {rows[label(shape)]}")
     return rows
 
 
-def growth() -> dict[str, list[float]]:
+def measure_growth() -> dict[str, list[float]]:
     """CPU-seconds for 1 to 16 layers with a cold cache, and for 1 to 8 more adapters on all sixteen."""
     shape = (640, 640, 1, 1)
     rows: dict[str, list[float]] = {"layers": [], "adapters": []}
@@ -173,7 +173,7 @@ def growth() -> dict[str, list[float]]:
     return rows
 
 
-def memory(quick: bool) -> dict[str, float]:
+def measure_memory(quick: bool) -> dict[str, float]:
     """Peak memory beyond the interpreter's, for the largest layers of two models, with one worker and with two."""
     rows: dict[str, float] = {}
     for model, shapes in LARGE.items():
@@ -186,7 +186,7 @@ def memory(quick: bool) -> dict[str, float]:
     return rows
 
 
-def whole_pair() -> dict[str, float]:
+def measure_whole_pair() -> dict[str, float]:
     """Transfers every matrix of SD1.5 from files on all cores, cold and with a second adapter; nothing is sampled."""
     shapes = [shape for shape, count in inventory("SD1.5").items() for _ in range(count)]
     source, target = write_pair(FOLDER / "whole", {f"layer{index}": shape for index, shape in enumerate(shapes)})

@@ -11,7 +11,7 @@ from core.resources import Resources
 
 from .clock import Cost, best_of, measure_time
 from .ours import cache_in, transfer_layers
-from .rivals import RIVALS, default_bytes, published
+from .rivals import RIVALS, default_bytes, transfer_as_published
 from .weights import FileBase, Shape, lora_on, matrix_shape, write_pair
 
 _SMALL = 2_500_000  # values; several weights smaller than this are timed at once
@@ -59,7 +59,9 @@ def _measure(shape: Shape, folder: Path, device: torch.device, longest_default: 
         target.read(target.layers["layer0"]).to(device),
         lora_on(source, 5)["layer0"].to(device).dense(),
     )
-    pair = _seconds(best_of(2, lambda: _finish(lambda weight: published(weight, target_weight, delta), weight)), device)
+    pair = _seconds(
+        best_of(2, lambda: _finish(lambda weight: transfer_as_published(weight, target_weight, delta), weight)), device
+    )
     rivals["published"] = pair / 2
     return ShapeCost(shape, cold / (2 * copies), warm / (2 * copies), rivals)
 

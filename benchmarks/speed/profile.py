@@ -29,7 +29,7 @@ class Floor:
     bytes: float
 
 
-def floor_of(folder: Path) -> Floor:
+def measure_floor(folder: Path) -> Floor:
     """Measures the peak speed of this machine's products and of reading from the page cache."""
     square = torch.randn(_PEAK, _PEAK)
     product = torch.empty_like(square)
@@ -39,7 +39,7 @@ def floor_of(folder: Path) -> Floor:
     return Floor(2 * _PEAK**3 / seconds, source.file.path.stat().st_size / reading)
 
 
-def profile(shape: Shape, folder: Path, floor: Floor) -> dict[str, float]:
+def measure_profile(shape: Shape, folder: Path, floor: Floor) -> dict[str, float]:
     """CPU-seconds of each step for a pair of layers, and of the floor.
 
     The floor is reading both files, and the products that every implementation needs: the Gram matrices (half of each,

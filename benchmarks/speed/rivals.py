@@ -26,7 +26,7 @@ def tall(weight: Tensor) -> None:
 RIVALS: dict[str, Callable[[Tensor], None]] = {"thin": thin, "default": default, "tall": tall}
 
 
-def published(source: Tensor, target: Tensor, delta: Tensor) -> Tensor:
+def transfer_as_published(source: Tensor, target: Tensor, delta: Tensor) -> Tensor:
     """(a) the published procedure for a layer: the thin SVD of both weights, the similarity of both sides, and
     ProLoRA's Eq. 3 on the dense delta (m, n)."""
     (u_s, _, vh_s), (u_t, _, vh_t) = (torch.linalg.svd(weight, full_matrices=False) for weight in (source, target))

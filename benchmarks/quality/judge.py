@@ -47,19 +47,19 @@ class Judge:
         context = self.latents.context[repeated].repeat_interleave(DRAWS, 0)
         noise = torch.randn(clean.shape, generator=generator)
         level = (0.02 + 0.96 * level).flatten()
-        answer = self.answers(model, weights, self.family.noised(clean, noise, level), level, context)
+        answer = self.answers(model, weights, self.family.add_noise(clean, noise, level), level, context)
         return (answer - self.family.aim(clean, noise)).square().mean((1, 2, 3)).view(count, -1).mean(1)
 
-    def drawn_states(self, style: str, subjects: Sequence[int], levels: int = 6) -> States:
+    def noise_real_drawings(self, style: str, subjects: Sequence[int], levels: int = 6) -> States:
         """Noised real drawings of a style."""
         generator = torch.Generator().manual_seed(9)
         clean = self.latents.styles[style][list(subjects), 0].expand(levels, -1, -1, -1, -1)
         level = (torch.arange(levels) + 0.5) / levels
         noise = torch.randn(clean.shape, generator=generator)
-        flat = self.family.noised(clean.flatten(0, 1), noise.flatten(0, 1), level.repeat_interleave(len(subjects)))
+        flat = self.family.add_noise(clean.flatten(0, 1), noise.flatten(0, 1), level.repeat_interleave(len(subjects)))
         return States(flat.view(clean.shape), level, self.latents.context[list(subjects)])
 
-    def sampled_states(self, model: nn.Module, weights: State, subjects: Sequence[int], levels: int = 6) -> States:
+    def sample_states(self, model: nn.Module, weights: State, subjects: Sequence[int], levels: int = 6) -> States:
         """The noised latents on the way when a model draws these subjects in a few steps, as in Check Transfer."""
         context = self.latents.context[list(subjects)]
         _, path = Sampler(levels, guidance=1.0).sample(self.family, model, weights, context, seed=9)
