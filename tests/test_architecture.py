@@ -1,4 +1,4 @@
-"""The rules that hold the design together, read out of ARCHITECTURE.md and checked on the imports."""
+"""Checks every import against the rules of the design in ARCHITECTURE.md."""
 
 import ast
 import re
@@ -31,7 +31,7 @@ def _imports(path: Path) -> list[tuple[int, str]]:
 
 
 def _core_files() -> dict[Path, str]:
-    """Every file of core, with the module or package that the list of levels names it by."""
+    """Every file of core, with its module or package name in the list of levels."""
     core = ROOT / "core"
     return {path: path.relative_to(core).parts[0].removesuffix(".py") for path in core.rglob("*.py")}
 
