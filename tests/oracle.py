@@ -95,7 +95,7 @@ def _rotated(source: Tensor, target: Tensor, columns: Tensor) -> Tensor:
 
 
 def _thin_svd(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """U (m, q), singular values, V (n, q); by the SVD of the tall orientation, which the library computes several times faster."""
+    """U (m, q), singular values, V (n, q); the tall orientation is several times faster in the library."""
     if weight.shape[0] < weight.shape[1]:
         v, values, u = _thin_svd(weight.mT)
         return u, values, v
