@@ -102,7 +102,7 @@ def test_an_unknown_prompt_is_refused_in_a_sentence(host: Host) -> None:
         }
     )
     assert result.status == "error"
-    assert result.errors["prompts"].startswith("Emoji Prompts knows no 'a house by a lake'. Its 162 names are: ")
+    assert result.errors["prompts"].startswith("Emoji Prompts does not know 'a house by a lake'. Use some of its 162 names: ")
 
 
 def _demo(host: Host, names: str, steps: int, workflow: Path = DEMO_WORKFLOW) -> dict[str, Any]:
