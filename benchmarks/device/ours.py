@@ -59,9 +59,9 @@ def checked(
     """A check with two noises at some noise levels, at a size in pixels."""
     from lora_transfer.core.check import CheckSettings
     from lora_transfer.core.progress import silent
-    from lora_transfer.nodes.host.check import Sides, check
+    from lora_transfer.nodes.host.check import CheckInputs, check
 
-    sides = Sides(source, target, conditioning, conditioning)
+    sides = CheckInputs(source, target, conditioning, conditioning)
     report = check(sides, adapter, transferred, (), None, CheckSettings(size=size, timesteps=levels), silent).report
     pooled = report.transferred.as_it_is().pooled
     return Measured(pooled.score, None, report.seconds, 0.0, 0, report.notes)
@@ -106,10 +106,10 @@ def estimate(target: Any, words: RefineWords) -> tuple[float, float]:
     from lora_transfer.core.refine.loop import RefineSettings
     from lora_transfer.core.refine.outlook import cost_of, size_of
     from lora_transfer.nodes.host.base.from_model import base_from_model
-    from lora_transfer.nodes.host.refine.estimate import device_here
+    from lora_transfer.nodes.host.refine.estimate import measure_device
 
     settings = RefineSettings(steps=words.steps, batch=words.batch, checks=words.checks)
-    cost = cost_of(size_of(base_from_model(target)), device_here(), words.size, settings, words.samplings)
+    cost = cost_of(size_of(base_from_model(target)), measure_device(), words.size, settings, words.samplings)
     return cost.seconds, cost.bytes
 
 

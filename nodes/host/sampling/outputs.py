@@ -63,7 +63,7 @@ def require_comparable(source: Any, target: Any) -> None:
         )
 
 
-def start_of(source: Any, target: Any, latent: Mapping[str, Any] | None, settings: CheckSettings) -> Start:
+def make_start(source: Any, target: Any, latent: Mapping[str, Any] | None, settings: CheckSettings) -> Start:
     """Noise for every seed, and noise levels that both models know. Without a latent, or with an empty one, which gives
     the size, states are sampled; several latents get a noise each, and more seeds take them in turn."""
     samples = latents_of(source, latent, settings.size)
@@ -90,7 +90,9 @@ def latents_of(model: Any, latent: Mapping[str, Any] | None, size: int) -> Tenso
     return samples
 
 
-def outputs(model: Any, conditioning: Any, start: Start, states: Tensor | None, tick: Tick, what: str) -> Outputs:
+def predict_outputs(
+    model: Any, conditioning: Any, start: Start, states: Tensor | None, tick: Tick, what: str
+) -> Outputs:
     """The model's denoised predictions on the states, (levels, n, ...); where there are none yet, on those that it
     makes itself from `start`. All latents at once, or one at a time where that does not fit the card."""
     found = _within_memory(model, conditioning, start, states, tick)
