@@ -12,7 +12,7 @@ from .drift import block_rows
 from .layers import Base, Layer, Rows
 from .matching.channels import Channels
 from .resources import Resources
-from .subspace import Decomposition, RankRule, Subspace, decompose, leading
+from .subspace import Decomposition, RankRule, Subspace, decompose, decompose_leading
 
 
 class LayerReader:
@@ -46,7 +46,7 @@ class LayerReader:
 
     @property
     def _place(self) -> str | None:
-        return self._layer.weight.place if self._kept is None else None
+        return self._layer.weight.location if self._kept is None else None
 
     def rows(self, rows: Rows) -> Tensor:
         """Some rows of the weight."""
@@ -73,7 +73,7 @@ class LayerReader:
     def rank(self, rule: RankRule, device: torch.device) -> int:
         """k by a rule. The energy rule has to see the whole spectrum once; its answer is kept."""
         if rule.kind != "energy":
-            return rule.most(self.shape)
+            return rule.max_rank(self.shape)
         if self._cache is None:
             return rule.rank(self._whole(device))
         key = f"rank {rule.amount} {self.digest}"
@@ -87,7 +87,11 @@ class LayerReader:
         found = None if self._cache is None else self._cache.find(self.digest, rank)
         if found is None:
             by_energy = rule.kind == "energy"
-            whole = self._whole(device) if by_energy else leading(self.stored.to(device), rank, self._using.eigensolver)
+            whole = (
+                self._whole(device)
+                if by_energy
+                else decompose_leading(self.stored.to(device), rank, self._using.eigensolver)
+            )
             found = self._stored_again(whole.limited(rank))
         return found.to(device).cut(rank)
 

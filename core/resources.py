@@ -14,9 +14,9 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from .cache import SubspaceCache
-from .eigensolvers import Eigensolver, Measured, by_rule
+from .eigensolvers import Eigensolver, FastestSolver, solve_by_rule
 from .memory import is_out_of_memory
-from .progress import Progress, silent
+from .progress import Progress, ignore_progress
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -35,15 +35,15 @@ class Resources:
     device: torch.device = CPU
     workers: int = 1
     cache: SubspaceCache | None = None
-    progress: Progress = silent
+    progress: Progress = ignore_progress
     notes: dict[str, str] = field(default_factory=dict[str, str])
-    eigensolver: Eigensolver = by_rule
+    eigensolver: Eigensolver = solve_by_rule
     _turn: threading.Lock = field(default_factory=threading.Lock)
 
     @staticmethod
     def on(device: torch.device, workers: int, cache: SubspaceCache | None, progress: Progress) -> "Resources":
         """On a card the eigensolvers are measured; on a processor the fastest is known."""
-        eigensolver = Measured() if device.type == "cuda" else by_rule
+        eigensolver = FastestSolver() if device.type == "cuda" else solve_by_rule
         return Resources(device, workers, cache, progress, eigensolver=eigensolver)
 
     def compute(self, work: Callable[[torch.device], Result], layer: str) -> Result:

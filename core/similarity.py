@@ -58,7 +58,7 @@ class LayerSimilarity:
 
     @property
     def phi(self) -> float | None:
-        """The mean of the sides that carry information; None when neither does."""
+        """The mean of the two sides, of which an uninformative one is left out; None if both are."""
         return _mean(self.left.phi, self.right.phi)
 
     @property

@@ -58,11 +58,13 @@ def checked(
 ) -> Measured:
     """A check with two noises at some noise levels, at a size in pixels."""
     from lora_transfer.core.check import CheckSettings
-    from lora_transfer.core.progress import silent
+    from lora_transfer.core.progress import ignore_progress
     from lora_transfer.nodes.host.check import Sides, check
 
     sides = Sides(source, target, conditioning, conditioning)
-    report = check(sides, adapter, transferred, (), None, CheckSettings(size=size, timesteps=levels), silent).report
+    report = check(
+        sides, adapter, transferred, (), None, CheckSettings(size=size, timesteps=levels), ignore_progress
+    ).report
     pooled = report.projected.as_it_is().pooled
     return Measured(pooled.score, None, report.seconds, 0.0, 0, report.notes)
 

@@ -8,7 +8,7 @@ import torch
 
 from core.cache import digest_of
 from core.drift import compare_weights
-from core.eigensolvers import by_rule
+from core.eigensolvers import solve_by_rule
 from core.linalg import gram
 from core.methods import LayerPairBases, method_named
 from core.similarity import side_similarity
@@ -58,7 +58,7 @@ def profile(shape: Shape, folder: Path, floor: Floor) -> dict[str, float]:
         "hashing": lambda: [digest_of(weight) for weight in weights],
         "weights compared": lambda: compare_weights(*weights, delta),
         "Gram matrices": lambda: [gram(one) for one in flat],
-        "eigensolver": lambda: [by_rule(one, min(k + 1, short)) for one in grams],
+        "eigensolver": lambda: [solve_by_rule(one, min(k + 1, short)) for one in grams],
         "similarity": lambda: [
             side_similarity(bases[0].left, bases[1].left),
             side_similarity(bases[0].right, bases[1].right),

@@ -11,7 +11,7 @@ from lora_transfer.core import linalg, reader
 from lora_transfer.core.cache import PRECISIONS, SubspaceCache, digest_of
 from lora_transfer.core.resources import Resources
 from lora_transfer.core.similarity import Comparison, compare
-from lora_transfer.core.subspace import Decomposition, RankRule, decompose, leading
+from lora_transfer.core.subspace import Decomposition, RankRule, decompose, decompose_leading
 from lora_transfer.core.transfer import Transferred
 from tests.conftest import ROOT
 from tests.core.bases import CountingBase
@@ -64,7 +64,7 @@ def test_one_entry_serves_every_smaller_rank_whose_gap_is_clear(
 
 def test_bases_of_all_directions_serve_no_smaller_cut(tmp_path: Path, weight: torch.Tensor) -> None:
     cache = SubspaceCache(tmp_path)
-    cache.keep("ab", leading(weight, 30))
+    cache.keep("ab", decompose_leading(weight, 30))
     assert cache.find("ab", 12) is None
     found = cache.find("ab", 30)
     assert found is not None
@@ -195,10 +195,10 @@ def test_nothing_is_decomposed_twice(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def counting(weight: torch.Tensor, *rest: object) -> Decomposition:
         with lock:
             counted.append(tuple(weight.shape))
-        return leading(weight, *rest)  # pyright: ignore[reportArgumentType]
+        return decompose_leading(weight, *rest)  # pyright: ignore[reportArgumentType]
 
     job = Job(places=True)
-    monkeypatch.setattr(reader, "leading", counting)
+    monkeypatch.setattr(reader, "decompose_leading", counting)
     for method in ("prolora", "rotate"):
         run(SubspaceCache(tmp_path), method=method, job=job)
         assert len(counted) == 2 * len(job.comparison.layers)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from lora_transfer.core import eigensolvers, linalg
-from lora_transfer.core.eigensolvers import Eigensolver, Measured, by_rule, partial, whole
+from lora_transfer.core.eigensolvers import Eigensolver, FastestSolver, solve_by_rule, solve_partial, solve_whole
 from lora_transfer.core.errors import ShapeMismatch
 from lora_transfer.core.lapack import leading_eigenpairs
 from lora_transfer.core.linalg import complete_bases, gram, leading_svd
@@ -44,7 +44,7 @@ def test_the_partial_solver_gives_the_largest_eigenpairs_from_the_lower_triangle
 
 
 def test_the_partial_solver_refuses_what_is_no_square_and_what_is_not_finite() -> None:
-    with pytest.raises(ShapeMismatch, match="found 5 of 4 rows"):
+    with pytest.raises(ShapeMismatch, match="found count 5 for shape"):
         leading_eigenpairs(torch.eye(4), 5)
     with pytest.raises(ShapeMismatch, match="NaN or infinity"):
         leading_eigenpairs(torch.full((20, 20), float("nan")), 3)
@@ -132,38 +132,38 @@ def test_on_a_card_the_fastest_solver_that_is_right_is_taken_for_each_size(
     monkeypatch.setattr(eigensolvers.time, "perf_counter", lambda: next(clock))
 
     def wrong(lower: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        values, vectors = whole(lower, count)
+        values, vectors = solve_whole(lower, count)
         return values, vectors + 1e-3
 
     def slow(lower: Tensor, count: int) -> tuple[Tensor, Tensor]:
         next(clock)
-        return partial(lower, count)
+        return solve_partial(lower, count)
 
     matrix = torch.randn(30, 50, generator=generator)
-    measured = Measured((wrong, slow, by_rule), by_rule_on_cpu=False)
+    measured = FastestSolver((wrong, slow, solve_by_rule), rule_on_cpu=False)
     for count in (4, 9):
         values, vectors = measured(gram(matrix), count)
         again, _ = measured(gram(matrix), count)
         assert torch.equal(values, again)
         assert vectors.shape == (30, count)
-    assert set(measured.chosen.values()) == {by_rule}
-    hopeless = Measured((wrong,), by_rule_on_cpu=False)
-    assert torch.allclose(hopeless(gram(matrix), 4)[0], partial(gram(matrix), 4)[0])
-    assert not hopeless.chosen
+    assert set(measured.fastest.values()) == {solve_by_rule}
+    hopeless = FastestSolver((wrong,), rule_on_cpu=False)
+    assert torch.allclose(hopeless(gram(matrix), 4)[0], solve_partial(gram(matrix), 4)[0])
+    assert not hopeless.fastest
     for words in ("cusolver error: CUSOLVER_STATUS_INVALID_VALUE", "linalg.eigh: failed to converge"):
-        failing = Measured((failing_with(words), partial), by_rule_on_cpu=False)
-        assert torch.equal(failing(gram(matrix), 4)[0], partial(gram(matrix), 4)[0])
-        assert set(failing.chosen.values()) == {partial}
+        failing = FastestSolver((failing_with(words), solve_partial), rule_on_cpu=False)
+        assert torch.equal(failing(gram(matrix), 4)[0], solve_partial(gram(matrix), 4)[0])
+        assert set(failing.fastest.values()) == {solve_partial}
     with pytest.raises(RuntimeError, match="out of memory"):
-        Measured((failing_with("CUDA out of memory"), partial), by_rule_on_cpu=False)(gram(matrix), 4)
-    away_from_the_card = Measured((wrong,))
-    assert torch.equal(away_from_the_card(gram(matrix), 4)[0], by_rule(gram(matrix), 4)[0])
+        FastestSolver((failing_with("CUDA out of memory"), solve_partial), rule_on_cpu=False)(gram(matrix), 4)
+    away_from_the_card = FastestSolver((wrong,))
+    assert torch.equal(away_from_the_card(gram(matrix), 4)[0], solve_by_rule(gram(matrix), 4)[0])
 
 
 @pytest.mark.gpu
 def test_a_card_decomposes_as_float64_does(generator: torch.Generator) -> None:
     matrix = with_spectrum((1280, 2048), torch.arange(1, 1281) ** -0.35, generator)
     left, _, right_t = torch.linalg.svd(matrix.double(), full_matrices=False)
-    found = leading_svd(matrix.cuda(), 320, Measured())
+    found = leading_svd(matrix.cuda(), 320, FastestSolver())
     assert subspace_error(found.left.cpu(), left[:, :320]) < 2e-4
     assert subspace_error(found.right.cpu(), right_t.mT[:, :320]) < 2e-4
