@@ -65,7 +65,7 @@ def checked(
     report = check(
         sides, adapter, transferred, (), None, CheckSettings(size=size, timesteps=levels), ignore_progress
     ).report
-    pooled = report.projected.as_it_is().pooled
+    pooled = report.transferred.at_strength_one().pooled
     return Measured(pooled.score, None, report.seconds, 0.0, 0, report.notes)
 
 
@@ -99,7 +99,7 @@ def refined(
     settings = RefineSettings(steps=words.steps, batch=words.batch, checks=words.checks, patience=0)
     result = refine_adapter(wanted, settings, TeacherSettings(words.samplings), words.size, say)
     report, pictures = result.report, 0 if result.pictures is None else len(result.pictures)
-    teaching, steps = report.teaching.seconds, len(report.losses)
+    teaching, steps = report.teacher.seconds, len(report.losses)
     return Measured(report.best, report.before, report.seconds, teaching, steps, report.notes, pictures)
 
 

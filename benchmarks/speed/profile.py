@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from core.cache import digest_of
+from core.cache import hash_weight
 from core.drift import compare_weights
 from core.eigensolvers import solve_by_rule
 from core.linalg import gram
@@ -55,7 +55,7 @@ def profile(shape: Shape, folder: Path, floor: Floor) -> dict[str, float]:
     cache = cache_in(folder / "cache")
     steps = {
         "reading": lambda: (source.read(layer), target.read(layer)),
-        "hashing": lambda: [digest_of(weight) for weight in weights],
+        "hashing": lambda: [hash_weight(weight) for weight in weights],
         "weights compared": lambda: compare_weights(*weights, delta),
         "Gram matrices": lambda: [gram(one) for one in flat],
         "eigensolver": lambda: [solve_by_rule(one, min(k + 1, short)) for one in grams],
@@ -63,7 +63,7 @@ def profile(shape: Shape, folder: Path, floor: Floor) -> dict[str, float]:
             side_similarity(bases[0].left, bases[1].left),
             side_similarity(bases[0].right, bases[1].right),
         ],
-        "into the cache": lambda: [cache.keep(name, one) for name, one in zip("st", found, strict=True)],
+        "into the cache": lambda: [cache.store(name, one) for name, one in zip("st", found, strict=True)],
         "out of the cache": lambda: [cache.find(name, k) for name in "st"],
         "projection": lambda: method_named("prolora").function(delta, LayerPairBases(subspaces=bases)),
     }

@@ -34,5 +34,5 @@ def _digest(part: TensorFile, cache: SubspaceCache | None, tick: Callable[[], No
             digest.update(memoryview(room)[:count])
             tick()
     if cache is not None and place is not None:
-        cache.note_place(place, digest.hexdigest())
+        cache.store_digest(place, digest.hexdigest())
     return digest.hexdigest()

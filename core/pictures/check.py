@@ -74,7 +74,7 @@ def check_picture(report: CheckReport) -> numpy.ndarray:
         draw, panels[0], "noise level (sigma), from much noise to little; strength 1", _figures(report.noise_levels)
     )
     for trial, colour in reversed(_coloured(report)):  # the transferred LoRA on top
-        levels = trial.as_it_is().levels
+        levels = trial.at_strength_one().levels
         if _has_cosines(report):
             _draw_curve(draw, panels[0], [None if one is None else one.cosine for one in levels], colour, "dotted")
         _draw_curves(draw, panels[0], levels, colour)
@@ -112,7 +112,7 @@ def _has_cosines(report: CheckReport) -> bool:
 
 
 def _shown(trial: Trial) -> list[Agreement]:
-    levels = [one for one in trial.as_it_is().levels if one is not None]
+    levels = [one for one in trial.at_strength_one().levels if one is not None]
     return [*levels, *(one.pooled for one in trial.attempts)]
 
 
@@ -188,11 +188,11 @@ def _draw_legend(draw: _Drawing, report: CheckReport, top: int) -> None:
     for row, (trial, colour) in enumerate(_coloured(report)):
         y = top + row * _LEGEND_LINE
         draw.line((MARGIN, y + 9, MARGIN + 26, y + 9), colour, 3)
-        pooled = trial.as_it_is().pooled
+        pooled = trial.at_strength_one().pooled
         figures = (
             f"{_closed(pooled)}, G {pooled.change_match:.2f}, cosine {pooled.cosine:.2f}, size {pooled.norm_ratio:.2f}"
         )
-        best = f";  best at strength {trial.best().strength:g}: {_closed(trial.best().pooled)}"
+        best = f";  best at strength {trial.best_attempt().strength:g}: {_closed(trial.best_attempt().pooled)}"
         said = f"{shorten(trial.label)}:  {figures}{best if report.searched else ''}"
         draw.text((MARGIN + 34, y), said, TEXT if trial.role == "transferred" else FAINT, font)
     for row, note in enumerate((_THICK, _THIN + _DOTTED if _has_cosines(report) else _THIN)):

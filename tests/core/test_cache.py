@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lora_transfer.core import linalg, reader
-from lora_transfer.core.cache import PRECISIONS, SubspaceCache, digest_of
+from lora_transfer.core.cache import PRECISIONS, SubspaceCache, hash_weight
 from lora_transfer.core.resources import Resources
 from lora_transfer.core.similarity import Comparison, compare
 from lora_transfer.core.subspace import Decomposition, RankRule, decompose, decompose_leading
@@ -39,7 +39,7 @@ def same(one: Decomposition, other: Decomposition | None) -> bool:
 def test_a_hit_gives_the_bits_of_the_miss_that_wrote_it(tmp_path: Path, weight: torch.Tensor, precision: str) -> None:
     cache = SubspaceCache(tmp_path, precision)
     exact = decompose(weight, 12)
-    kept = cache.keep("ab12", exact)
+    kept = cache.store("ab12", exact)
     assert same(kept, cache.find("ab12", 12))
     assert same(kept, SubspaceCache(tmp_path, precision).find("ab12", 12))
     assert torch.allclose(kept.left, exact.left, atol=1e-6 if precision == "float32" else 3e-4)
@@ -57,14 +57,14 @@ def test_one_entry_serves_every_smaller_rank_whose_gap_is_clear(
     values = torch.arange(40, 0, -1).float()
     values[4] = values[5]  # nothing tells the fifth direction from the sixth
     cache = SubspaceCache(tmp_path)
-    cache.keep("ab", decompose(left * values, 12))
+    cache.store("ab", decompose(left * values, 12))
     found = [cache.find("ab", rank) is not None for rank in range(1, 13)]
     assert found == [rank != 5 for rank in range(1, 13)]
 
 
 def test_bases_of_all_directions_serve_no_smaller_cut(tmp_path: Path, weight: torch.Tensor) -> None:
     cache = SubspaceCache(tmp_path)
-    cache.keep("ab", decompose_leading(weight, 30))
+    cache.store("ab", decompose_leading(weight, 30))
     assert cache.find("ab", 12) is None
     found = cache.find("ab", 30)
     assert found is not None
@@ -74,7 +74,7 @@ def test_bases_of_all_directions_serve_no_smaller_cut(tmp_path: Path, weight: to
 def test_a_weight_with_fewer_directions_than_asked_for_is_not_decomposed_again(tmp_path: Path) -> None:
     thin = torch.randn(30, 4) @ torch.randn(4, 20)
     cache = SubspaceCache(tmp_path)
-    cache.keep("ab", decompose(thin, 10))
+    cache.store("ab", decompose(thin, 10))
     found = cache.find("ab", 10)
     assert found is not None
     assert found.cut(10).rank == 4
@@ -83,7 +83,7 @@ def test_a_weight_with_fewer_directions_than_asked_for_is_not_decomposed_again(t
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "zeros"])
 def test_a_damaged_entry_is_removed_and_made_anew(tmp_path: Path, weight: torch.Tensor, damage: str) -> None:
     cache = SubspaceCache(tmp_path)
-    cache.keep("ab", decompose(weight, 12))
+    cache.store("ab", decompose(weight, 12))
     (path,) = entries(tmp_path)
     content = bytearray(path.read_bytes())
     middle = len(content) - 500
@@ -96,26 +96,26 @@ def test_a_damaged_entry_is_removed_and_made_anew(tmp_path: Path, weight: torch.
 
 def test_a_damaged_index_is_made_anew_and_loses_no_entry(tmp_path: Path, weight: torch.Tensor) -> None:
     cache = SubspaceCache(tmp_path)
-    cache.note_place("somewhere", "ab")
-    cache.keep("ab", decompose(weight, 12))
+    cache.store_digest("somewhere", "ab")
+    cache.store("ab", decompose(weight, 12))
     (tmp_path / "index.sqlite").write_bytes(b"no database at all" * 300)
     again = SubspaceCache(tmp_path)
     assert again.digest_at("somewhere") is None
     assert again.find("ab", 12) is not None
-    again.note_place("somewhere", "ab")
+    again.store_digest("somewhere", "ab")
     assert again.digest_at("somewhere") == "ab"
 
 
 def test_what_was_used_longest_ago_goes_first_when_the_limit_is_reached(tmp_path: Path, weight: torch.Tensor) -> None:
     size = SubspaceCache(tmp_path / "gauge")
-    size.keep("aa", decompose(weight, 12))
+    size.store("aa", decompose(weight, 12))
     one = entries(tmp_path / "gauge")[0].stat().st_size
     cache = SubspaceCache(tmp_path / "cache", limit=int(3.5 * one))
     for age, digest in enumerate(("aa", "bb", "cc")):
-        cache.keep(digest, decompose(weight, 12))
+        cache.store(digest, decompose(weight, 12))
         os.utime(next((tmp_path / "cache" / digest).glob("*")), (1000 + age, 1000 + age))
     assert cache.find("aa", 12) is not None  # used just now
-    cache.keep("dd", decompose(weight, 12))
+    cache.store("dd", decompose(weight, 12))
     assert [path.parent.name for path in entries(tmp_path / "cache")] == ["aa", "cc", "dd"]
     assert cache.sweep() <= 3.5 * one
 
@@ -133,10 +133,10 @@ def test_what_another_worker_is_writing_is_left_alone_and_what_a_crash_left_is_n
 
 def test_equal_values_have_one_hash_whatever_they_are_stored_as(weight: torch.Tensor) -> None:
     rounded = weight.half()
-    assert digest_of(rounded.float()) == digest_of(rounded)
-    assert digest_of(rounded) != digest_of(weight)
-    assert digest_of(weight.reshape(44, 30)) != digest_of(weight)
-    assert digest_of(weight.mT.contiguous().mT) == digest_of(weight)
+    assert hash_weight(rounded.float()) == hash_weight(rounded)
+    assert hash_weight(rounded) != hash_weight(weight)
+    assert hash_weight(weight.reshape(44, 30)) != hash_weight(weight)
+    assert hash_weight(weight.mT.contiguous().mT) == hash_weight(weight)
 
 
 FILL = """
@@ -152,8 +152,8 @@ cache = SubspaceCache(Path(sys.argv[2]), limit=200_000)
 weight = torch.randn(30, 44, generator=torch.Generator().manual_seed(0))
 for number in range(200):
     digest = f"{number % 20:02d}aa"
-    kept = cache.find(digest, 12) or cache.keep(digest, decompose(weight, 12))
-    cache.note_place(f"{sys.argv[3]} {number}", digest)
+    kept = cache.find(digest, 12) or cache.store(digest, decompose(weight, 12))
+    cache.store_digest(f"{sys.argv[3]} {number}", digest)
     assert torch.equal(kept.left, decompose(weight, 12).left)
 """
 
@@ -212,5 +212,5 @@ def test_a_disk_that_cannot_be_written_does_not_end_the_run(tmp_path: Path, monk
     _, comparison, moved = run(SubspaceCache(tmp_path))
     assert len(moved.deltas) == 3
     (note,) = comparison.notes
-    assert "could not be kept" in note
+    assert "could not be stored" in note
     assert "No space left on device" in note

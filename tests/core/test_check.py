@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lora_transfer.core.check import STRENGTHS, Attempt, Trial, best_of, difference, measure
+from lora_transfer.core.check import STRENGTHS, Attempt, Trial, best_trial, difference, measure
 from lora_transfer.core.errors import NotMeasurable
 from lora_transfer.core.reports.check import CheckReport
 from lora_transfer.core.reports.envelope import Identity
@@ -86,7 +86,7 @@ def test_what_undoes_the_drift_covers_the_way_and_g_takes_it_for_an_error() -> N
         trial(role, change, effect, apart=drift - effect)
         for role, change in (("copy", effect), ("more", effect - drift))
     ]
-    assert best_of(trials) is trials[1]
+    assert best_trial(trials) is trials[1]
 
 
 def test_an_adapter_that_changes_nothing_covers_nothing_wherever_the_target_stands() -> None:
@@ -109,7 +109,7 @@ def test_a_target_that_answers_as_the_source_with_its_adapter_has_nothing_to_be_
     assert searched.sentence().startswith(
         "nothing to transfer: the target already answers like the source with its LoRA"
     )
-    assert searched.chosen() == (searched.transferred, searched.transferred.as_it_is())
+    assert searched.chosen() == (searched.transferred, searched.transferred.at_strength_one())
     told = json.loads(searched.dumps())
     assert told["chosen"]["gap_closed"] is None
     assert searched.chosen()[1].pooled.score == 0
@@ -165,14 +165,14 @@ def test_noise_velocity_and_flow_come_to_one_unit() -> None:
 def test_a_search_finds_the_strength_that_undoes_a_scale_and_the_best_adapter() -> None:
     weak = trial("more", random(1) / 0.75, random(1), STRENGTHS)
     far = trial("transferred", random(1) + 0.5 * random(2), random(1), STRENGTHS)
-    assert weak.best().strength == 0.75
-    assert weak.best().pooled.gap_closed == pytest.approx(1)
-    assert best_of((far, weak)) is weak
-    assert report(far, weak).chosen() == (weak, weak.best())
+    assert weak.best_attempt().strength == 0.75
+    assert weak.best_attempt().pooled.gap_closed == pytest.approx(1)
+    assert best_trial((far, weak)) is weak
+    assert report(far, weak).chosen() == (weak, weak.best_attempt())
 
 
 def test_of_equal_strengths_the_one_nearest_to_1_is_taken() -> None:
-    assert trial("transferred", torch.zeros(SHAPE), random(1), STRENGTHS).best().strength == 1
+    assert trial("transferred", torch.zeros(SHAPE), random(1), STRENGTHS).best_attempt().strength == 1
 
 
 def test_the_sentence_says_what_arrived_and_what_the_plain_copy_brings() -> None:
@@ -211,9 +211,12 @@ def test_after_a_search_the_sentence_names_the_best() -> None:
 @pytest.mark.parametrize(
     ("scale", "said"),
     [
-        (0.4, "at strength 1.25, which closes 75%; none larger was tried: one may be better"),
-        (8.0, "at strength 0.25, which closes 0%; none smaller was tried: one may be better"),
-        (-1.0, "at strength 0.25, which leads away (1.25 times as far); none smaller was tried: one may be better"),
+        (0.4, "at strength 1.25, which closes 75%; a larger strength was not tried and may be better"),
+        (8.0, "at strength 0.25, which closes 0%; a smaller strength was not tried and may be better"),
+        (
+            -1.0,
+            "at strength 0.25, which leads away (1.25 times as far); a smaller strength was not tried and may be better",
+        ),
     ],
     ids=["weak", "strong", "harm"],
 )
@@ -225,7 +228,7 @@ def test_a_best_strength_at_the_edge_of_the_search_is_told(scale: float, said: s
 def test_without_a_search_the_transferred_adapter_is_chosen_as_it_is() -> None:
     source = random(1)
     transferred, copy = trial("transferred", 0.1 * source, source), trial("copy", source, source)
-    assert report(transferred, copy).chosen() == (transferred, transferred.as_it_is())
+    assert report(transferred, copy).chosen() == (transferred, transferred.at_strength_one())
 
 
 def test_the_report_is_json_with_every_field() -> None:

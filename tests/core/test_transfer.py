@@ -23,7 +23,7 @@ from tests.core.bases import CountingBase, related_bases
 
 
 class Job:
-    """A small adapter on two related bases, ready to be carried over with any settings."""
+    """A small adapter on two related bases, ready for a transfer with any settings."""
 
     def __init__(
         self, drift: float = 0.2, bases: tuple[CountingBase, CountingBase] | None = None, places: bool = False
@@ -70,7 +70,7 @@ def test_layers_below_the_threshold_are_skipped_or_copied_as_asked() -> None:
     assert "is below 0.99" in skipped.skipped[0].reason
     assert "found none among 4 modules" in skipped.why_nothing("A", "B")
     job.modules = []
-    assert "changes none of them" in job.plan().why_nothing("A", "B")
+    assert "changes no layer" in job.plan().why_nothing("A", "B")
     job = Job(drift=3.0)
     copied = job.plan(threshold=0.99, below_threshold="copy", method="rotate")
     assert {one.action for one in copied.pairs} == {"copy"}
@@ -110,7 +110,7 @@ def test_a_truncated_projection_is_never_blown_up_again(method: str) -> None:
 def test_settings_out_of_range_and_unknown_methods_are_refused() -> None:
     with pytest.raises(InvalidSetting, match=r"\[0, 1\], found 1.5"):
         TransferSettings(threshold=1.5)
-    with pytest.raises(InvalidSetting, match="Known: copy, lora_x"):
+    with pytest.raises(InvalidSetting, match="expected one of copy, lora_x"):
         Job().plan(method="magic")
 
 
@@ -215,7 +215,7 @@ def test_a_report_accounts_for_every_key_and_survives_json() -> None:
     assert counts["keys"] == counts["keys_transferred"] + counts["keys_skipped"] + counts["keys_unread"]
     assert text["settings"]["rank_rule"] == "fraction"
     assert text["notes"] == ["source: made in a test", "target: made in a test"]
-    assert report.summary().startswith("layers: 3 transferred, 2 skipped, 7 of 11 keys read and carried over")
+    assert report.summary().startswith("layers: 3 transferred, 2 skipped, 7 of 11 keys transferred")
     assert text["layers"][0]["chance_left"] == 0.5
     assert "layers" not in report.provenance()
 
@@ -276,7 +276,7 @@ def test_biases_and_norms_are_copied_where_the_target_has_them() -> None:
     copied, skipped = plan_vectors(vectors, {"here": (4,), "longer": (9,)}, "B")
     assert [one.parameter for one in copied] == ["here"]
     assert [one.reason for one in skipped] == [
-        "a bias or norm: B has it with [9] values",
+        "a bias or norm: B has it with shape [9]",
         "a bias or norm: B has no such parameter",
     ]
 
@@ -288,4 +288,4 @@ def test_a_text_encoder_that_both_bases_share_passes_the_lora_through(method: st
     job = Job(bases=(source, source))
     for layer in job.run(method=method).layers:
         assert (layer.decision, layer.equals_copy) == ("copied", True)
-        assert "passed through" in layer.reason
+        assert "copied unchanged" in layer.reason

@@ -72,4 +72,4 @@ def random_like(adapter: Adapter) -> Adapter:
 
 
 def pooled(checked: Checked, role: str = "transferred") -> Any:
-    return next(trial for trial in checked.report.trials if trial.role == role).as_it_is().pooled
+    return next(trial for trial in checked.report.trials if trial.role == role).at_strength_one().pooled

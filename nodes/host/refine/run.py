@@ -106,7 +106,7 @@ def refine_adapter(
             start=None if start.adapter is None else Identity.of(start.adapter),
             settings={**vars(settings), **vars(teacher_settings), "size": list(samples.inputs.states.shape[2:])},
             match=settings.match,
-            teaching=samples.account,
+            teacher=samples.account,
             losses=tuple(run.losses),
             scores=run.scores,
             best_step=run.best.step,
