@@ -215,7 +215,8 @@ def test_after_a_search_the_sentence_names_the_best() -> None:
         (8.0, "at strength 0.25, which closes 0%; a smaller strength was not tried and may be better"),
         (
             -1.0,
-            "at strength 0.25, which leads away (1.25 times as far); a smaller strength was not tried and may be better",
+            "at strength 0.25, which leads away (1.25 times as far); a smaller strength was not tried and may be "
+            "better",
         ),
     ],
     ids=["weak", "strong", "harm"],

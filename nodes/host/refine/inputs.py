@@ -120,7 +120,7 @@ def _summarise(
     samples: TeacherSet, held_out: int, pictures: int = 0, rows: int | None = None, seconds: float | None = None
 ) -> TeacherRun:
     return TeacherRun(
-        kept=samples.seconds == 0,
+        from_cache=samples.seconds == 0,
         samplings=len(samples.prompts),
         rows=samples.levels.numel() if rows is None else rows,
         held_out=held_out,

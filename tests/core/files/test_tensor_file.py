@@ -90,6 +90,6 @@ def test_many_threads_at_once_each_write_a_file_of_their_own(tmp_path: Path) -> 
 @pytest.mark.parametrize(("folder", "stem"), [("a_file", "x"), ("a_file/below", "x"), ("new", "x" * 250)])
 def test_a_place_that_cannot_be_written_to_is_told_in_a_sentence(tmp_path: Path, folder: str, stem: str) -> None:
     (tmp_path / "a_file").write_text("in the way")
-    with pytest.raises(UnwritableFile, match="expected a place to write to"):
+    with pytest.raises(UnwritableFile, match="it cannot be written"):
         write_new(tmp_path / folder, stem, {"a": torch.ones(2)}, {})
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "a_file"]
