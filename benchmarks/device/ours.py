@@ -106,12 +106,12 @@ def refined(
 def estimate(target: Any, words: RefineWords) -> tuple[float, float]:
     """What the node says beforehand of such a refinement: seconds of all of it, and bytes."""
     from lora_transfer.core.refine.loop import RefineSettings
-    from lora_transfer.core.refine.outlook import cost_of, size_of
+    from lora_transfer.core.refine.outlook import estimate_cost, measure_size
     from lora_transfer.nodes.host.base.from_model import base_from_model
     from lora_transfer.nodes.host.refine.estimate import device_here
 
     settings = RefineSettings(steps=words.steps, batch=words.batch, checks=words.checks)
-    cost = cost_of(size_of(base_from_model(target)), device_here(), words.size, settings, words.samplings)
+    cost = estimate_cost(measure_size(base_from_model(target)), device_here(), words.size, settings, words.samplings)
     return cost.seconds, cost.bytes
 
 

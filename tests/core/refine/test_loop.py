@@ -126,7 +126,7 @@ def test_the_score_is_taken_as_often_as_asked_for_and_at_the_last_step() -> None
 def test_without_steps_there_is_the_start() -> None:
     (only,) = refine(student(), lessons(), dataclasses.replace(LONG, steps=0))
     assert only.best.step == 0
-    assert only.ended == "nothing to do: 0 steps were asked for"
+    assert only.ended == "nothing to do: steps is 0"
 
 
 def test_a_loss_that_is_no_number_goes_back_to_the_best_and_on_at_half_the_rate() -> None:
@@ -156,7 +156,7 @@ def test_a_loss_that_stays_no_number_ends_the_run_with_its_reason() -> None:
     pupil.limit = 0.0
     last = list(run)[-1]
     assert last.number == 4
-    assert last.ended == "the loss was no number 4 times, at smaller and smaller rates"
+    assert last.ended == "the loss was not finite 4 times, each time at half the rate"
     assert last.best == start.best
 
 
@@ -301,7 +301,7 @@ def test_the_aims_of_both_matches_and_what_differences_need() -> None:
         choose_aims("differences", teacher, plain, None)
 
 
-@pytest.mark.parametrize(("match", "figure"), [("outputs", "closed"), ("differences", "arrived")])
+@pytest.mark.parametrize(("match", "figure"), [("outputs", "gap_closed"), ("differences", "change_match")])
 def test_the_score_is_the_figure_of_a_check(match: Match, figure: str) -> None:
     teacher, plain, bare = (
         INPUTS @ weight.mT for weight in (SOURCE + LORA.dense(), SOURCE, TARGET)
