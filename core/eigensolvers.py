@@ -29,7 +29,18 @@ def solve_partial(lower: Tensor, count: int) -> tuple[Tensor, Tensor]:
 def solve_whole(lower: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Compute the whole spectrum with torch on the matrix's device, and return the leading part."""
     values, vectors = torch.linalg.eigh(lower, UPLO="L")
-    return values.flip(0)[:count], vectors.flip(1)[:, :count]
+    values, vectors = values.flip(0)[:count], vectors.flip(1)[:, :count]
+    return values, vectors if lower.device.type == "cpu" else straighten(vectors)
+
+
+def straighten(vectors: Tensor) -> Tensor:
+    """Make almost orthonormal vectors (n, k) more orthonormal: a Newton-Schulz step squares their error.
+
+    The residual does not show such errors, but a projector made from the vectors does: on an H200, deltas had an error
+    of 3e-4, and those of the processor 6e-6.
+    """
+    identity = torch.eye(vectors.shape[1], dtype=vectors.dtype, device=vectors.device)
+    return vectors @ (1.5 * identity - 0.5 * (vectors.mT @ vectors))
 
 
 def solve_by_rule(lower: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lora_transfer.core.errors import UnsupportedAdapter
 from lora_transfer.nodes.host.adapter.adapter import Adapter
-from lora_transfer.nodes.host.adapter.place import place
+from lora_transfer.nodes.host.adapter.read import read_adapter
 from lora_transfer.nodes.host.base.from_model import HostBase
 from lora_transfer.nodes.host.base.names import layer_name, slice_of
 
@@ -114,7 +114,7 @@ def _outcome(base: HostBase, names: list[tuple[str, str]], index: int, kind: str
     name, layer = names[index % len(names)]
     tensors = {name + end: tensor for end, tensor in KINDS[kind](*base.layers[layer].weight.matrix_shape).items()}
     try:
-        placed = place(Adapter("table", "here", {}, tensors=tensors), base)
+        placed = read_adapter(Adapter("table", "here", {}, tensors=tensors), base)
     except UnsupportedAdapter as error:
         return _plain(str(error), name, layer)
     if placed.skipped or placed.unread:

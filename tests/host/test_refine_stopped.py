@@ -208,7 +208,7 @@ def test_a_cancel_that_finds_no_room_anywhere_says_so(
         raise OSError(28, "No space left on device")
 
     told = cancel_at(3)
-    monkeypatch.setattr("lora_transfer.nodes.host.refine.keep.write_new", full)
+    monkeypatch.setattr("lora_transfer.nodes.host.refine.save_interrupted.write_new", full)
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         run(models, told)
     assert "not saved, because no folder could be written to" in told[-1]

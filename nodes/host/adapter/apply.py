@@ -8,19 +8,19 @@ from typing import Any
 from comfy.weight_adapter import LoRAAdapter
 
 from ....core.errors import ShapeMismatch, UnsupportedAdapter
-from ..base.from_model import HostBase, base_from_clip, base_from_model, joined
+from ..base.from_model import HostBase, base_from_clip, base_from_model, join_encoder
 from ..base.names import layer_name, parse_target
 from .adapter import Adapter
-from .group import MAGNITUDE, NO_SUCH_LAYER, OF_TEXT_ENCODER, Group, grouped, why_nothing_is_named
-from .kinds import placed_delta
+from .group import MAGNITUDE, NO_SUCH_LAYER, OF_TEXT_ENCODER, Group, explain_no_match, group_by_module
+from .kinds import delta_of_patch
 from .module import read_module
 from .peft import PeftSettings, peft_settings
-from .peft_dora import with_norms
-from .scale import check_dora, check_norms, with_scale
+from .peft_dora import add_norms
+from .scale import apply_scale, check_dora, check_norms
 
 
 @dataclass(frozen=True)
-class Applied:
+class ApplyResult:
     """The patched model and text encoder, how many of the file's keys are in them, and the others with the reason."""
 
     model: Any
@@ -47,18 +47,18 @@ class _Patches:
     keys: tuple[str, ...]
 
 
-def apply(adapter: Adapter, model: Any, clip: Any | None, strength_model: float, strength_clip: float) -> Applied:
+def apply(adapter: Adapter, model: Any, clip: Any | None, strength_model: float, strength_clip: float) -> ApplyResult:
     """The adapter on a model and its text encoder. For spellings that ComfyUI reads this is what its LoRA loader does;
     the others are brought into its spelling first.
 
     UnsupportedAdapter where nothing of the adapter fits the model.
     """
     if strength_model == 0 and strength_clip == 0:
-        return Applied(model, clip)  # as ComfyUI's own loader does: the very same model, bit by bit
-    base = base_from_model(model) if clip is None else joined(base_from_model(model), base_from_clip(clip))
-    groups, left = grouped(adapter.state_dict(), base)
+        return ApplyResult(model, clip)  # as ComfyUI's own loader does: the very same model, bit by bit
+    base = base_from_model(model) if clip is None else join_encoder(base_from_model(model), base_from_clip(clip))
+    groups, left = group_by_module(adapter.state_dict(), base)
     if not groups:
-        raise UnsupportedAdapter(why_nothing_is_named(adapter.name, base, left))
+        raise UnsupportedAdapter(explain_no_match(adapter.name, base, left))
     settings = peft_settings(adapter.metadata, adapter.name)
     modules: list[_Patches] = []
     # In the order of the map, as the host: of two names for one layer it takes the last.
@@ -78,11 +78,11 @@ def apply(adapter: Adapter, model: Any, clip: Any | None, strength_model: float,
             left = {**left, **dict.fromkeys(module.keys, "the file changes this layer under another name too")}
     applied = sum(key not in left for module in modules for key in module.keys)
     if not applied:
-        raise UnsupportedAdapter(_why_nothing(adapter, base, left))
-    return Applied(patched, patched_clip, applied, left)
+        raise UnsupportedAdapter(_explain_no_fit(adapter, base, left))
+    return ApplyResult(patched, patched_clip, applied, left)
 
 
-def _why_nothing(adapter: Adapter, base: HostBase, left: Mapping[str, str]) -> str:
+def _explain_no_fit(adapter: Adapter, base: HostBase, left: Mapping[str, str]) -> str:
     telling = {key: reason for key, reason in left.items() if reason not in (NO_SUCH_LAYER, OF_TEXT_ENCODER)}
     key, reason = next(iter((telling or left).items()))
     return (
@@ -105,10 +105,10 @@ def _patches_of(spelled: str, group: Group, settings: PeftSettings, base: HostBa
             elif isinstance(patch, LoRAAdapter) and patch.weights[5] is not None:
                 raise UnsupportedAdapter("its reshape_weight pads a parameter that is no matrix of the model")
         if spelled in base.extra or any(key != own for key, own in group.file_keys.items()):
-            patches = {parameter: with_scale(patch, name, settings) for parameter, patch in patches.items()}
+            patches = {parameter: apply_scale(patch, name, settings) for parameter, patch in patches.items()}
         if magnitude is not None and layer_name(target) in base.layers:
             check_norms(magnitude, group.file_keys[f"{spelled}{MAGNITUDE}"], base.layers[layer_name(target)])
-            patches = {**patches, target: with_norms(patches[target], magnitude)}
+            patches = {**patches, target: add_norms(patches[target], magnitude)}
     except (UnsupportedAdapter, ShapeMismatch) as error:
         return _Patches({}, ()), dict.fromkeys(group.keys(), str(error))
     left = {group.file_keys[key]: reason for key, reason in module.unread.items() if group.file_keys[key]}
@@ -119,7 +119,7 @@ def _patches_of(spelled: str, group: Group, settings: PeftSettings, base: HostBa
 def _check(patch: Any, base: HostBase, layer: str) -> None:
     """UnsupportedAdapter where a patch does not fit its layer; no weight is read."""
     place = base.layers[layer]
-    placed_delta(patch, place, lambda: base.read(place))
+    delta_of_patch(patch, place, lambda: base.read(place))
 
 
 def _parameter(name: Any, target: Any) -> Any:

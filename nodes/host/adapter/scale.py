@@ -13,7 +13,7 @@ from .peft import PeftSettings
 _ALPHA = 2  # where the host keeps alpha in the weights of LoRA, LoHa and LoKr
 
 
-def with_scale(patch: Any, module: str, settings: PeftSettings) -> Any:
+def apply_scale(patch: Any, module: str, settings: PeftSettings) -> Any:
     """The patch with alpha = rank times the metadata's scale, if it has no alpha of its own; other kinds as they are.
 
     module: its name in the file. UnsupportedAdapter where the metadata cannot be understood."""
