@@ -45,18 +45,18 @@ class LowRankDelta:
     def scaled(self, factor: float) -> "LowRankDelta":
         return LowRankDelta(self.up * factor, self.down)
 
-    def plus(self, other: "LowRankDelta") -> "LowRankDelta":
+    def plus(self, delta: "LowRankDelta") -> "LowRankDelta":
         """The exact sum; its rank is the sum of the ranks."""
-        if self.shape != other.shape:
-            raise ShapeMismatch(f"Sum of two deltas: expected equal shapes, found {self.shape} and {other.shape}.")
-        return LowRankDelta(torch.cat([self.up, other.up], 1), torch.cat([self.down, other.down], 0))
+        if self.shape != delta.shape:
+            raise ShapeMismatch(f"Sum of two deltas: expected equal shapes, found {self.shape} and {delta.shape}.")
+        return LowRankDelta(torch.cat([self.up, delta.up], 1), torch.cat([self.down, delta.down], 0))
 
-    def minus(self, other: "LowRankDelta") -> "LowRankDelta":
-        return self.plus(other.scaled(-1.0))
+    def minus(self, delta: "LowRankDelta") -> "LowRankDelta":
+        return self.plus(delta.scaled(-1.0))
 
-    def inner(self, other: "LowRankDelta") -> float:
+    def inner(self, delta: "LowRankDelta") -> float:
         """Frobenius inner product <dW, dW'>."""
-        return float(((self.up.mT @ other.up) * (self.down @ other.down.mT)).sum())
+        return float(((self.up.mT @ delta.up) * (self.down @ delta.down.mT)).sum())
 
     def energy(self) -> float:
         """||dW||^2 from the Gram matrices of the factors: four times cheaper than `norm`, and as accurate unless the
