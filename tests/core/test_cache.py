@@ -49,7 +49,7 @@ def test_a_hit_gives_the_bits_of_the_miss_that_wrote_it(tmp_path: Path, weight: 
     assert SubspaceCache(tmp_path, other).find("ab12", 12) is None
 
 
-def test_one_entry_serves_every_smaller_rank_whose_gap_is_clear(
+def test_an_entry_is_cut_at_every_smaller_rank_with_a_clear_gap(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(linalg, "FLOAT32_FROM", 40)
@@ -62,7 +62,7 @@ def test_one_entry_serves_every_smaller_rank_whose_gap_is_clear(
     assert found == [rank != 5 for rank in range(1, 13)]
 
 
-def test_bases_of_all_directions_serve_no_smaller_cut(tmp_path: Path, weight: torch.Tensor) -> None:
+def test_complete_bases_cannot_be_cut_to_a_smaller_rank(tmp_path: Path, weight: torch.Tensor) -> None:
     cache = SubspaceCache(tmp_path)
     cache.store("ab", decompose_leading(weight, 30))
     assert cache.find("ab", 12) is None
@@ -71,7 +71,7 @@ def test_bases_of_all_directions_serve_no_smaller_cut(tmp_path: Path, weight: to
     assert found.cut(30).energy == 1.0
 
 
-def test_a_weight_with_fewer_directions_than_asked_for_is_not_decomposed_again(tmp_path: Path) -> None:
+def test_a_weight_with_fewer_directions_than_requested_is_not_decomposed_again(tmp_path: Path) -> None:
     thin = torch.randn(30, 4) @ torch.randn(4, 20)
     cache = SubspaceCache(tmp_path)
     cache.store("ab", decompose(thin, 10))
@@ -81,7 +81,7 @@ def test_a_weight_with_fewer_directions_than_asked_for_is_not_decomposed_again(t
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "zeros"])
-def test_a_damaged_entry_is_removed_and_made_anew(tmp_path: Path, weight: torch.Tensor, damage: str) -> None:
+def test_a_damaged_entry_is_removed_and_written_again(tmp_path: Path, weight: torch.Tensor, damage: str) -> None:
     cache = SubspaceCache(tmp_path)
     cache.store("ab", decompose(weight, 12))
     (path,) = entries(tmp_path)
@@ -94,7 +94,7 @@ def test_a_damaged_entry_is_removed_and_made_anew(tmp_path: Path, weight: torch.
     assert entries(tmp_path) == []
 
 
-def test_a_damaged_index_is_made_anew_and_loses_no_entry(tmp_path: Path, weight: torch.Tensor) -> None:
+def test_a_damaged_index_is_replaced_and_no_entry_is_lost(tmp_path: Path, weight: torch.Tensor) -> None:
     cache = SubspaceCache(tmp_path)
     cache.store_digest("somewhere", "ab")
     cache.store("ab", decompose(weight, 12))
@@ -106,7 +106,7 @@ def test_a_damaged_index_is_made_anew_and_loses_no_entry(tmp_path: Path, weight:
     assert again.digest_at("somewhere") == "ab"
 
 
-def test_what_was_used_longest_ago_goes_first_when_the_limit_is_reached(tmp_path: Path, weight: torch.Tensor) -> None:
+def test_the_least_recently_used_entries_are_removed_at_the_limit(tmp_path: Path, weight: torch.Tensor) -> None:
     size = SubspaceCache(tmp_path / "gauge")
     size.store("aa", decompose(weight, 12))
     one = entries(tmp_path / "gauge")[0].stat().st_size
@@ -120,7 +120,7 @@ def test_what_was_used_longest_ago_goes_first_when_the_limit_is_reached(tmp_path
     assert cache.sweep() <= 3.5 * one
 
 
-def test_what_another_worker_is_writing_is_left_alone_and_what_a_crash_left_is_not(tmp_path: Path) -> None:
+def test_files_that_a_worker_is_writing_stay_and_files_of_a_crash_are_removed(tmp_path: Path) -> None:
     cache = SubspaceCache(tmp_path, limit=0)
     being_written, left_behind = (tmp_path / "ab" / f".{name}.unfinished" for name in ("now", "then"))
     being_written.parent.mkdir()
@@ -177,7 +177,9 @@ def run(
 
 
 @pytest.mark.parametrize("rule", [HALF, RankRule("energy", 0.8), RankRule("fixed", 7), RankRule("fraction", 1.0)])
-def test_with_the_cache_all_is_as_without_and_the_second_time_nothing_is_read(tmp_path: Path, rule: RankRule) -> None:
+def test_results_with_and_without_the_cache_are_equal_and_the_second_run_reads_nothing(
+    tmp_path: Path, rule: RankRule
+) -> None:
     _, plain, without = run(None, rule)
     _, first, miss = run(SubspaceCache(tmp_path), rule)
     job, second, hit = run(SubspaceCache(tmp_path), rule)
@@ -209,8 +211,8 @@ def test_a_disk_that_cannot_be_written_does_not_end_the_run(tmp_path: Path, monk
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    _, comparison, moved = run(SubspaceCache(tmp_path))
-    assert len(moved.deltas) == 3
+    _, comparison, transferred = run(SubspaceCache(tmp_path))
+    assert len(transferred.deltas) == 3
     (note,) = comparison.notes
     assert "could not be stored" in note
     assert "No space left on device" in note

@@ -50,7 +50,7 @@ def test_the_partial_solver_gives_the_largest_eigenpairs_from_the_lower_triangle
     assert float((vectors.mT @ vectors - torch.eye(count, dtype=dtype)).abs().max()) < limit
 
 
-def test_the_partial_solver_refuses_what_is_no_square_and_what_is_not_finite() -> None:
+def test_the_partial_solver_refuses_matrices_that_are_not_square_or_not_finite() -> None:
     with pytest.raises(ShapeMismatch, match="found count 5 for shape"):
         leading_eigenpairs(torch.eye(4), 5)
     with pytest.raises(ShapeMismatch, match="NaN or infinity"):
@@ -104,7 +104,7 @@ def test_small_matrices_are_always_decomposed_in_float64(generator: torch.Genera
     assert subspace_error(found.left, left[:, :2]) < 1e-5
 
 
-def test_of_a_weight_of_zeros_nothing_leads() -> None:
+def test_a_weight_of_zeros_has_no_leading_directions() -> None:
     found = leading_svd(torch.zeros(40, 60), 0)
     assert (found.left.shape, found.right.shape) == ((40, 0), (60, 0))
 
@@ -132,7 +132,7 @@ def failing_with(words: str) -> Eigensolver:
     return fail
 
 
-def test_on_a_card_the_fastest_solver_that_is_right_is_taken_for_each_size(
+def test_on_a_card_the_fastest_accurate_solver_is_used_for_each_size(
     generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter(range(1000))

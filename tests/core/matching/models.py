@@ -67,7 +67,7 @@ def perturbed(weight: Tensor, cosine: float, generator: torch.Generator) -> Tens
     return cosine * weight + (1 - cosine**2) ** 0.5 * weight.norm() / noise.norm() * noise
 
 
-def carried(method: str, delta: LowRankDelta, weights: tuple[Tensor, Tensor]) -> LowRankDelta:
-    """A delta carried from one weight to another by copy or restore."""
+def transfer_delta(method: str, delta: LowRankDelta, weights: tuple[Tensor, Tensor]) -> LowRankDelta:
+    """Transfer a delta from one weight to another by copy or restore."""
     _, drift = compare_weights(*weights, delta)
     return method_named(method).function(delta, LayerPairBases(drift=drift)).delta

@@ -21,7 +21,7 @@ def of(**changes: float | None) -> str:
     return advise(judge(dataclasses.replace(GOOD, **changes)))  # pyright: ignore[reportArgumentType]
 
 
-def test_the_advice_follows_the_word_and_what_is_left_behind() -> None:
+def test_the_advice_depends_on_the_verdict_and_the_lost_share() -> None:
     assert of().startswith("adds little for a strong LoRA")
     assert of(lost=0.01) == of()
     assert of(lost=0.3) == of(weight_cosine=0.7) == of(matched=0.4)
@@ -33,7 +33,7 @@ def test_the_advice_follows_the_word_and_what_is_left_behind() -> None:
 @pytest.mark.parametrize(
     ("size", "counted", "together"), [(SDXL, 6.8e12, 6.8e9), (FLUX, 69.8e12, 27.2e9)], ids=["SDXL", "Flux dev"]
 )
-def test_the_estimate_is_that_of_the_counted_models(size: ModelSize, counted: float, together: float) -> None:
+def test_the_estimate_agrees_with_the_counted_models(size: ModelSize, counted: float, together: float) -> None:
     """counted, together: operations of a forward pass and bytes of benchmarks/refine/memory.py, depth 2."""
     once = estimate_cost(size, CARD, 1024, RefineSettings(steps=0, checks=0), samplings=64)
     assert once.seconds == pytest.approx((512 + 2 * 64) * counted / 75e12, rel=0.05)
@@ -54,27 +54,27 @@ def test_time_goes_with_steps_batch_and_area_and_memory_with_area_alone() -> Non
     assert SDXL.bytes < smaller[1] < size
 
 
-def test_the_sentence_says_what_it_is_an_estimate_of() -> None:
+def test_the_sentence_says_what_the_estimate_is_for() -> None:
     found = Outlook(of(), estimate_cost(SDXL, CARD, 1024))
     assert found.sentence() == (
         "Refine LoRA adds little for a strong LoRA (it raised 85% of a trained LoRA's gain to 95%) and most for a "
         "subtle one (51% to 83%); about 7 minutes and at least 7.6 GB on this card "
         "(estimated, for 80 steps at 1024 px)"
     )
-    told = json.loads(json.dumps(found.as_json()))
-    assert told["sentence"] == found.sentence()
-    assert told["steps"] == 80
-    assert told["basis"] == "estimated"
+    written = json.loads(json.dumps(found.as_json()))
+    assert written["sentence"] == found.sentence()
+    assert written["steps"] == 80
+    assert written["basis"] == "estimated"
 
 
-def test_the_sentence_says_on_what_the_speed_was_measured() -> None:
+def test_the_sentence_names_the_device_on_which_the_speed_was_measured() -> None:
     measured = Outlook(of(), estimate_cost(SDXL, dataclasses.replace(CARD, measured_on="an H100 with SDXL"), 1024))
     assert measured.sentence().endswith("(by the speed measured on an H100 with SDXL, for 80 steps at 1024 px)")
     assert "estimated" not in measured.sentence()
     assert measured.as_json()["basis"] == "measured on an H100 with SDXL"
 
 
-def test_a_card_that_is_too_small_is_told() -> None:
+def test_the_sentence_warns_if_the_card_is_too_small() -> None:
     small = estimate_cost(FLUX, dataclasses.replace(CARD, memory=12e9), 1024)
     assert "30 GB on this card, which has 12 GB: use weights in fp8, or smaller pictures (estimated" in small.sentence()
 
@@ -82,11 +82,11 @@ def test_a_card_that_is_too_small_is_told() -> None:
 @pytest.mark.parametrize(
     ("speed", "said"), [(5e15, "7 seconds"), (1e12, "9 hours"), (25e9, "15 days"), (1e13, "56 minutes")]
 )
-def test_times_are_spoken_as_people_say_them(speed: float, said: str) -> None:
+def test_times_have_at_most_two_digits(speed: float, said: str) -> None:
     assert f"about {said} and" in estimate_cost(SDXL, dataclasses.replace(CARD, speed=speed), 1024).sentence()
 
 
-def test_a_size_is_read_off_shapes_without_slices_and_text_encoders() -> None:
+def test_a_size_comes_from_shapes_without_slices_and_text_encoders() -> None:
     base, _ = related_bases()
     found = measure_size(base)
     assert found.parameters == 32 * 32 + 48 * 20 + 16 * 6 * 9 + 8 * 12
