@@ -42,7 +42,7 @@ class NotMeasurable(LoraTransferError):
 
 
 class NotEnoughMemory(LoraTransferError):
-    """A step does not fit into memory, not even in the way that needs least."""
+    """A step does not fit into memory, even with everything that reduces it."""
 
 
 class RefineStopped(LoraTransferError):

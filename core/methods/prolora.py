@@ -1,4 +1,4 @@
-"""ProLoRA as published: projects the subspace part and the null-space part into the target's."""
+"""ProLoRA as published: projects the subspace part and the null-space part into those of the target."""
 
 from ..delta import LowRankDelta
 from ..linalg import project, reject, split

@@ -62,7 +62,7 @@ def check_picture(report: CheckReport) -> numpy.ndarray:
     """Draw a check as uint8 (height, width, 3).
 
     At each noise level: gap closed (thick), G (thin) and, of a few adapters, the cosine (dotted). After a search a
-    second panel shows gap closed and G over all noise levels at each strength, with the chosen strength ringed.
+    second panel shows gap closed and G over all noise levels at each strength, with a ring around the best.
     """
     panels = _panels(report)
     width = panels[-1].left + panels[-1].width + MARGIN
