@@ -116,8 +116,8 @@ def open_tensor_file(path: Path) -> TensorFile:
             return TensorFile(path, *read_header(stream, state.size), state)
         except ValueError as error:
             raise UnreadableFile(
-                f"File {path}: expected a whole safetensors file, but {error} (the file has {state.size:,} bytes). It is "
-                "damaged or its download is incomplete: download it again."
+                f"File {path}: expected a whole safetensors file, but {error} (the file has {state.size:,} bytes). "
+                "It is damaged or its download is incomplete: download it again."
             ) from error
 
 
