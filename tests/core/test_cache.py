@@ -159,7 +159,7 @@ for number in range(200):
 
 
 def test_two_processes_use_it_at_once(tmp_path: Path) -> None:
-    """Both write, read and remove the same entries: twenty of 4 kB, of which the limit leaves about a dozen."""
+    """Both write, read and remove the same entries: twenty of 4 kB, with a limit of about a dozen."""
     command = [sys.executable, "-c", FILL, str(ROOT / "tests"), str(tmp_path)]
     processes = [subprocess.Popen([*command, str(number)]) for number in range(2)]
     assert [process.wait(120) for process in processes] == [0, 0]

@@ -44,7 +44,7 @@ def test_keys_need_not_be_utf_8(path: Path) -> None:
 
 
 def test_values_of_a_damaged_index_are_never_used(path: Path) -> None:
-    """Three hundred times some bytes of it are overwritten: each fact is the right one, or is not known."""
+    """Bytes of the index are overwritten three hundred times; each fact is then correct or unknown."""
     content = path.read_bytes()
     generator = random.Random(0)  # noqa: S311 (no secret)
     for _ in range(300):

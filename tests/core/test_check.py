@@ -1,4 +1,4 @@
-"""The score of a check, on changes whose figures are known."""
+"""The figures of a check, on changes for which they are known."""
 
 import json
 import math
@@ -20,7 +20,7 @@ def random(seed: int) -> Tensor:
 
 
 def same_bases(strength: float, on_target: Tensor, on_source: Tensor) -> Attempt:
-    """Where the bare models agree, the way to go is the adapter's own change."""
+    """The bare models agree, so that the gap is the adapter's own change."""
     return measure(strength, on_target, on_source, -on_source)
 
 

@@ -1,4 +1,4 @@
-"""The leading singular triplets against float64, where the spectrum is kind and where it is not."""
+"""The leading singular triplets compared with float64, for easy and difficult spectra."""
 
 import pytest
 import torch
@@ -65,7 +65,7 @@ def test_the_gram_matrix_is_right_in_its_lower_triangle(generator: torch.Generat
 
 @pytest.fixture
 def float32_from_200(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Matrices of tests are small; what they test is the choice of precision."""
+    """Use float32 for small matrices too, to test the choice of precision."""
     monkeypatch.setattr(linalg, "FLOAT32_FROM", 200)
 
 

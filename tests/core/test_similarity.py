@@ -48,7 +48,7 @@ def test_unrelated_layers_score_at_their_chance_level() -> None:
 
 
 def test_a_loose_cut_makes_unrelated_square_layers_look_alike(generator: torch.Generator) -> None:
-    """docs/method.md, section 2: they score 0.76, so a bare 0.8 means nothing without the chance level."""
+    """docs/method.md, section 2: they score 0.76, so 0.8 means nothing without the chance level."""
     weights = torch.randn(200, 200, generator=generator), torch.randn(200, 200, generator=generator)
     found = compared(*weights, RankRule("fraction", 0.76))
     assert found.phi == pytest.approx(0.76, abs=0.01)

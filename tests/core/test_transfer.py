@@ -167,7 +167,7 @@ def test_between_equal_bases_the_report_says_that_the_result_is_the_copy() -> No
 
 
 class Cancelled(BaseException):
-    """Like ComfyUI's own interruption: no Exception."""
+    """Like ComfyUI's interruption, not an Exception."""
 
 
 def test_a_cancelled_run_finishes_the_current_layer_and_starts_no_other() -> None:

@@ -77,7 +77,7 @@ def test_an_error_in_a_changed_file_is_reported_as_the_change(path: Path) -> Non
 
 
 def test_two_changes_at_once_have_two_states(path: Path) -> None:
-    """A kernel's clock ticks slowly: without a pause the second change would get the time of the first."""
+    """A kernel's clock ticks slowly: without a pause the second change would have the time of the first."""
     states: set[FileState] = set()
     for content in range(50):
         path.write_bytes(bytes([content] * 10))

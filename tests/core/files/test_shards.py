@@ -14,7 +14,7 @@ TENSORS = {f"layer{index}": torch.full((3, 2), float(index)) for index in range(
 
 
 def write(folder: Path, names: list[str], index: str | None = None) -> list[Path]:
-    """The tensors dealt out to files of these names, and an index if it has a name."""
+    """Distribute tensors over files with these names, and write an index if it has a name."""
     homes = {key: names[place % len(names)] for place, key in enumerate(TENSORS)}
     for name in names:
         save_file({key: TENSORS[key] for key in TENSORS if homes[key] == name}, folder / name, {"from": name})

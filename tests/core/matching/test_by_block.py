@@ -95,7 +95,7 @@ def test_a_block_that_lost_to_its_neighbour_names_it() -> None:
 
 
 def test_a_grown_model_uses_a_block_several_times() -> None:
-    """Anima grew from 28 to 40 and 52 blocks by copies."""
+    """Like Anima, which grew from 28 to 40 and 52 blocks by copying blocks."""
     parent = weights_of(transformers("blocks", 5))
     origins = (0, 0, 1, 2, 2, 2, 3, 4)
     names = [f"blocks.transformer_blocks.{index}" for index in range(len(origins))]
@@ -107,7 +107,7 @@ def test_a_grown_model_uses_a_block_several_times() -> None:
 
 
 def test_decoys_of_equal_shape_do_not_win_over_the_true_parent() -> None:
-    """Each target block is as much as possible like another block of the source, and still more like its parent."""
+    """Each target block is very similar to another source block, but more similar to its parent."""
     parent = weights_of(transformers("blocks", 8))
     names = list(dict.fromkeys(block for block, _ in parent))
     mixed = {
@@ -118,7 +118,7 @@ def test_decoys_of_equal_shape_do_not_win_over_the_true_parent() -> None:
 
 
 def test_the_order_of_the_blocks_decides_where_the_scores_do_not() -> None:
-    """Two distant blocks of the source are the same: only one of them stands where the copy does."""
+    """Two distant source blocks are equal; only one of them is in the position of the copy."""
     parent = weights_of(transformers("blocks", 6))
     names = list(dict.fromkeys(block for block, _ in parent))
     twins = {(block, role): parent[names[4] if block == names[0] else block, role] for block, role in parent}

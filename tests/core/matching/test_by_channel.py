@@ -31,7 +31,7 @@ def parent_weights(seed: int = 0) -> Weights:
 
 
 def pruned(parent: Weights, cosine: float = 1.0) -> tuple[Weights, dict[str, Tensor]]:
-    """The parent with channels left out of four of its streams, and the channels that were kept."""
+    """The parent without some channels of four of its streams, and the channels that were kept."""
     generator = torch.Generator().manual_seed(5)
     kept = {
         stream: torch.randperm(width, generator=generator)[: KEPT.get(stream, width)].sort().values

@@ -20,8 +20,8 @@ def report_of(
     name: str = "a",
     apart: float = -1.0,
 ) -> CheckReport:
-    """Adapters whose effect on the target is that factor times the one on the source; so is what parts the target from
-    the source with its adapter."""
+    """A report of adapters whose effect on the target is a factor times that on the source. apart: the same for the gap
+    between the bare target and the source with its adapter."""
     source = torch.randn(levels, 2, 4, generator=torch.Generator().manual_seed(1))
 
     def trial(role: str, factor: float) -> Trial:
@@ -50,13 +50,13 @@ def test_a_closed_gap_is_drawn_at_the_top_and_an_open_gap_below() -> None:
 
 
 def marks(drawn: numpy.ndarray) -> int:
-    """Squares of 5 pixels of the transferred adapter's colour: there are some in the dots of a thick line only."""
+    """Squares of 5 pixels of the transferred adapter's colour: only the dots of a thick line contain them."""
     found = (drawn == numpy.array(GREEN)).all(-1)
     return int(numpy.lib.stride_tricks.sliding_window_view(found, (5, 5)).all((-1, -2)).sum())
 
 
 def test_the_thick_line_is_the_gap_closed_and_the_thin_line_is_g() -> None:
-    """Twice the change on the source, where that is all of the way: closed is 1 and G 0."""
+    """Twice the change on the source, where that is the whole gap: gap closed is 1 and G is 0."""
     drawn = check_picture(report_of(2.0, None, apart=-2.0))
     assert marks(drawn[150:170]) > 0
     assert marks(drawn[410:430]) == 0
@@ -70,7 +70,7 @@ def test_without_a_gap_no_thick_line_is_drawn() -> None:
 
 
 def test_with_many_adapters_no_cosine_is_drawn() -> None:
-    """At 0.5 of the change the cosine is 1 nonetheless, along the top."""
+    """At half of the change the cosine is still 1, at the top."""
     one = report_of(0.5, None)
     many = replace(one, trials=one.trials + 4 * (replace(one.transferred, role="more"),))
     top = [(check_picture(report)[150:170] == numpy.array(GREEN)).all(-1).any() for report in (one, many)]

@@ -1,4 +1,4 @@
-"""The laws of the loop of Refine, on one linear layer: y = x (W + up down)^T."""
+"""The training loop of Refine on one linear layer: y = x (W + up down)^T."""
 
 import dataclasses
 import itertools
@@ -32,8 +32,8 @@ TRANSFERRED = LowRankDelta(LORA.up + 0.2 * random(6, OUT, RANK), LORA.down)
 
 @dataclasses.dataclass
 class Layer:
-    """A Student. fits: rows that its memory holds; limit: the largest number that it can answer; lightens: whether
-    taking fewer rows is a way out."""
+    """A Student. fits: rows that fit into its memory; limit: the largest number that it can predict; lightens: whether
+    it can use fewer rows at a time."""
 
     factors: Factors
     rows_at_once: int = ROWS
@@ -63,7 +63,7 @@ def student(start: LowRankDelta | None = TRANSFERRED, *, rank: int = RANK, **tra
 
 
 def make_samples(aim: LowRankDelta = LORA, base: Tensor = TARGET) -> TeacherSamples:
-    """To answer as `base` with a delta does."""
+    """Teacher samples with the predictions of `base` with a delta."""
     return TeacherSamples(INPUTS @ (base + aim.dense()).mT, LEVELS, HELD_OUT, (INPUTS @ TARGET.mT)[-HELD_OUT:])
 
 
@@ -229,7 +229,7 @@ def test_samples_without_rows_for_training_or_for_the_score_are_an_error(held_ou
 
 
 def test_the_loss_of_a_half_precision_student_is_in_float32() -> None:
-    """An aim within the rounding of bfloat16 is still an error, and where the noise is low a large one."""
+    """A difference within the rounding of bfloat16 is still an error, and at low noise a large one."""
 
     class Half(Layer):
         def predict(self, picks: Tensor) -> Tensor:
@@ -245,7 +245,7 @@ def test_the_loss_of_a_half_precision_student_is_in_float32() -> None:
 @pytest.mark.parametrize("rank", [RANK, 2 * RANK, IN + 4])
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
 def test_balanced_factors_give_the_same_delta(rank: int, scale: float) -> None:
-    """What is beside its three directions is rounding, as sums and products in float32 leave it."""
+    """Outside its three directions there are only rounding errors, as from float32 sums and products."""
     beside = rank - RANK
     up, down = 1e-7 * random(7, OUT, beside), random(8, beside, IN)
     delta = LowRankDelta(scale * torch.cat([LORA.up, up], 1), torch.cat([LORA.down, down]))

@@ -1,4 +1,4 @@
-"""Whether refining is worth it and what it costs: in words, from figures that were counted."""
+"""The advice on refining and the estimate of its cost."""
 
 import dataclasses
 import json
