@@ -26,7 +26,8 @@ class BlockBase(CountingBase):
 
 
 def weights_of(blocks: Mapping[str, Mapping[str, tuple[int, ...]]], seed: int = 0) -> Weights:
-    """Noise for every layer, with the mean that real weights share, so that plain cosines of unrelated models are not zero."""
+    """Noise for every layer, with the mean that real weights share, so that plain cosines of unrelated models are not
+    zero."""
     generator = torch.Generator().manual_seed(seed)
     return {
         (block, role): torch.randn(*shape, generator=generator) + 0.3
