@@ -193,7 +193,7 @@ def test_without_steps_the_adapter_goes_through_itself(models: Emoji) -> None:
 def test_a_run_that_only_gets_worse_gives_the_start_back(models: Emoji) -> None:
     refined = models.refined(replace(SHORT, steps=2, rate=1.0))
     assert refined.adapter is models.lora
-    assert "the LoRA to start from is given out" in refined.report.sentence()
+    assert "the output is the LoRA unchanged" in refined.report.sentence()
 
 
 def test_where_the_lora_is_part_of_the_target_there_is_nothing_to_refine(models: Emoji) -> None:
