@@ -133,4 +133,4 @@ def test_a_base_of_another_family_is_refused_in_words(host: Host, parent: Parent
     write_unet(parent.model.with_name("unet.safetensors"), pair.source, torch.float16)
     result = carried(host, "unet.safetensors")
     assert result.status == "error"
-    assert "no layer of the target is like" in result.errors["project"]
+    assert "no layer that the LoRA changes has a partner in the target" in result.errors["project"]
