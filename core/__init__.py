@@ -1,27 +1,27 @@
-"""The engine: transfers a LoRA's deltas between two base models. Plain torch; it knows nothing of ComfyUI.
+"""The engine: transfers a LoRA's deltas between two base models. It is plain torch and does not use ComfyUI.
 
-A whole transfer is four calls (CONTRIBUTING.md shows them on two small models):
+A transfer is four calls (CONTRIBUTING.md shows them on two small models):
 
-    survey        pairs the layers of two bases and judges whether a transfer can work, from a sample of layers
+    survey        pairs the layers of two bases and judges from a sample of layers whether a transfer can work
     compare       measures how alike the paired layers are
     plan_transfer decides for every module of the adapter: transfer, copy, or skip with a reason
     transfer      computes the target's deltas, one layer at a time
 
-What they take and give:
+Their inputs and results:
 
-    Base, MemoryBase     a base model: layers by name, one weight read at a time; one that is held in memory
+    Base, MemoryBase     a base model whose weights are read one at a time; a base model in memory
     LowRankDelta         dW = up . down, the change of one layer
-    RankRule             how many singular directions make a layer's subspace
+    RankRule             how many singular directions a layer's subspace has
     Resources            the device, the workers, the cache and the progress of a run
     Survey, Comparison, TransferPlan, Transferred    the results of the four calls
-    Module, modules_of   what an adapter holds for one layer; the modules of deltas that come from no file
-    TransferSettings     the choices of a transfer, and their defaults
-    METHODS, DEFAULT     every transfer method, and the one that is used unless another is chosen
-    LoraTransferError    the root of every error that the engine raises on purpose
+    Module, modules_of   what an adapter contains for one layer; modules for deltas that come from no file
+    TransferSettings     the settings of a transfer, and their defaults
+    METHODS, DEFAULT     all transfer methods, and the default
+    LoraTransferError    the base class of all errors that the engine raises on purpose
 
-Importing any part of the engine imports all of these, and with them torch, SciPy and safetensors (about two seconds);
-pictures, reports and refining are not among them. `transfer` and `survey` are the functions; modules of these names are
-reached by `from lora_transfer.core.transfer import ...`.
+Importing any part of the engine imports all of these, with torch, SciPy and safetensors (about two seconds), but not
+the pictures, reports and refining. Here `transfer` and `survey` are functions; use `from lora_transfer.core.transfer
+import ...` for names of the modules.
 """
 
 from .delta import LowRankDelta

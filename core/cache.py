@@ -1,7 +1,7 @@
-"""Decomposed bases on disk: a weight is decomposed once, whatever base, LoRA or session it comes back in.
+"""Stores decomposed weights on disk, so that each weight is decomposed once for all bases, LoRAs and sessions.
 
-A decomposition is kept under the hash of the weight's values, so bases that share layers share entries. Small facts
-(which hash a place in a file has, figures of a pair of weights) are in an index beside them.
+The key of a decomposition is the hash of the weight's values, so that bases with equal layers share entries. An index
+next to the entries holds small facts: the hash of a tensor in a file, and the figures of a pair of weights.
 """
 
 # safetensors has no types.
@@ -24,22 +24,22 @@ from torch import Tensor
 from .cache_index import CacheIndex
 from .subspace import Decomposition
 
-# Part of every key: raised when the same weight would be decomposed otherwise, which makes old entries unreachable.
+# Part of every key. Raise it when the same weight is decomposed differently: old entries are then never found.
 ALGORITHM = 1
 
-# bfloat16 is not offered: it costs 2e-3 of a projected delta, float16 2.5e-4 (docs/method.md, section 11).
+# No bfloat16: its error in a transferred delta is 2e-3, that of float16 2.5e-4 (docs/method.md, section 11).
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16}
 
 _UNFINISHED, _A_DAY = ".unfinished", 24 * 3600  # seconds
-_TENSORS = ("left", "right", "singular_values")  # of an entry
-_SWEEP = 20  # the folder is measured each time that this part of its limit has been written
+_TENSORS = ("left", "right", "singular_values")  # the tensors of an entry
+_SWEEP = 20  # the folder's size is checked whenever 1/20 of its limit has been written
 
 
 class SubspaceCache:
-    """Decompositions by content. Safe with many threads and processes at once; every entry is whole or absent.
+    """Decompositions by the hash of their weight. Many threads and processes may use it; entries are never partial.
 
-    precision: float32 or float16, in which bases are stored. limit: bytes; the least recently used go first. A result
-    is what a later hit will give, bit by bit: what `keep` returns has been rounded as it was stored.
+    precision: "float32" or "float16", the dtype of stored bases. limit: bytes; the least recently used entries are
+    removed. `store` returns the decomposition as rounded on disk, so that a later hit gives the same bits.
     """
 
     def __init__(self, folder: Path, precision: str = "float32", limit: int = 20 * 10**9) -> None:
@@ -54,49 +54,49 @@ class SubspaceCache:
 
     @property
     def trouble(self) -> str | None:
-        """Why facts are not remembered from one run to the next; None where they are."""
+        """Why facts are not remembered between runs; None if they are."""
         return self._index.trouble
 
-    def digest_at(self, place: str) -> str | None:
-        """The hash of the values at a place in a file (path, state, key, rows), if it was taken before."""
-        digest = self._index.get(f"{ALGORITHM} place {place}")
+    def digest_at(self, location: str) -> str | None:
+        """The hash of the values at a location in a file (path, state, key, rows), if it is known."""
+        digest = self._index.get(f"{ALGORITHM} place {location}")
         return digest if isinstance(digest, str) else None
 
-    def note_place(self, place: str, digest: str) -> None:
-        self._index.put(f"{ALGORITHM} place {place}", digest)
+    def store_digest(self, location: str, digest: str) -> None:
+        self._index.put(f"{ALGORITHM} place {location}", digest)
 
     def figures(self, key: str) -> dict[str, Any] | None:
-        """Small numbers kept under a key that names the weights by their hashes."""
+        """The numbers stored under a key that contains the hashes of the weights; None if there are none."""
         figures = self._index.get(f"{ALGORITHM} figures {key}")
         return figures if isinstance(figures, dict) else None
 
-    def note_figures(self, key: str, figures: dict[str, Any]) -> None:
+    def store_figures(self, key: str, figures: dict[str, Any]) -> None:
         self._index.put(f"{ALGORITHM} figures {key}", figures)
 
     def find(self, digest: str, rank: int) -> Decomposition | None:
-        """An entry that can be cut at the rank, the smallest of them; a damaged one is removed and not found."""
+        """The smallest entry that can be cut at this rank; None if there is none. Damaged entries are removed."""
         for path in self._entries(digest, rank):
-            found = _read(path, digest)
-            if found is None:
+            decomposition = _read(path, digest)
+            if decomposition is None:
                 _remove(path)
-            elif found.serves(rank):
-                with contextlib.suppress(OSError):  # another process may have removed it just now
+            elif decomposition.serves(rank):
+                with contextlib.suppress(OSError):  # another process may have removed the entry
                     os.utime(path)
-                return found
+                return decomposition
         return None
 
     def _entries(self, digest: str, rank: int) -> Iterator[Path]:
-        """The entry of this very rank, else the smallest that is larger; a smaller one serves where the weight has no
-        more directions."""
+        """The entries of a weight: the one of this rank first, then larger ones, the smallest first, then smaller ones,
+        which are complete if the weight has no more directions."""
         ranks = {path: _rank_of(path) for path in self._shelf(digest).glob(f"{digest}_*_{self.precision}.safetensors")}
-        known = {path: other for path, other in ranks.items() if other is not None}
+        known = {path: stored_rank for path, stored_rank in ranks.items() if stored_rank is not None}
         yield from sorted(known, key=lambda path: (known[path] != rank, known[path] < rank, known[path]))
 
     def _entry(self, digest: str, rank: int) -> Path:
         return self._shelf(digest) / f"{digest}_{rank}_{self.precision}.safetensors"
 
-    def rounded(self, decomposition: Decomposition) -> Decomposition:
-        """A decomposition as it comes back from the disk."""
+    def round_as_stored(self, decomposition: Decomposition) -> Decomposition:
+        """Round a decomposition to what `find` would return for it."""
         dtype = PRECISIONS[self.precision]
         left, right = (
             basis.cpu().to(dtype).float().contiguous() for basis in (decomposition.left, decomposition.right)
@@ -104,18 +104,18 @@ class SubspaceCache:
         values = decomposition.singular_values.cpu().float().contiguous()
         return Decomposition(left, values, right, decomposition.energy, decomposition.complete, decomposition.precise)
 
-    def keep(self, digest: str, decomposition: Decomposition) -> Decomposition:
-        """Store a decomposition, and return it as it was stored; OSError where the disk does not take it."""
-        kept, dtype = self.rounded(decomposition), PRECISIONS[self.precision]
-        path = self._entry(digest, len(kept.singular_values))
+    def store(self, digest: str, decomposition: Decomposition) -> Decomposition:
+        """Store a decomposition and return it as rounded on disk. OSError if it cannot be written."""
+        rounded, dtype = self.round_as_stored(decomposition), PRECISIONS[self.precision]
+        path = self._entry(digest, len(rounded.singular_values))
         path.parent.mkdir(exist_ok=True)
         unfinished = path.with_name(f".{path.stem}.{os.getpid()}.{threading.get_ident()}{_UNFINISHED}")
         tensors = {
-            "left": kept.left.to(dtype),
-            "right": kept.right.to(dtype),
-            "singular_values": kept.singular_values,
+            "left": rounded.left.to(dtype),
+            "right": rounded.right.to(dtype),
+            "singular_values": rounded.singular_values,
         }
-        facts = {"energy": repr(kept.energy), "complete": str(kept.complete), "precise": str(kept.precise)}
+        facts = {"energy": repr(rounded.energy), "complete": str(rounded.complete), "precise": str(rounded.precise)}
         try:
             blob = save(tensors, {**facts, "hash": _content_hash(digest, tensors, facts)})
             unfinished.write_bytes(blob)
@@ -123,19 +123,19 @@ class SubspaceCache:
         finally:
             _remove(unfinished)
         self._grow(len(blob))
-        return kept
+        return rounded
 
     def sweep(self) -> int:
-        """Remove the least recently used entries until the folder is within its limit; the bytes that are left."""
-        aged: list[tuple[float, int, Path]] = []
+        """Remove the least recently used entries until the folder is within its limit. Returns the remaining bytes."""
+        entries: list[tuple[float, int, Path]] = []
         for path in self.folder.glob("*/*"):
-            with contextlib.suppress(OSError):  # removed by another process just now, or not to be looked at
+            with contextlib.suppress(OSError):  # another process removed it, or it cannot be read
                 status = path.stat()
-                # What another worker is writing is no entry yet; what a crash left behind goes after a day.
+                # A file that a worker is writing is not an entry yet; files that a crash left are removed after a day.
                 if not path.name.endswith(_UNFINISHED) or status.st_mtime < time.time() - _A_DAY:
-                    aged.append((status.st_mtime, status.st_size, path))
-        total = sum(size for _, size, _ in aged)
-        for _, size, path in sorted(aged):
+                    entries.append((status.st_mtime, status.st_size, path))
+        total = sum(size for _, size, _ in entries)
+        for _, size, path in sorted(entries):
             if total <= self.limit:
                 break
             _remove(path)
@@ -151,28 +151,32 @@ class SubspaceCache:
             self.sweep()
 
     def _shelf(self, digest: str) -> Path:
-        """The folder of a hash: a few hundred shelves keep each directory short."""
+        """The folder of a hash; 256 folders keep each directory short."""
         return self.folder / digest[:2]
 
 
 def _remove(path: Path) -> None:
-    """Remove a file if that can be done: on Windows not while another process reads it."""
+    """Remove a file if possible; on Windows it is not while another process reads it."""
     with contextlib.suppress(OSError):
         path.unlink(missing_ok=True)
 
 
-def digest_of(weight: Tensor) -> str:
-    """BLAKE3 of a weight (m, n) as float32, with its shape: equal values give equal hashes whatever file, precision or
-    fused tensor they come from, and a convolution's reshape is inside. SHA-256 takes three times as long, and ten times
-    on processors without instructions for it."""
+def hash_weight(weight: Tensor) -> str:
+    """BLAKE3 of a weight (m, n) in float32, and of its shape.
+
+    Equal values have equal hashes, whatever file, precision or fused tensor they come from. SHA-256 takes three times
+    as long, and ten times on processors without instructions for it.
+    """
     digest = blake3(f"{ALGORITHM} {tuple(weight.shape)}".encode())
     digest.update(weight.float().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
 def _read(path: Path, digest: str) -> Decomposition | None:
-    """An entry from its file; None where the file is missing, cut short, or not what was written for this weight. In
-    float32 nothing is copied: the tensors are the file's pages, which nobody changes (an entry is replaced whole)."""
+    """Read an entry; None if its file is missing, cut short, or not what was written for this weight.
+
+    In float32 nothing is copied: the tensors are the mapped file. That is safe because entries are only replaced whole.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             facts = dict(file.metadata() or {})
@@ -188,7 +192,7 @@ def _read(path: Path, digest: str) -> Decomposition | None:
 
 
 def _content_hash(digest: str, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> str:
-    """BLAKE3 of all that an entry holds and of the weight that it is of; a sum of its bits took five times as long."""
+    """BLAKE3 of an entry's content and of its weight's hash; summing the bits instead took five times as long."""
     content = blake3(f"{digest} {sorted(facts.items())}".encode())
     for name in _TENSORS:
         content.update(f"{tensors[name].dtype} {tuple(tensors[name].shape)}".encode())

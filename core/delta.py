@@ -1,4 +1,4 @@
-"""The adapter's change of one weight, kept as two factors."""
+"""An adapter's change of one weight, stored as two factors."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,10 @@ from .linalg import NUMERICAL_RANK, frobenius, qr, thin_svd
 
 @dataclass(frozen=True)
 class LowRankDelta:
-    """dW = up . down with up (m, r) and down (r, n). The file's alpha/rank is inside already."""
+    """dW = up . down with up (m, r) and down (r, n). The scale alpha/rank of the file is already part of the factors.
+
+    ShapeMismatch if the factors do not fit each other.
+    """
 
     up: Tensor
     down: Tensor
@@ -19,7 +22,7 @@ class LowRankDelta:
     def __post_init__(self) -> None:
         if self.up.ndim != 2 or self.down.ndim != 2 or self.up.shape[1] != self.down.shape[0]:
             raise ShapeMismatch(
-                f"A low-rank delta needs up (m, r) and down (r, n), found {tuple(self.up.shape)} and "
+                f"Low-rank delta: expected up (m, r) and down (r, n), found {tuple(self.up.shape)} and "
                 f"{tuple(self.down.shape)}."
             )
 
@@ -29,11 +32,11 @@ class LowRankDelta:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(m, n) of the weight that it changes."""
+        """(m, n), the shape of the weight that it changes."""
         return self.up.shape[0], self.down.shape[1]
 
     def dense(self) -> Tensor:
-        """dW itself (m, n): for oracles and pictures only."""
+        """dW as a matrix (m, n); for tests and pictures only."""
         return self.up @ self.down
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "LowRankDelta":
@@ -42,47 +45,49 @@ class LowRankDelta:
     def scaled(self, factor: float) -> "LowRankDelta":
         return LowRankDelta(self.up * factor, self.down)
 
-    def plus(self, other: "LowRankDelta") -> "LowRankDelta":
-        """The sum, exact, at the sum of the ranks."""
-        if self.shape != other.shape:
-            raise ShapeMismatch(f"Deltas of shapes {self.shape} and {other.shape} cannot be added.")
-        return LowRankDelta(torch.cat([self.up, other.up], 1), torch.cat([self.down, other.down], 0))
+    def plus(self, delta: "LowRankDelta") -> "LowRankDelta":
+        """The exact sum; its rank is the sum of the ranks."""
+        if self.shape != delta.shape:
+            raise ShapeMismatch(f"Sum of two deltas: expected equal shapes, found {self.shape} and {delta.shape}.")
+        return LowRankDelta(torch.cat([self.up, delta.up], 1), torch.cat([self.down, delta.down], 0))
 
-    def minus(self, other: "LowRankDelta") -> "LowRankDelta":
-        return self.plus(other.scaled(-1.0))
+    def minus(self, delta: "LowRankDelta") -> "LowRankDelta":
+        return self.plus(delta.scaled(-1.0))
 
-    def inner(self, other: "LowRankDelta") -> float:
+    def inner(self, delta: "LowRankDelta") -> float:
         """Frobenius inner product <dW, dW'>."""
-        return float(((self.up.mT @ other.up) * (self.down @ other.down.mT)).sum())
+        return float(((self.up.mT @ delta.up) * (self.down @ delta.down.mT)).sum())
 
     def energy(self) -> float:
-        """||dW||^2 through the Gram matrices of the factors: four times cheaper than the norm, and as good unless the
+        """||dW||^2 from the Gram matrices of the factors: four times cheaper than `norm`, and as accurate unless the
         factors cancel each other."""
         return max(0.0, self.inner(self))
 
     def norm(self) -> float:
-        """Frobenius norm. Through QR: the Gram form loses half the digits of a difference of near-equal deltas."""
+        """Frobenius norm, by QR: Gram matrices lose half the digits of a difference of almost equal deltas."""
         return frobenius(self._core()[1])
 
     def svd(self) -> tuple[Tensor, Tensor, Tensor]:
-        """dW = left (m, q) diag(singular_values) right (n, q)^T with q = min(m, n, r), never formed densely."""
+        """dW = left (m, q) diag(singular_values) right (n, q)^T with q = min(m, n, r), without forming dW."""
         left, core, right = self._core()
         u, singular_values, vh = thin_svd(core)
         return left @ u, singular_values, right @ vh.mT
 
     def bases(self) -> tuple[Tensor, Tensor]:
-        """Orthonormal bases of the outputs that dW writes, (m, q), and of the inputs that it reads, (n, q); columns
-        without weight are zero, so dW = 0 gives zeros.
+        """Orthonormal bases of the outputs that dW writes (m, q) and of the inputs that it reads (n, q).
 
-        The factors would not do: a freshly made LoRA has up = 0 and reads nothing.
+        Columns with a singular value of about 0 are zero. A basis of the rows of `down` would be wrong: a new LoRA has
+        up = 0, and reads nothing.
         """
         left, singular_values, right = self.svd()
-        weighing = singular_values > NUMERICAL_RANK * singular_values[:1]
-        return left * weighing, right * weighing
+        nonzero = singular_values > NUMERICAL_RANK * singular_values[:1]
+        return left * nonzero, right * nonzero
 
     def truncated(self, rank: int, energy_share: float = 1.0) -> tuple["LowRankDelta", float]:
-        """The best approximation of a rank (Eckart-Young), balanced, and the share of the energy ||dW||^2 it loses.
-        With energy_share below 1 at the smallest rank that holds this share, if that is smaller."""
+        """The best approximation of this rank (Eckart-Young) with balanced factors, and the share of ||dW||^2 it loses.
+
+        energy_share: below 1, the rank is reduced to the smallest rank that holds this share of ||dW||^2.
+        """
         left, singular_values, right = self.svd()
         energy = singular_values.square()
         total = float(energy.sum())
@@ -93,7 +98,7 @@ class LowRankDelta:
         return LowRankDelta(left[:, :rank] * root, (right[:, :rank] * root).mT.contiguous()), lost
 
     def _core(self) -> tuple[Tensor, Tensor, Tensor]:
-        """left (m, a), core (a, b), right (n, b) with orthonormal left and right and dW = left core right^T."""
+        """left (m, a), core (a, b), right (n, b): dW = left core right^T with orthonormal left and right."""
         left, up_core = qr(self.up)
         right, down_core = qr(self.down.mT)
         return left, up_core @ down_core.mT, right

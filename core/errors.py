@@ -1,49 +1,49 @@
-"""Everything the engine refuses, as sentences: what, where, expected, found, what to do."""
+"""The errors of the pack. Each text is a sentence: what is wrong, where, what was expected and found, what to do."""
 
 
 class LoraTransferError(Exception):
-    """Root of every refusal of this pack; its text is shown to the user as it stands."""
+    """Base class of all errors that the pack raises on purpose; the user sees the text."""
 
 
 class UnreadableFile(LoraTransferError):
-    """A file is missing, truncated, of another format, or holds nothing to work on."""
+    """A file is missing, cut short, in another format, or empty."""
 
 
 class ChangedFile(UnreadableFile):
-    """A file that is not, or did not stay, as it was when it was loaded."""
+    """A file changed after it was loaded."""
 
 
 class UnwritableFile(LoraTransferError):
-    """A file that cannot be written where it was asked for."""
+    """A file cannot be written at the requested path."""
 
 
 class UnsupportedBase(LoraTransferError):
-    """A base model whose layers cannot be named or whose weights cannot be read."""
+    """A base model has layers without known names, or weights that cannot be read."""
 
 
 class UnsupportedAdapter(LoraTransferError):
-    """An adapter that does not belong to the base, or whose kind is not understood."""
+    """An adapter does not belong to the base, or is of an unknown kind."""
 
 
 class ShapeMismatch(LoraTransferError):
-    """Two matrices that must fit each other do not."""
+    """A tensor has the wrong shape, or two tensors do not fit each other."""
 
 
 class InvalidSetting(LoraTransferError):
-    """A setting outside its range, or two settings that exclude each other."""
+    """A setting is out of range, or two settings contradict each other."""
 
 
 class NothingToTransfer(LoraTransferError):
-    """A plan in which no layer is left to transfer."""
+    """No layer can be transferred."""
 
 
 class NotMeasurable(LoraTransferError):
-    """Two models whose outputs cannot be laid side by side, or an effect of no size."""
+    """The outputs of two models cannot be compared, or an adapter has no effect."""
 
 
 class NotEnoughMemory(LoraTransferError):
-    """A step that does not fit into memory in any of the ways that take less."""
+    """A step does not fit into memory, even with everything that reduces it."""
 
 
 class RefineStopped(LoraTransferError):
-    """A refinement that an error ended; the text says where its best factors were saved."""
+    """An error stopped a refinement; the text says where the best factors were saved."""

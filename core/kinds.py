@@ -1,7 +1,7 @@
-"""The adapter kinds whose delta has an exact factored form, as functions of their tensors (docs/method.md, section 7).
+"""Computes the deltas of adapter kinds that have an exact factored form (docs/method.md, section 7).
 
-Names as in the files: a module's delta is scale times what these give, scale = alpha / rank. The other kinds (DoRA,
-GLoRA, OFT, BOFT, full differences) depend on the source's weight or are of full rank: the host forms theirs densely.
+Parameters have the names of the files. A module's delta is alpha / rank times the result. The other kinds (DoRA, GLoRA,
+OFT, BOFT, full differences) depend on the source's weight or have full rank; the host computes their dense deltas.
 """
 
 from collections.abc import Iterator
@@ -24,15 +24,16 @@ def lora(up: Tensor, down: Tensor, mid: Tensor | None = None) -> LowRankDelta:
 def loha(
     w1_a: Tensor, w1_b: Tensor, w2_a: Tensor, w2_b: Tensor, t1: Tensor | None = None, t2: Tensor | None = None
 ) -> LowRankDelta:
-    """LoHa: (w1_a w1_b) * (w2_a w2_b) elementwise, w_a (m, r), w_b (r, n): exact at rank r1 r2, for a product of two
-    low-rank matrices is the row-wise Kronecker product of their ups times the column-wise one of their downs.
+    """LoHa: the elementwise product (w1_a w1_b) * (w2_a w2_b) with w_a (m, r), w_b (r, n). Exact, with rank r1 r2: its
+    factors are the row-wise Kronecker product of the ups and the column-wise one of the downs.
 
-    Where r1 r2 exceeds min(m, n) the matrix itself is smaller than these factors: a file of 4 MB and rank 700 would
-    take 2.7 GB. With Tucker cores t (r, r, kh, kw) each factor is einsum("ijkl,jr,ip->prkl", t, w_b, w_a).
+    If r1 r2 exceeds min(m, n), the matrix is formed instead, because it is smaller: the factors of a file of 4 MB and
+    rank 700 would take 2.7 GB. With Tucker cores t (r, r, kh, kw) each factor is
+    einsum("ijkl,jr,ip->prkl", t, w_b, w_a). ShapeMismatch if the two factors have different shapes.
     """
     first, second = _hadamard_factor(w1_a, w1_b, t1), _hadamard_factor(w2_a, w2_b, t2)
     if first.shape != second.shape:
-        raise ShapeMismatch(f"A LoHa's two factors have shapes {first.shape} and {second.shape}.")
+        raise ShapeMismatch(f"LoHa: expected two factors of one shape, found {first.shape} and {second.shape}.")
     if first.rank * second.rank > min(first.shape):
         matrix = first.dense()
         for rows in _parts(first.shape[0], first.shape[1]):
@@ -44,10 +45,10 @@ def loha(
 
 
 def lokr(w1: LowRankDelta, w2: LowRankDelta) -> LowRankDelta:
-    """LoKr: kron(w1, w2), exact at the product of the ranks. A convolution's w2 is (c, d kh kw), kernel innermost,
-    so the Kronecker product of the flattened factors is the flattened product."""
-    up, down = ((one.contiguous(), two.contiguous()) for one, two in ((w1.up, w2.up), (w1.down, w2.down)))
-    return LowRankDelta(torch.kron(*up), torch.kron(*down))
+    """LoKr: kron(w1, w2), exact, with the product of the ranks. A convolution's w2 is (c, d kh kw) with the kernel
+    innermost, so that the Kronecker product of the flattened factors is the flattened product."""
+    up = torch.kron(w1.up.contiguous(), w2.up.contiguous())
+    return LowRankDelta(up, torch.kron(w1.down.contiguous(), w2.down.contiguous()))
 
 
 def kronecker_factor(
@@ -62,7 +63,7 @@ def kronecker_factor(
 
 
 def full(matrix: Tensor) -> LowRankDelta:
-    """A matrix (m, n) as a delta of rank min(m, n), exactly: the identity is its other factor."""
+    """A matrix (m, n) as an exact delta of rank min(m, n); the other factor is the identity."""
     rows, columns = matrix.shape
     if rows <= columns:
         return LowRankDelta(torch.eye(rows, dtype=matrix.dtype, device=matrix.device), matrix)
@@ -74,7 +75,7 @@ def _hadamard_factor(a: Tensor, b: Tensor, t: Tensor | None) -> LowRankDelta:
 
 
 def _product(up: Tensor, down: Tensor) -> LowRankDelta:
-    """up (m, r) down (r, n), at rank min(m, n) where r is larger."""
+    """up (m, r) down (r, n), with rank min(m, n) if r is larger."""
     if up.ndim != 2 or down.ndim != 2 or up.shape[1] != down.shape[0] or up.shape[1] <= min(len(up), down.shape[1]):
         return LowRankDelta(_wide(up), _wide(down))
     matrix = _wide(up[:, :0]) @ _wide(down[:0])
@@ -84,7 +85,7 @@ def _product(up: Tensor, down: Tensor) -> LowRankDelta:
 
 
 def _tucker(up: Tensor, core: Tensor, down: Tensor) -> LowRankDelta:
-    """sum_ij up[o,i] core[i,j,...] down[j,c] with up (m, i) and down (j, c), at rank min(m, n) where i is larger."""
+    """sum_ij up[o,i] core[i,j,...] down[j,c] with up (m, i) and down (j, c), with rank min(m, n) if i is larger."""
 
     def inputs(part: slice) -> Tensor:
         return torch.einsum("ij...,jc->ic...", _wide(core[part]), _wide(down)).flatten(1)
@@ -105,5 +106,5 @@ def _parts(count: int, width: int) -> Iterator[slice]:
 
 
 def _wide(tensor: Tensor) -> Tensor:
-    """In float32 at least."""
+    """The tensor in float32, or in float64 if it is that already."""
     return tensor if tensor.dtype == torch.float64 else tensor.to(torch.float32)

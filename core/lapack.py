@@ -1,7 +1,8 @@
-"""LAPACK's partial symmetric eigensolver, called so that it runs beside other threads.
+"""Calls LAPACK's partial symmetric eigensolver without blocking other threads.
 
-torch has none, and scipy.linalg.eigh, which calls the same routine, holds Python's lock while it works. SciPy offers
-its LAPACK to C code as function pointers (scipy.linalg.cython_lapack); ctypes lets go of the lock while it calls one.
+torch has no partial solver, and scipy.linalg.eigh, which calls the same routine, holds Python's lock while it runs.
+SciPy exports its LAPACK to C code as function pointers (scipy.linalg.cython_lapack); ctypes releases the lock during a
+call.
 """
 
 # PyCapsules and ctypes have no types.
@@ -21,40 +22,45 @@ _REAL = {torch.float32: (ctypes.c_float, "ssyevr"), torch.float64: (ctypes.c_dou
 
 
 def leading_eigenpairs(symmetric: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` largest eigenvalues (count), descending, and their vectors (n, count) of a matrix (n, n) on the CPU.
+    """The `count` largest eigenvalues (count), descending, and their eigenvectors (n, count).
 
-    float32 or float64. Only the lower triangle is read. LAPACK's relatively robust representations (?syevr): the cost
-    falls with `count`, and so does the error against divide and conquer, of which torch has only the whole spectrum.
+    symmetric: a matrix (n, n) on the CPU, float32 or float64; only its lower triangle is read. LAPACK's ?syevr
+    (relatively robust representations): the smaller `count`, the lower the cost, and the more accurate it is than the
+    divide and conquer of torch, which computes the whole spectrum. ShapeMismatch for a bad `count`, or if the matrix is
+    not finite.
     """
     n = symmetric.shape[0]
     if symmetric.shape != (n, n) or not 0 < count <= n:
-        raise ShapeMismatch(f"Eigenpairs: expected a square matrix and 0 < count <= n, found {count} of {n} rows.")
+        raise ShapeMismatch(
+            f"Eigenpairs: expected a square matrix and 0 < count <= n, found count {count} for shape "
+            f"{tuple(symmetric.shape)}."
+        )
     real, name = _REAL[symmetric.dtype]
-    matrix = symmetric.clone(memory_format=torch.contiguous_format)  # LAPACK works in it
+    matrix = symmetric.clone(memory_format=torch.contiguous_format)  # LAPACK overwrites it
     values = torch.empty(n, dtype=matrix.dtype)
     vectors = torch.empty(count, n, dtype=matrix.dtype)  # column-major (n, count) to LAPACK
     support = (ctypes.c_int * (2 * count))()
-    found, info = ctypes.c_int(), ctypes.c_int()
-    nothing = ctypes.byref(real(0))
+    computed, info = ctypes.c_int(), ctypes.c_int()
+    unused = ctypes.byref(real(0))
 
-    def call(work: Any, work_size: int, whole_work: Any, whole_size: int) -> None:
+    def call(work: Any, work_size: int, int_work: Any, int_work_size: int) -> None:
         function = _function(name)
         function(
-            *(b"V", b"I", b"U"),  # vectors too, by index; a row-major lower triangle is a column-major upper one
+            *(b"V", b"I", b"U"),  # eigenvectors; range by index; a row-major lower triangle is a column-major upper one
             *(_int(n), matrix.data_ptr(), _int(n)),
-            *(nothing, nothing, _int(n - count + 1), _int(n), nothing),
-            *(ctypes.byref(found), values.data_ptr(), vectors.data_ptr(), _int(n), support),
-            *(work, _int(work_size), whole_work, _int(whole_size), ctypes.byref(info)),
+            *(unused, unused, _int(n - count + 1), _int(n), unused),
+            *(ctypes.byref(computed), values.data_ptr(), vectors.data_ptr(), _int(n), support),
+            *(work, _int(work_size), int_work, _int(int_work_size), ctypes.byref(info)),
         )
 
-    best, best_whole = real(), ctypes.c_int()
-    call(ctypes.byref(best), -1, ctypes.byref(best_whole), -1)  # asks how much work space is best
-    sizes = int(best.value), best_whole.value
+    best_size, best_int_size = real(), ctypes.c_int()
+    call(ctypes.byref(best_size), -1, ctypes.byref(best_int_size), -1)  # a size of -1 asks for the best size
+    sizes = int(best_size.value), best_int_size.value
     call((real * sizes[0])(), sizes[0], (ctypes.c_int * sizes[1])(), sizes[1])
-    if info.value != 0 or found.value != count:
+    if info.value != 0 or computed.value != count:
         raise ShapeMismatch(
-            f"Eigenpairs: LAPACK's {name} found {found.value} of {count} (info {info.value}). The matrix holds NaN or "
-            "infinity: take another copy of the base."
+            f"Eigenpairs: LAPACK's {name} computed {computed.value} of {count} (info {info.value}). The matrix holds "
+            "NaN or infinity: use another copy of the base model."
         )
     return values[:count].flip(0), vectors.flip(0).mT
 

@@ -1,4 +1,4 @@
-"""What a base model is to the engine: named layers, and a way to read one weight at a time."""
+"""What the engine knows of a base model: named layers, and how to read one weight at a time."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from .errors import ShapeMismatch
 
 @dataclass(frozen=True, order=True)
 class Rows:
-    """The rows of a tensor from `start` up to `stop`, which is not one of them."""
+    """The rows of a tensor from `start` up to, but not including, `stop`."""
 
     start: int
     stop: int
@@ -26,7 +26,7 @@ class Rows:
         return slice(self.start, self.stop)
 
     def within(self, part: "Rows | None") -> "Rows":
-        """These rows of a part of a tensor as rows of the whole tensor; a part of None is all of it."""
+        """Convert rows of a part of a tensor to rows of the whole tensor. part: None is the whole tensor."""
         return self if part is None else Rows(part.start + self.start, part.start + self.stop)
 
     def __str__(self) -> str:
@@ -35,12 +35,13 @@ class Rows:
 
 @dataclass(frozen=True)
 class WeightRef:
-    """Where a base matrix lives. Knowing one costs a header, not a weight.
+    """Where the weight of a layer is stored. It is made from a file's header, without reading the weight.
 
-    key: the model's name of the tensor, which `rows` are of; how it lies in a file is the base's affair.
-    shape: the shape of the layer's own tensor, (out, in) or (out, in, kh, kw), after `rows` are taken.
-    rows: the part along the first axis when the layer is a slice of a fused weight, else None.
-    file: what tells the file and its state (path, size, time of change); None for a model in memory.
+    key: the model's name for the tensor. Only the base knows how that tensor is stored.
+    shape: the shape of the layer's own weight, (out, in) or (out, in, kh, kw), that is, of `rows` if there are any.
+    rows: the rows of the tensor, if the layer is a slice of a fused weight; else None.
+    file: text that identifies the file and its state (path, size, time of change); None for a model in memory.
+    ShapeMismatch if the shape has fewer than two axes.
     """
 
     key: str
@@ -54,19 +55,20 @@ class WeightRef:
             raise ShapeMismatch(f"Weight {self.key}: expected a matrix or a convolution, found shape {self.shape}.")
 
     @property
-    def place(self) -> str | None:
-        """Equal places hold equal values, from one session to the next; None where nothing promises that."""
+    def location(self) -> str | None:
+        """Text that identifies the values: equal locations hold equal values, also in later sessions. None if
+        unknown."""
         return None if self.file is None else f"{self.file} {self.key} {self.rows}"
 
     @property
     def matrix_shape(self) -> tuple[int, int]:
-        """(m, n): a convolution (out, in, kh, kw) is the matrix out x (in*kh*kw), row-major."""
+        """(m, n). A convolution (out, in, kh, kw) is the matrix (out, in kh kw), row-major."""
         return self.shape[0], math.prod(self.shape[1:])
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One matrix of a base model. The engine never takes the name apart; `block` and `role` order the pictures."""
+    """One matrix of a base model. The engine never parses the name; `block` and `role` say where the layer belongs."""
 
     name: str
     role: str
@@ -76,7 +78,7 @@ class Layer:
 
 
 class Base(Protocol):
-    """A lazy handle on a base model: names and shapes at once, weights one layer at a time."""
+    """A base model: names and shapes are known, weights are read one layer at a time."""
 
     @property
     def name(self) -> str: ...
@@ -89,17 +91,17 @@ class Base(Protocol):
 
     @property
     def notes(self) -> Sequence[str]:
-        """What a reader of the report should know of this base."""
+        """Sentences about this base for the report."""
         ...
 
     def read(self, layer: Layer) -> torch.Tensor:
-        """The layer's weight as a float32 matrix (m, n) of its own storage, on any device."""
+        """The layer's weight as a float32 matrix (m, n) in memory of its own, on any device."""
         ...
 
 
 @dataclass(frozen=True)
 class LayerPair:
-    """A source layer and the target layer that it feeds, with the reason for the match in words."""
+    """A source layer, the target layer that it feeds, and the reason in words."""
 
     source: Layer
     target: Layer
@@ -108,7 +110,7 @@ class LayerPair:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A layer that is not transferred, why, and the adapter file's keys that stay behind with it."""
+    """A layer that is not transferred, the reason, and the keys of the adapter file that are not used because of it."""
 
     layer: str
     reason: str

@@ -1,13 +1,13 @@
-"""Whether an error says that a card's memory ran out."""
+"""Recognises errors that mean a graphics card is out of memory."""
 
 import torch
 
-# The libraries beside torch's allocator (cuBLAS, cuSOLVER, cuDNN) say it in words of their own. They make a handle when
-# they are first called: on a full card that fails, and is called "not initialized".
-_WORDS = ("out of memory", "alloc_failed", "status_not_initialized")
+# Errors of cuBLAS, cuSOLVER and cuDNN have their own wording. Their first call allocates a handle; on a full card that
+# fails with "not initialized".
+_PHRASES = ("out of memory", "alloc_failed", "status_not_initialized")
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """By the type of the error, or by the words of the libraries beside torch."""
-    words = str(error).lower()
-    return isinstance(error, torch.cuda.OutOfMemoryError) or any(said in words for said in _WORDS)
+    """Whether an error of torch or of one of its libraries means that a card is out of memory."""
+    text = str(error).lower()
+    return isinstance(error, torch.cuda.OutOfMemoryError) or any(phrase in text for phrase in _PHRASES)

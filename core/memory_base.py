@@ -1,4 +1,4 @@
-"""A base model in memory: a dict of weights as the engine's `Base`."""
+"""A base model in memory: makes a dict of weights a `Base`."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -8,15 +8,16 @@ from .layers import Layer, WeightRef
 
 
 def no_blocks(name: str) -> tuple[str, str]:
-    """Every layer stands outside all blocks, and its role is its name."""
+    """Put every layer outside all blocks, with its name as its role."""
     return "", name
 
 
 class MemoryBase:
-    """Weights (out, in) or (out, in, kh, kw) by layer name; tensors of one axis (biases, norms) are no layers.
+    """A base whose weights, (out, in) or (out, in, kh, kw) by layer name, are in memory. Tensors of one axis (biases,
+    norms) are not layers.
 
-    block_and_role: splits a layer's name into its block ("blocks.3") and its role in it ("attn.q"). Without it no layer
-    belongs to a block, and layers pair by name alone. file: as in `WeightRef.file`.
+    block_and_role: splits a layer's name into its block ("blocks.3") and its role there ("attn.q"). The default puts no
+    layer into a block, so that layers pair by name only. file: as in `WeightRef.file`.
     """
 
     def __init__(

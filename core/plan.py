@@ -1,4 +1,4 @@
-"""What a transfer will do with every module of an adapter, decided before any weight is read."""
+"""Plans a transfer: decides what happens to every module of an adapter before any weight is read."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,25 +23,25 @@ OutRank = Literal["exact", "keep", "cut"]
 
 @dataclass(frozen=True)
 class Module:
-    """What an adapter holds for one layer: the delta's shape (m, n), and the file's keys that it was read from."""
+    """What an adapter contains for one layer: the shape (m, n) of its delta, and the keys that it was read from."""
 
     layer: str
     shape: tuple[int, int]
     keys: tuple[str, ...]
-    exact: bool = True  # False: the delta has no low-rank form and is cut to the settings' dense_rank
-    widened: tuple[int, ...] | None = None  # the shape to which it pads its layer with zeros (Flux control LoRAs)
+    exact: bool = True  # False: the delta has no low-rank form, and its rank is cut to dense_rank
+    widened: tuple[int, ...] | None = None  # the shape to which it pads its layer (Flux control LoRAs)
 
 
 @dataclass(frozen=True)
 class TransferSettings:
-    """The choices of a transfer, and their defaults.
+    """The settings of a transfer, and their defaults. InvalidSetting if one is out of range.
 
-    threshold: layers whose similarity Phi is below are skipped, or copied (ProLoRA, arXiv 2506.04244, uses 0.8).
+    threshold: layers with a similarity Phi below it are skipped or copied (ProLoRA, arXiv 2506.04244, uses 0.8).
     rescale: relative_norm sets ||dW_t|| / ||W_t|| to ||dW_s|| / ||W_s||.
-    out_rank: exact keeps the rank that the method yields; keep cuts back to the adapter's own; cut cuts every layer as
-    a change without a low-rank form (DoRA, OFT, full differences) always is: to dense_rank, or less where dense_energy,
-    a share of ||dW||^2, takes less. What is lost is reported.
-    gain: every delta is multiplied by it; more than 1 makes up for what is lost with blocks that the target lacks.
+    out_rank: exact keeps the rank that the method returns. keep cuts it to the adapter's rank. cut limits every layer
+    to dense_rank, or to the smallest rank that holds dense_energy, a share of ||dW||^2. Kinds without a low-rank form
+    (DoRA, OFT, full differences) are always cut in this way. The report shows the loss.
+    gain: factor on every delta; more than 1 compensates for blocks that the target lacks.
     """
 
     method: str = DEFAULT.name
@@ -62,15 +62,15 @@ class TransferSettings:
             raise InvalidSetting(f"Dense energy: expected a share in (0, 1], found {self.dense_energy}.")
         if self.rescale == "relative_norm" and not method_named(self.method).keeps_whole_delta:
             raise InvalidSetting(
-                f"Rescale relative_norm with method {self.method}: this method cuts a part of the LoRA away, and "
-                "scaling up what is left was measured to do more harm than a random LoRA. Set rescale to off, or "
+                f"Rescale relative_norm with method {self.method}: this method removes a part of the LoRA, and scaling "
+                "up the rest did more harm than a random LoRA in our measurements. Set rescale to off, or "
                 f"choose {list_methods(lambda method: method.keeps_whole_delta, 'or')}."
             )
 
 
 @dataclass(frozen=True)
 class PlannedPair:
-    """One module's way from source to target: by the chosen method, or copied because the layers are not alike."""
+    """One planned module: the pair of layers, whether it is transferred or copied, and the reason."""
 
     pair: LayerPair
     similarity: LayerSimilarity
@@ -81,9 +81,10 @@ class PlannedPair:
 
 @dataclass(frozen=True)
 class TransferPlan:
-    """Every module of the adapter is either in `pairs` or in `skipped`.
+    """Every module of the adapter is in `pairs` or in `skipped`.
 
-    compared: the figures of all modules whose layers were compared, skipped or not. adapter: its fingerprint, if known.
+    compared: the similarities of all modules whose layers were compared, including skipped ones. adapter: its
+    fingerprint, if known.
     """
 
     pairs: tuple[PlannedPair, ...]
@@ -95,18 +96,18 @@ class TransferPlan:
     adapter: str | None = None
 
     def share_lost(self, deltas: Mapping[str, LowRankDelta], channels: Mapping[str, Channels]) -> float:
-        """The share of the sum of ||dW||^2 of these deltas, by source layer, that the plan leaves behind."""
+        """The share of the sum of ||dW||^2 of these deltas (by source layer) that the plan does not transfer."""
         return share_outside([planned.pair for planned in self.pairs], channels, deltas)
 
-    def by_target(self, of_sources: Mapping[str, Value]) -> dict[str, Value]:
-        """What is known by source layer, by target layer."""
+    def by_target(self, by_source: Mapping[str, Value]) -> dict[str, Value]:
+        """Convert a mapping by source layer to one by target layer."""
         pairs = [planned.pair for planned in self.pairs]
-        return {pair.target.name: of_sources[pair.source.name] for pair in pairs if pair.source.name in of_sources}
+        return {pair.target.name: by_source[pair.source.name] for pair in pairs if pair.source.name in by_source}
 
     def why_nothing(self, source: str, target: str) -> str:
-        """The sentence for a plan without pairs: the commonest reason, and what to do."""
+        """The error text for a plan without pairs: the most common reason, and what to do."""
         if not self.skipped:
-            return f"From {source} to {target}: expected layers to transfer, found a LoRA that changes none of them."
+            return f"From {source} to {target}: expected layers to transfer, found a LoRA that changes no layer."
         reason, count = Counter(skipped.reason for skipped in self.skipped).most_common(1)[0]
         return (
             f"From {source} to {target}: expected layers to transfer, found none among {len(self.skipped)} modules of "
@@ -116,18 +117,18 @@ class TransferPlan:
 
 
 def refuse_unless_forced(comparison: Comparison[Any], force: bool) -> None:
-    """NothingToTransfer, with the reasons, where the verdict on the bases is to refuse and nobody insists."""
+    """Raise NothingToTransfer with the reasons if the verdict on the bases is "refuse" and `force` is off."""
     verdict = comparison.verdict
     if verdict is not None and verdict.word == "refuse" and not force:
         raise NothingToTransfer(
             f"From {comparison.source.name} to {comparison.target.name}: expected related bases, found that "
-            f"{'; '.join(verdict.reasons)}. No method that looks at weights alone carries a LoRA between such bases. "
-            "Switch force on to do it all the same and look at the damage."
+            f"{'; '.join(verdict.reasons)}. No method that uses weights alone can transfer a LoRA between such bases. "
+            "Switch force on to transfer it anyway."
         )
 
 
 def modules_of(deltas: Mapping[str, LowRankDelta]) -> list[Module]:
-    """The modules of deltas that were read from no file: each delta's key is its layer's name."""
+    """Modules for deltas that come from no file: the only key of each is its layer's name."""
     return [Module(layer, delta.shape, (layer,)) for layer, delta in deltas.items()]
 
 
@@ -136,35 +137,34 @@ def plan_transfer(
 ) -> TransferPlan:
     """Decide what happens to every module, from shapes and similarities alone.
 
-    adapter: the fingerprint of the adapter that the modules are of; None where they were read from no file.
+    adapter: the fingerprint of the adapter that the modules belong to; None if they come from no file.
     """
     planned: list[PlannedPair] = []
     skipped: list[Skipped] = []
-    fed: dict[str, list[tuple[LayerPair, LayerSimilarity]]] = {}
+    pairs_of: dict[str, list[tuple[LayerPair, LayerSimilarity]]] = {}
     for pair, similarity in comparison.layers.values():
-        fed.setdefault(pair.source.name, []).append((pair, similarity))
+        pairs_of.setdefault(pair.source.name, []).append((pair, similarity))
     for module in modules:
-        decisions = [_decide(module, *one, comparison, settings) for one in fed.get(module.layer, [])]
-        kept = [one for one in decisions if isinstance(one, PlannedPair)]
-        # A file's key is counted once, though a grown target takes its delta several times.
-        planned += [
-            one if index == 0 else replace(one, module=replace(module, keys=())) for index, one in enumerate(kept)
-        ]
-        left = [one for one in decisions if isinstance(one, Skipped)]
-        skipped += [replace(one, keys=one.keys if index == 0 and not kept else ()) for index, one in enumerate(left)]
+        decisions = [_decide(module, *pair, comparison, settings) for pair in pairs_of.get(module.layer, [])]
+        accepted = [decision for decision in decisions if isinstance(decision, PlannedPair)]
+        rejected = [decision for decision in decisions if isinstance(decision, Skipped)]
+        # The report counts a file's keys once, even if a grown target uses the delta in several layers.
+        planned += [*accepted[:1], *(replace(pair, module=replace(module, keys=())) for pair in accepted[1:])]
+        first_rejected = [] if accepted else rejected[:1]
+        skipped += [*first_rejected, *(replace(pair, keys=()) for pair in rejected[len(first_rejected) :])]
         if not decisions:
-            skipped.append(_never_compared(module, comparison))
-    figures = tuple(similarity for one in modules for _, similarity in fed.get(one.layer, []))
+            skipped.append(_skip_uncompared(module, comparison))
+    figures = tuple(similarity for module in modules for _, similarity in pairs_of.get(module.layer, []))
     method = method_named(settings.method)
     return TransferPlan(tuple(planned), tuple(skipped), method, comparison.rank_rule, settings, figures, adapter)
 
 
 _NOT_COMPARED = (
-    "the similarity was computed without this layer: connect the same adapter to Compute Subspace Similarity"
+    "the similarity was computed without this layer; connect the same adapter to Compute Subspace Similarity"
 )
 
 
-def _never_compared(module: Module, comparison: Comparison[Any]) -> Skipped:
+def _skip_uncompared(module: Module, comparison: Comparison[Any]) -> Skipped:
     unpaired = comparison.unpaired.get(module.layer)
     return Skipped(module.layer, _NOT_COMPARED if unpaired is None else unpaired.reason, module.keys)
 
@@ -177,21 +177,24 @@ def _decide(
     settings: TransferSettings,
 ) -> PlannedPair | Skipped:
     if module.widened is not None and pair.target.name not in comparison.channels:
-        return PlannedPair(pair, similarity, "copy", "it widens its layer with new inputs: copied as it is", module)
+        return PlannedPair(pair, similarity, "copy", "it adds inputs to its layer: copied unchanged", module)
     if module.shape != pair.source.weight.matrix_shape:
-        found, expected = list(module.shape), list(pair.source.weight.matrix_shape)
-        return Skipped(module.layer, f"its delta has shape {found}, the source layer {expected}", module.keys)
+        layer_shape = list(pair.source.weight.matrix_shape)
+        reason = f"its delta has shape {list(module.shape)}, the source layer {layer_shape}"
+        return Skipped(module.layer, reason, module.keys)
     if pair.source.text_encoder and similarity.drift == 0:
-        return PlannedPair(pair, similarity, "copy", "the text encoders are identical here: passed through", module)
+        return PlannedPair(
+            pair, similarity, "copy", "the text encoders have the same weights here: copied unchanged", module
+        )
     by_subspace = comparison.measure == "subspace"
-    score, called = similarity.score(comparison.measure), "similarity" if by_subspace else "weight cosine"
+    score, label = similarity.score(comparison.measure), "similarity" if by_subspace else "weight cosine"
     if score is None:
-        reason = f"{called} carries no information here: the subspaces are complete or the weight is zero"
+        reason = f"{label} shows nothing here: the subspaces are complete, or the weight is zero"
         return _by_method(pair, similarity, reason, module, comparison, settings)
     if score >= settings.threshold:
-        reason = f"{called} {score:.3f} is at least {settings.threshold:g}"
+        reason = f"{label} {score:.3f} is at least {settings.threshold:g}"
         return _by_method(pair, similarity, reason, module, comparison, settings)
-    reason = f"{called} {score:.3f} is below {settings.threshold:g}"
+    reason = f"{label} {score:.3f} is below {settings.threshold:g}"
     if pair.target.name != pair.source.name:
         reason += f" for {pair.target.name}"
     if settings.below_threshold == "copy":
@@ -207,11 +210,14 @@ def _by_method(
     comparison: Comparison[Any],
     settings: TransferSettings,
 ) -> PlannedPair:
-    """A pair that is alike enough: carried by the method, or copied where this method was measured to harm."""
+    """Plan a pair that is alike enough: transferred by the method, or copied where the method does harm (measured)."""
     if not method_named(settings.method).same_build_only or _same_build(pair, comparison):
         return PlannedPair(pair, similarity, "transfer", reason, module)
-    why = f"{reason}, but the target has other blocks or channels: its layers were retrained to do without, and undoing"
-    return PlannedPair(pair, similarity, "copy", f"{why} that was measured to harm", module)
+    why = (
+        f"{reason}, but the target lacks blocks or channels: its layers were retrained to make up for them, and "
+        "undoing that does harm"
+    )
+    return PlannedPair(pair, similarity, "copy", why, module)
 
 
 def _same_build(pair: LayerPair, comparison: Comparison[Any]) -> bool:

@@ -1,13 +1,13 @@
-"""The engine's one tie to whoever waits for it."""
+"""Progress callbacks, which can also cancel a run."""
 
 from typing import Protocol
 
 
 class Progress(Protocol):
-    """Called before each layer and once at the end. It may raise: that is how a run is cancelled."""
+    """Called before each layer and once at the end. Raises to cancel the run."""
 
     def __call__(self, done: int, total: int, layer: str) -> None: ...
 
 
-def silent(done: int, total: int, layer: str) -> None:
-    """The progress of a caller that does not want to know."""
+def ignore_progress(done: int, total: int, layer: str) -> None:
+    """Reports no progress."""

@@ -1,4 +1,4 @@
-"""One layer of a base in the course of a run: read at most once, decomposed at most once, neither where it is known."""
+"""Reads and decomposes one layer of a base: each at most once in a run, and not at all if the cache has the result."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -7,109 +7,115 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .cache import digest_of
+from .cache import hash_weight
 from .drift import block_rows
 from .layers import Base, Layer, Rows
 from .matching.channels import Channels
 from .resources import Resources
-from .subspace import Decomposition, RankRule, Subspace, decompose, leading
+from .subspace import Decomposition, RankRule, Subspace, decompose, decompose_leading
 
 
 class LayerReader:
-    """A layer whose weight (m, n) is read when something asks for it that the cache does not know.
+    """A layer whose weight (m, n) is read when it is first needed.
 
-    kept: the channels of the layer that count, where its partner is narrower: the weight is then that part of it.
+    channels: the channels that a narrower partner kept; the weight is then that part of the layer's weight.
     """
 
-    def __init__(self, base: Base, layer: Layer, using: Resources, kept: Channels | None = None) -> None:
-        self._base, self._layer, self._using, self._kept = base, layer, using, kept
+    def __init__(self, base: Base, layer: Layer, using: Resources, channels: Channels | None = None) -> None:
+        self._base, self._layer, self._using, self._channels = base, layer, using, channels
         self._cache = using.cache
         self._decomposed: Decomposition | None = None
 
     @cached_property
-    def stored(self) -> Tensor:
-        """The weight as float32 on the CPU."""
+    def weight(self) -> Tensor:
+        """The weight (m, n) as float32 on the CPU."""
         whole = self._base.read(self._layer)
-        return whole if self._kept is None else self._kept.weight(whole)
+        return whole if self._channels is None else self._channels.weight(whole)
 
     def read(self) -> None:
-        """Have the weight at hand: reading it later would keep a card waiting."""
-        _ = self.stored
+        """Read the weight now, so that a graphics card does not wait for it later."""
+        _ = self.weight
 
     def prepare(self) -> None:
-        """Have at hand what a subspace starts from: the hash that the cache knows it by, or the weight."""
-        _ = self.stored if self._cache is None else self.digest
+        """Read now what `subspace` needs: the weight, or its hash if there is a cache."""
+        _ = self.weight if self._cache is None else self.digest
 
     @property
     def shape(self) -> tuple[int, int]:
-        return self._layer.weight.matrix_shape if self._kept is None else self._kept.shape
+        return self._layer.weight.matrix_shape if self._channels is None else self._channels.shape
 
     @property
-    def _place(self) -> str | None:
-        return self._layer.weight.place if self._kept is None else None
+    def _location(self) -> str | None:
+        return self._layer.weight.location if self._channels is None else None
 
     def rows(self, rows: Rows) -> Tensor:
-        """Some rows of the weight."""
+        """These rows of the weight, (rows, n)."""
         weight = self._layer.weight
-        if self._place is None:
-            return self.stored[rows.as_slice]
+        if self._location is None:
+            return self.weight[rows.as_slice]
         part = replace(weight, shape=(rows.length, *weight.shape[1:]), rows=rows.within(weight.rows))
         return self._base.read(replace(self._layer, weight=part))
 
     @cached_property
     def digest(self) -> str:
-        """The hash of the weight's values; read from the cache's index where the file is as it was."""
-        place = self._place
-        known = None if self._cache is None or place is None else self._cache.digest_at(place)
+        """The hash of the weight's values; from the cache's index if the file has not changed."""
+        location = self._location
+        known = None if self._cache is None or location is None else self._cache.digest_at(location)
         if known is not None:
             return known
-        found = digest_of(self.stored)
-        if self._cache is not None and place is not None:
-            self._cache.note_place(place, found)
+        digest = hash_weight(self.weight)
+        if self._cache is not None and location is not None:
+            self._cache.store_digest(location, digest)
             if self._cache.trouble is not None:
                 self._using.notes.setdefault("cache index", self._cache.trouble)
-        return found
+        return digest
 
     def rank(self, rule: RankRule, device: torch.device) -> int:
-        """k by a rule. The energy rule has to see the whole spectrum once; its answer is kept."""
+        """k by a rule. The energy rule needs the whole spectrum once; the cache stores its result."""
         if rule.kind != "energy":
-            return rule.most(self.shape)
+            return rule.max_rank(self.shape)
         if self._cache is None:
-            return rule.rank(self._whole(device))
+            return rule.rank(self._decompose_all(device))
         key = f"rank {rule.amount} {self.digest}"
-        known = self._cache.figures(key) or {"rank": rule.rank(self._whole(device))}
-        self._cache.note_figures(key, known)
+        known = self._cache.figures(key) or {"rank": rule.rank(self._decompose_all(device))}
+        self._cache.store_figures(key, known)
         return known["rank"]
 
     def subspace(self, rank: int, rule: RankRule, device: torch.device) -> Subspace:
-        """The `rank` leading directions, on a device; by the energy rule always out of the whole spectrum, so that it
-        does not matter whether the rank was known before."""
-        found = None if self._cache is None else self._cache.find(self.digest, rank)
-        if found is None:
-            by_energy = rule.kind == "energy"
-            whole = self._whole(device) if by_energy else leading(self.stored.to(device), rank, self._using.eigensolver)
-            found = self._stored_again(whole.limited(rank))
-        return found.to(device).cut(rank)
+        """The `rank` leading directions, on a device.
 
-    def _whole(self, device: torch.device) -> Decomposition:
+        With the energy rule they always come from the whole spectrum, so that the result does not depend on whether the
+        cache knew the rank.
+        """
+        decomposition = None if self._cache is None else self._cache.find(self.digest, rank)
+        if decomposition is None:
+            decomposition = self._store(self._decompose(rank, rule, device).limited(rank))
+        return decomposition.to(device).cut(rank)
+
+    def _decompose(self, rank: int, rule: RankRule, device: torch.device) -> Decomposition:
+        if rule.kind == "energy":
+            return self._decompose_all(device)
+        return decompose_leading(self.weight.to(device), rank, self._using.eigensolver)
+
+    def _decompose_all(self, device: torch.device) -> Decomposition:
         if self._decomposed is None:
-            self._decomposed = decompose(self.stored.to(device), min(self.shape), self._using.eigensolver)
+            self._decomposed = decompose(self.weight.to(device), min(self.shape), self._using.eigensolver)
         return self._decomposed
 
-    def _stored_again(self, decomposition: Decomposition) -> Decomposition:
+    def _store(self, decomposition: Decomposition) -> Decomposition:
         if self._cache is None:
             return decomposition
         try:
-            return self._cache.keep(self.digest, decomposition)
-        except OSError as error:  # a full or read-only disk must not end a run that does not need it
-            note = f"decomposed layers could not be kept in {self._cache.folder}: {error.strerror or error}"
+            return self._cache.store(self.digest, decomposition)
+        except OSError as error:  # a full or read-only disk must not end a run
+            note = f"decomposed layers could not be stored in {self._cache.folder}: {error.strerror or error}"
             self._using.notes.setdefault("cache", note)
-            return self._cache.rounded(decomposition)
+            return self._cache.round_as_stored(decomposition)
 
 
 def weight_blocks(source: LayerReader, target: LayerReader) -> Iterator[tuple[Tensor, Tensor]]:
-    """Two weights in blocks of rows, from the first to the last. A file is read block by block: a weight is never in
-    memory as a whole, and what is read is still in the core's cache when it is used."""
+    """The blocks of rows of two weights, from the first row to the last. Files are read block by block: no whole weight
+    is in memory, and a block is still in the processor's cache when it is used."""
     outputs, inputs = source.shape
     step = block_rows(inputs)
     for first in range(0, outputs, step):
@@ -120,6 +126,6 @@ def weight_blocks(source: LayerReader, target: LayerReader) -> Iterator[tuple[Te
 def pair_subspaces(
     source: LayerReader, target: LayerReader, rule: RankRule, device: torch.device
 ) -> tuple[Subspace, Subspace]:
-    """The subspaces of two layers of one shape, each cut by the rule, then both at the larger k."""
+    """The subspaces of two layers of one shape, both with the larger of the two ranks that the rule gives."""
     rank = max(source.rank(rule, device), target.rank(rule, device))
     return source.subspace(rank, rule, device), target.subspace(rank, rule, device)

@@ -1,4 +1,4 @@
-"""What a run may use: a device, workers, a cache, and someone who waits for its progress."""
+"""What a run may use: a device, workers, a cache and a progress callback."""
 
 # torch's switches and threadpoolctl have no types.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportMissingTypeStubs=false
@@ -14,9 +14,9 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from .cache import SubspaceCache
-from .eigensolvers import Eigensolver, Measured, by_rule
+from .eigensolvers import Eigensolver, FastestSolver, solve_by_rule
 from .memory import is_out_of_memory
-from .progress import Progress, silent
+from .progress import Progress, ignore_progress
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -26,39 +26,40 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Resources:
-    """device: where the arithmetic is done. workers: how many layers are in hand at once; each has a thread of its own
-    and computes on that thread alone, so that results do not depend on their number. cache: decomposed bases on disk.
+    """What a run may use.
 
-    notes: what a reader of the report should know of how the run went, by subject: each is said once.
+    device: where to compute. workers: how many layers are processed at the same time. Each has its own thread and
+    computes only there, so that results do not depend on the number of workers. cache: decomposed bases on disk.
+    notes: sentences for the report, by subject, so that each appears once.
     """
 
     device: torch.device = CPU
     workers: int = 1
     cache: SubspaceCache | None = None
-    progress: Progress = silent
+    progress: Progress = ignore_progress
     notes: dict[str, str] = field(default_factory=dict[str, str])
-    eigensolver: Eigensolver = by_rule
-    _turn: threading.Lock = field(default_factory=threading.Lock)
+    eigensolver: Eigensolver = solve_by_rule
+    _card_lock: threading.Lock = field(default_factory=threading.Lock)
 
     @staticmethod
     def on(device: torch.device, workers: int, cache: SubspaceCache | None, progress: Progress) -> "Resources":
-        """On a card the eigensolvers are measured; on a processor the fastest is known."""
-        eigensolver = Measured() if device.type == "cuda" else by_rule
+        """Resources for a device: a card uses the fastest eigensolver by measurement, a processor by a rule."""
+        eigensolver = FastestSolver() if device.type == "cuda" else solve_by_rule
         return Resources(device, workers, cache, progress, eigensolver=eigensolver)
 
     def compute(self, work: Callable[[torch.device], Result], layer: str) -> Result:
-        """`work` on the device, one layer at a time on a card; on the CPU where the card's memory does not suffice."""
+        """Run `work` on the device: one layer at a time on a card, and on the CPU if the card runs out of memory."""
         if self.device.type == "cpu":
             return work(self.device)
         try:
-            with self._turn:
+            with self._card_lock:
                 return work(self.device)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-        # Outside the handler: its traceback would keep the card's tensors alive.
+        # Not inside the handler: its traceback would keep the card's tensors alive.
         torch.cuda.empty_cache()
-        note = f"{self.device} ran out of memory, first at {layer}: such layers were computed by the processor"
+        note = f"{self.device} ran out of memory, first at {layer}; the processor computed such layers"
         self.notes.setdefault("memory", note)
         return work(CPU)
 
@@ -69,9 +70,9 @@ class Resources:
         cost: Callable[[Task], int],
         name: Callable[[Task], str],
     ) -> list[Result]:
-        """`work` on every task, the costliest first; results in the order of the tasks.
+        """Run `work` on every task, the most expensive first; returns results in the order of the tasks.
 
-        Progress is told at the start and after each layer; where it raises, layers in hand are finished, and no more.
+        Progress is reported at the start and after each layer. If it raises, running layers finish and no others start.
         """
         order = sorted(range(len(tasks)), key=lambda index: -cost(tasks[index]))
         done: dict[int, Result] = {}
@@ -98,25 +99,28 @@ def _without_gradients(work: Callable[[Task], Result], task: Task) -> Result:
 
 @contextlib.contextmanager
 def single_threaded() -> Generator[None, None, None]:
-    """Arithmetic keeps to the thread that asks for it. BLAS libraries would start threads of their own, which spin
-    while they wait (640 x 640 took 5.5 s in place of 0.04 s beside a busy process), and the last digits of a sum would
-    depend on their number. TensorFloat-32, which another node may have switched on, is off meanwhile.
+    """Keep arithmetic on the calling thread, and TensorFloat-32 off, which another node may have switched on.
+
+    BLAS libraries would start threads of their own, which spin while they wait (640 x 640 took 5.5 s instead of 0.04 s
+    next to a busy process), and the last digits of a sum would depend on their number.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    back = _tf32_off() if torch.cuda.is_available() else None
+    tf32_setting = _switch_tf32_off() if torch.cuda.is_available() else None
     try:
         with threadpool_limits(1, user_api="blas"):
             yield
     finally:
         torch.set_num_threads(threads)
-        if back is not None:
-            setattr(torch.backends.cuda.matmul, *back)
+        if tf32_setting is not None:
+            setattr(torch.backends.cuda.matmul, *tf32_setting)
 
 
-def _tf32_off() -> tuple[str, object] | None:
-    """Switch TensorFloat-32 off; the name and the value that switch it back, None where it was off. torch has two
-    switches for it, and reading the older raises once somebody has used the newer."""
+def _switch_tf32_off() -> tuple[str, object] | None:
+    """Switch TensorFloat-32 off. Returns the name and the old value of the switch; None if it was off.
+
+    torch has two switches, and reading the older one raises an error after someone has set the newer one.
+    """
     matmul = torch.backends.cuda.matmul
     try:
         name, before, off = "allow_tf32", matmul.allow_tf32, False

@@ -1,4 +1,4 @@
-"""How alike two layers are: overlap of their singular subspaces, against the overlap that chance gives."""
+"""Compares layers: the overlap of their singular subspaces, next to the overlap that chance gives."""
 
 import math
 from collections.abc import Mapping
@@ -22,18 +22,20 @@ from .verdict import Verdict
 
 AnyBase = TypeVar("AnyBase", bound=Base)
 
-# A drift is kept where its factors are smaller than this part of the weight: LoRAs up to rank 160 at 1280 x 1280, a few
-# hundred megabytes for all of SDXL.
+# A comparison keeps a drift if its factors are smaller than this share of the weight: LoRAs up to rank 160 at
+# 1280 x 1280, a few hundred megabytes for all of SDXL.
 _DRIFT_SHARE = 0.5
 
-# subspace: Phi of the leading singular directions | weight_cosine: the weights themselves, without any decomposition
+# subspace: Phi of the leading singular directions. weight_cosine: the cosine of the weights, without any decomposition.
 Measure = Literal["subspace", "weight_cosine"]
 
 
 @dataclass(frozen=True)
 class SideSimilarity:
-    """Phi of one side, in [0, 1], and its chance level; Phi is None where a complete or empty basis carries no
-    information, both where subspaces were not measured."""
+    """Phi of one side, in [0, 1], and its chance level.
+
+    phi is None if a basis is complete or empty, which shows nothing. Both are None if subspaces were not measured.
+    """
 
     phi: float | None = None
     chance: float | None = None
@@ -46,8 +48,11 @@ class SideSimilarity:
 
 @dataclass(frozen=True)
 class LayerSimilarity:
-    """Two layers of one shape, compared. The figures of subspaces are None where they were not measured; k (`rank`) is
-    the larger of the two subspaces' ranks, the energies are the shares of ||W||^2 that they hold."""
+    """The similarity of two layers of one shape. The figures of subspaces are None if they were not measured.
+
+    left, right: output and input side. rank: k, the larger of the ranks of the two subspaces. source_energy,
+    target_energy: the shares of ||W||^2 that the subspaces hold.
+    """
 
     weights: WeightFigures
     left: SideSimilarity = SideSimilarity()
@@ -58,7 +63,7 @@ class LayerSimilarity:
 
     @property
     def phi(self) -> float | None:
-        """The mean of the sides that carry information; None when neither does."""
+        """The mean of the two sides, of which an uninformative one is left out; None if both are."""
         return _mean(self.left.phi, self.right.phi)
 
     @property
@@ -74,14 +79,14 @@ class LayerSimilarity:
         return self.weights.drift
 
     def score(self, measure: Measure) -> float | None:
-        """The figure that a threshold is held against."""
+        """The figure that the threshold applies to."""
         return self.phi if measure == "subspace" else self.weight_cosine
 
 
 def side_similarity(source_basis: Tensor, target_basis: Tensor) -> SideSimilarity:
     """Phi = ||U_s^T U_t||_F^2 / min(k_s, k_t) of two orthonormal bases (m, k) (LoRA-X, arXiv 2501.16559, section 4.1).
 
-    Chance level: max(k_s, k_t) / m, the expected overlap of two random subspaces (docs/method.md, section 2).
+    Chance level: max(k_s, k_t) / m, the expected Phi of two random subspaces (docs/method.md, section 2).
     """
     dimension, small, large = source_basis.shape[0], *sorted((source_basis.shape[1], target_basis.shape[1]))
     if small == 0 or large == dimension:
@@ -90,7 +95,7 @@ def side_similarity(source_basis: Tensor, target_basis: Tensor) -> SideSimilarit
 
 
 def layer_similarity(weights: WeightFigures, bases: tuple[Subspace, Subspace]) -> LayerSimilarity:
-    """Two weights (m, n) compared directly and through their subspaces."""
+    """Combine the figures of two weights (m, n) with the similarity of their subspaces."""
     source, target = bases
     return LayerSimilarity(
         weights=weights,
@@ -104,13 +109,12 @@ def layer_similarity(weights: WeightFigures, bases: tuple[Subspace, Subspace]) -
 
 @dataclass(frozen=True)
 class Comparison(Generic[AnyBase]):
-    """Two bases, compared on some layers. Light: no weight is kept, the bases are lazy handles.
+    """The comparison of two bases. It holds no weights.
 
-    Every source layer that was asked for is in `layers` (target layer -> its pair and figures), once or several times,
-    or in `unpaired` (-> why not). channels: target layer -> what a narrower target kept of its source layer. drifts:
-    target layer -> what the bases' drift took where an adapter acts, found while the weights were at
-    hand. adapter: the fingerprint of that adapter; the drifts are nothing to another. verdict and block_map: what the
-    survey found before.
+    layers: by target layer, the pair and its similarity. A requested source layer is there once or several times, or in
+    `unpaired`. unpaired: by source layer, with the reason. channels: by target layer, the channels that a narrower
+    layer kept. drifts: by target layer, the drift where one adapter acts. adapter: the fingerprint of that adapter; the
+    drifts are wrong for any other. verdict, block_map: results of the survey.
     """
 
     source: AnyBase
@@ -127,7 +131,8 @@ class Comparison(Generic[AnyBase]):
     block_map: BlockMap | None = None
 
     def drifts_for(self, adapter: str | None) -> Mapping[str, Drift]:
-        """The drifts by target layer, if they were measured for the adapter of this fingerprint; else none."""
+        """The drifts by target layer if they were measured for the adapter with this fingerprint; else an empty
+        mapping."""
         return self.drifts if adapter is not None and adapter == self.adapter else {}
 
 
@@ -142,43 +147,44 @@ def compare(
     adapter: str | None = None,
     using: Resources | None = None,
 ) -> Comparison[AnyBase]:
-    """Compare each pair of a matching, or of a survey's; a pair is in memory for every worker.
+    """Compare each pair of layers of a matching or survey.
 
-    Every weight is read once at most, and not at all where the cache knows the figures of the pair. By weight_cosine
-    nothing is decomposed, and nothing but the weights is read. `deltas` are those of the adapter with the fingerprint
-    `adapter`, by source layer: by weight_cosine their drifts are kept, where they are much smaller than the weights.
+    Every weight is read at most once, and not at all if the cache has the figures of its pair. With weight_cosine
+    nothing is decomposed. deltas: by source layer, of the adapter with the fingerprint `adapter`; with weight_cosine
+    the result keeps their drifts if these are much smaller than the weights. Memory: one pair of layers for each
+    worker.
     """
     resources = using or Resources()
     matching = paired.matching if isinstance(paired, Survey) else paired
 
     def compare_pair(pair: LayerPair) -> tuple[LayerSimilarity, Drift | None]:
-        kept = matching.channels.get(pair.target.name)
-        readers = LayerReader(source, pair.source, resources, kept), LayerReader(target, pair.target, resources)
-        delta = None if deltas is None else _smaller_than_its_weight(deltas.get(pair.source.name), pair, kept)
+        channels = matching.channels.get(pair.target.name)
+        readers = LayerReader(source, pair.source, resources, channels), LayerReader(target, pair.target, resources)
+        delta = None if deltas is None else _small_delta(deltas.get(pair.source.name), pair, channels)
         return _compare_pair(readers, pair, rule, measure, delta, resources)
 
     results = resources.over_layers(matching.pairs, compare_pair, _cost, lambda pair: pair.target.name)
-    found = {pair.target.name: (pair, *result) for pair, result in zip(matching.pairs, results, strict=True)}
+    by_target = {pair.target.name: (pair, *result) for pair, result in zip(matching.pairs, results, strict=True)}
     return Comparison(
         source,
         target,
-        {name: (pair, similarity) for name, (pair, similarity, _) in found.items()},
-        {one.layer: one for one in matching.unpaired},
+        {name: (pair, similarity) for name, (pair, similarity, _) in by_target.items()},
+        {skipped.layer: skipped for skipped in matching.unpaired},
         rule,
         measure,
         matching.channels,
-        {name: drift for name, (_, _, drift) in found.items() if drift is not None},
+        {name: drift for name, (_, _, drift) in by_target.items() if drift is not None},
         adapter,
         tuple(resources.notes.values()),
         *((paired.verdict, paired.block_map) if isinstance(paired, Survey) else (None, None)),
     )
 
 
-def _smaller_than_its_weight(delta: LowRankDelta | None, pair: LayerPair, kept: Channels | None) -> LowRankDelta | None:
-    """The delta as the target's shape has it, if it fits its layer and its drift is small enough to be kept."""
+def _small_delta(delta: LowRankDelta | None, pair: LayerPair, channels: Channels | None) -> LowRankDelta | None:
+    """The delta cut to the target's shape, if it fits its layer and its drift is small enough to keep."""
     if delta is None or delta.shape != pair.source.weight.matrix_shape:
         return None
-    delta = delta if kept is None else kept.delta(delta)
+    delta = delta if channels is None else channels.delta(delta)
     return delta if 2 * delta.rank * sum(delta.shape) < _DRIFT_SHARE * math.prod(delta.shape) else None
 
 
@@ -190,28 +196,27 @@ def _compare_pair(
     delta: LowRankDelta | None,
     using: Resources,
 ) -> tuple[LayerSimilarity, Drift | None]:
-    if measure == "weight_cosine":  # bound by memory: a card would wait for the weights
+    if measure == "weight_cosine":  # reading dominates: a card would only wait for the weights
         figures, drift = compare_blocks(weight_blocks(*readers), delta)
         return LayerSimilarity(figures), drift
     cache = using.cache
     key = "" if cache is None else f"similarity {readers[0].digest} {readers[1].digest} {rule} {cache.precision}"
     if cache is not None and (known := cache.figures(key)) is not None:
         return _from_json(known), None
-    stored = readers[0].stored, readers[1].stored  # read before the card's turn comes, while it works for another
+    weights = readers[0].weight, readers[1].weight  # read now, while the card works on another layer
 
     def work(device: torch.device) -> LayerSimilarity:
-        there = stored[0].to(device), stored[1].to(device)
-        figures, _ = compare_weights(*there)
+        figures, _ = compare_weights(weights[0].to(device), weights[1].to(device))
         return layer_similarity(figures, pair_subspaces(*readers, rule, device))
 
     similarity = using.compute(work, pair.target.name)
     if cache is not None:
-        cache.note_figures(key, asdict(similarity))
+        cache.store_figures(key, asdict(similarity))
     return similarity, None
 
 
 def _cost(pair: LayerPair) -> int:
-    """Products of a Gram matrix: what a decomposition mostly is."""
+    """The multiplications of a Gram matrix, which dominate a decomposition."""
     rows, columns = pair.target.weight.matrix_shape
     return rows * columns * min(rows, columns)
 

@@ -1,4 +1,4 @@
-"""Transfer an adapter's deltas from the source base to the target base, one layer at a time."""
+"""Transfers an adapter's deltas from the source base to the target base, one layer at a time."""
 
 import math
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from .subspace import Subspace
 
 @dataclass(frozen=True)
 class Transferred:
-    """The target's deltas by layer name, float32 on the CPU, and what happened to each."""
+    """The target's deltas by layer name, in float32 on the CPU, with a report on each layer."""
 
     deltas: Mapping[str, LowRankDelta]
     layers: tuple[LayerReport, ...]
@@ -34,25 +34,25 @@ def transfer(
     deltas: Mapping[str, LowRankDelta],
     using: Resources | None = None,
 ) -> Transferred:
-    """Transfer every planned delta; `deltas` is keyed by source layer, compute is float32.
+    """Transfer every planned delta.
 
-    A weight is read only where the plan's method asks for its subspaces or its drift. A drift that the comparison has
-    measured is used again if it was measured for the plan's adapter.
-    Memory: one layer's weights of both bases for every worker, and the adapter.
+    deltas: by source layer; the computation is in float32. A weight is read only if the plan's method needs its
+    subspaces or its drift. Drifts that the comparison measured are reused if they belong to the plan's adapter.
+    Memory: the adapter, and one layer's weights of both bases for each worker.
     """
     resources = using or Resources()
     drifts = comparison.drifts_for(plan.adapter)
 
     def transfer_pair(planned: PlannedPair) -> tuple[LowRankDelta, LayerReport]:
         pair = planned.pair
-        kept = comparison.channels.get(pair.target.name)
+        channels = comparison.channels.get(pair.target.name)
         delta = deltas[pair.source.name].to("cpu", torch.float32)
         readers = (
-            LayerReader(comparison.source, pair.source, resources, kept),
+            LayerReader(comparison.source, pair.source, resources, channels),
             LayerReader(comparison.target, pair.target, resources),
         )
-        fitting = delta if kept is None else kept.delta(delta)
-        return _transfer_layer(plan, planned, fitting, readers, drifts.get(pair.target.name), resources)
+        delta = delta if channels is None else channels.delta(delta)
+        return _transfer_layer(plan, planned, delta, readers, drifts.get(pair.target.name), resources)
 
     def cost(planned: PlannedPair) -> int:
         return math.prod(planned.pair.source.weight.shape)
@@ -71,24 +71,24 @@ def _transfer_layer(
     drift: Drift | None,
     using: Resources,
 ) -> tuple[LowRankDelta, LayerReport]:
-    """One layer by the plan's method; a planned copy stays a copy whatever the method is."""
+    """Transfer one layer by the plan's method, or copy it if the plan says so."""
     if planned.action == "copy":
-        result, lost = _cut(_strengthened(delta, plan.settings), delta, planned, plan.settings)
+        result, lost = _cut(_apply_gain(delta, plan.settings), delta, planned, plan.settings)
         return result, describe_layer(planned, delta, result, energy_lost=lost)
 
     def work(device: torch.device) -> tuple[LowRankDelta, LayerReport]:
-        here = delta.to(device)
-        known = _bases(plan, planned, readers, here, drift, device)
-        projected = plan.method.function(here, known)
-        whole = _strengthened(_rescaled(projected.delta, here, planned.similarity, plan.settings), plan.settings)
-        result, lost = _cut(whole, here, planned, plan.settings)
+        delta_here = delta.to(device)
+        bases = _read_bases(plan, readers, delta_here, drift, device)
+        projected = plan.method.function(delta_here, bases)
+        uncut = _apply_gain(_rescale(projected.delta, delta_here, planned.similarity, plan.settings), plan.settings)
+        result, lost = _cut(uncut, delta_here, planned, plan.settings)
         report = describe_layer(
             planned,
-            here,
+            delta_here,
             result,
             energy_lost=lost,
             undefined_directions=projected.undefined_directions,
-            block_energies=None if known.subspaces is None else block_energies(here, known.subspaces[0]),
+            block_energies=None if bases.subspaces is None else block_energies(delta_here, bases.subspaces[0]),
         )
         return result.to("cpu"), report
 
@@ -97,7 +97,7 @@ def _transfer_layer(
 
 
 def _read_ahead(method: Method, readers: tuple[LayerReader, LayerReader], drift: Drift | None) -> None:
-    """Read what the method needs before the card's turn comes, while it works for another layer; nothing more."""
+    """Read what the method needs now, while the card works on another layer."""
     for reader in readers:
         if method.needs_drift and drift is None:
             reader.read()
@@ -106,9 +106,9 @@ def _read_ahead(method: Method, readers: tuple[LayerReader, LayerReader], drift:
 
 
 def block_energies(delta: LowRankDelta, source: Subspace) -> tuple[float, float, float, float]:
-    """Shares of ||dW||^2 in P dW Q, P dW Q', P' dW Q and P' dW Q' of the source's subspaces; zeros for a zero delta."""
+    """Shares of ||dW||^2 in P dW Q, P dW Q', P' dW Q and P' dW Q' of the source's subspaces; all 0 for a zero delta."""
     total = delta.energy()
-    # What lies inside a space is known by its coordinates there; what lies outside is the rest.
+    # The part inside a subspace is computed from its coordinates there; the part outside is the rest.
     up_inside, down_inside = source.left.mT @ delta.up, delta.down @ source.right
     ups = [(part := up_inside.mT @ up_inside), delta.up.mT @ delta.up - part]
     downs = [(part := down_inside @ down_inside.mT), delta.down @ delta.down.mT - part]
@@ -126,7 +126,7 @@ def describe_layer(
     undefined_directions: int = 0,
     block_energies: tuple[float, float, float, float] | None = None,
 ) -> LayerReport:
-    """The figures of one transferred layer, measured on the factors."""
+    """Measure the figures of one transferred layer on its factors."""
     source_norm, norm = delta.energy() ** 0.5, result.energy() ** 0.5
     nonzero = source_norm > 0 and norm > 0
     cosine = result.inner(delta) / (norm * source_norm) if nonzero else None
@@ -140,34 +140,34 @@ def describe_layer(
         rank_out=result.rank,
         norm_ratio=norm / source_norm if source_norm > 0 else None,
         cosine_to_copy=cosine,
-        equals_copy=_equal(result, delta, cosine),
+        equals_copy=_is_copy(result, delta, cosine),
         energy_lost=energy_lost,
         undefined_directions=undefined_directions,
         block_energies=block_energies,
     )
 
 
-def _equal(result: LowRankDelta, delta: LowRankDelta, cosine: float | None) -> bool:
-    """Whether a result is the copy. The difference of the two is formed only where it can be that small."""
+def _is_copy(result: LowRankDelta, delta: LowRankDelta, cosine: float | None) -> bool:
+    """Whether a result equals the copy. The difference is computed only if the cosine says that it can be that
+    small."""
     if result is delta or cosine is None:
         return result is delta or result.norm() == delta.norm()
     return cosine > 1 - SAME_DELTA and result.minus(delta).norm() <= SAME_DELTA * delta.norm()
 
 
-def _bases(
+def _read_bases(
     plan: TransferPlan,
-    planned: PlannedPair,
     readers: tuple[LayerReader, LayerReader],
     delta: LowRankDelta,
     drift: Drift | None,
     device: torch.device,
 ) -> LayerPairBases:
-    """What the method asks for, and nothing more is read or decomposed."""
+    """Read and decompose what the method declares, and nothing else."""
     method, source, target = plan.method, *readers
     if not method.needs_drift:
         drift = None
     elif drift is None:
-        _, drift = compare_weights(source.stored.to(device), target.stored.to(device), delta)
+        _, drift = compare_weights(source.weight.to(device), target.weight.to(device), delta)
     return LayerPairBases(
         pair_subspaces(source, target, plan.rank_rule, device) if method.needs_subspaces else None,
         None if drift is None else drift.to(device),
@@ -177,9 +177,9 @@ def _bases(
 def _cut(
     result: LowRankDelta, delta: LowRankDelta, planned: PlannedPair, settings: TransferSettings
 ) -> tuple[LowRankDelta, float]:
-    """The result at the rank that it is stored with, and the share of its energy that this loses.
+    """Cut the result to the rank that the settings allow. Returns it with the share of its energy that this loses.
 
-    More factors than the smaller side of the weight are never needed: that cut loses nothing.
+    The rank is never above the short side of the weight; that cut loses nothing.
     """
     limit, energy_share = min(result.shape), 1.0
     if not planned.module.exact or settings.out_rank == "cut":
@@ -189,14 +189,14 @@ def _cut(
     return result.truncated(limit, energy_share) if result.rank > limit or energy_share < 1 else (result, 0.0)
 
 
-def _strengthened(delta: LowRankDelta, settings: TransferSettings) -> LowRankDelta:
+def _apply_gain(delta: LowRankDelta, settings: TransferSettings) -> LowRankDelta:
     return delta if settings.gain == 1 else delta.scaled(settings.gain)
 
 
-def _rescaled(
+def _rescale(
     result: LowRankDelta, delta: LowRankDelta, similarity: LayerSimilarity, settings: TransferSettings
 ) -> LowRankDelta:
-    """||dW_t|| / ||W_t|| = ||dW_s|| / ||W_s|| where the settings ask for it and the figures allow it."""
+    """Scale to ||dW_t|| / ||W_t|| = ||dW_s|| / ||W_s||, if the settings say so and no norm is zero."""
     if settings.rescale == "off":
         return result
     source_norm, target_norm = similarity.weights.norms

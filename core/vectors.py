@@ -1,4 +1,4 @@
-"""Changes of biases, norms and other parameters without a subspace: copied where the target has the same parameter."""
+"""Transfers changes of biases, norms and other parameters without a subspace: they are copied."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,8 +12,10 @@ from .matching import BlockMap
 
 @dataclass(frozen=True)
 class Vector:
-    """A change of a bias, a norm or a table (Wan's modulations), which has no subspace: of the parameter's shape, added
-    to it ("diff") or put in its place ("set")."""
+    """A change of a bias, a norm or a table (Wan's modulations), which has no subspace.
+
+    values: of the parameter's shape; kind "diff" adds them to it, "set" replaces it. keys: the file's keys.
+    """
 
     parameter: str
     kind: Literal["diff", "set"]
@@ -27,33 +29,40 @@ def plan_vectors(
     target: str,
     block_map: BlockMap | None = None,
 ) -> tuple[tuple[Vector, ...], tuple[Skipped, ...]]:
-    """Copies each vector to the same parameter of the target, or lists it where there is none (docs/method.md,
-    section 7). A parameter of a block goes where the block map sends its block; a key of the file is counted once."""
+    """Copy each vector to the target's parameter of the same name, or skip it with a reason (docs/method.md, section
+    7).
+
+    parameters: the shapes of the target's parameters. target: its name, for the reasons. block_map: a parameter inside
+    a block is copied to every block that its block feeds. The first copy has the vector's keys, so that each counts
+    once.
+    """
     copied: list[Vector] = []
     skipped: list[Skipped] = []
     for vector in vectors:
-        places = _places(vector.parameter, block_map)
-        if not places:
-            reason = f"{_kind(vector)}: the block that it belongs to feeds no block of the target"
+        names = _target_names(vector.parameter, block_map)
+        if not names:
+            reason = f"{_describe(vector)}: its block feeds no block of the target"
             skipped.append(Skipped(vector.parameter, reason, vector.keys))
-        for index, place in enumerate(places):
+        for index, name in enumerate(names):
             keys = vector.keys if index == 0 else ()
-            found = parameters.get(place)
-            if found == tuple(vector.values.shape):
-                copied.append(replace(vector, parameter=place, keys=keys))
+            shape = parameters.get(name)
+            if shape == tuple(vector.values.shape):
+                copied.append(replace(vector, parameter=name, keys=keys))
                 continue
-            reason = "has no such parameter" if found is None else f"has it with {list(found)} values"
-            skipped.append(Skipped(place, f"{_kind(vector)}: {target} {reason}", keys))
+            reason = "has no such parameter" if shape is None else f"has it with shape {list(shape)}"
+            skipped.append(Skipped(name, f"{_describe(vector)}: {target} {reason}", keys))
     return tuple(copied), tuple(skipped)
 
 
-def _kind(vector: Vector) -> str:
-    return "a bias or norm" if vector.values.ndim == 1 else "a parameter that is no weight"
+def _describe(vector: Vector) -> str:
+    return "a bias or norm" if vector.values.ndim == 1 else "a parameter that is not a weight"
 
 
-def _places(parameter: str, block_map: BlockMap | None) -> list[str]:
-    """Where a parameter of the source stands in the target: in every block that its block feeds. The longest block
-    whose name stands in it as whole words is its own; one outside of all blocks keeps its name."""
+def _target_names(parameter: str, block_map: BlockMap | None) -> list[str]:
+    """The target's names for a source parameter: one in every block that its block feeds.
+
+    A parameter belongs to the longest block name that it contains between dots. Outside all blocks it keeps its name.
+    """
     blocks = [] if block_map is None else block_map.sources()
     inside = [block for block in blocks if f".{block}." in f".{parameter}"]
     if block_map is None or not inside:

@@ -13,7 +13,7 @@ from .layers import Base, LayerPair
 from .matching import Matching, match_by_name, share_lost
 from .matching.scores import MEASURES, sample_evenly, unit_vector
 from .methods import DEFAULT
-from .progress import Progress, silent
+from .progress import Progress, ignore_progress
 
 Word = Literal["works", "risky", "refuse"]
 
@@ -73,7 +73,7 @@ def judge_bases(
     deltas: Mapping[str, LowRankDelta] | None = None,
     *,
     device: torch.device,
-    progress: Progress = silent,
+    progress: Progress = ignore_progress,
 ) -> Verdict:
     """Judge two bases by a sample of matched layers, and by what the adapter changes if its deltas are given.
 
@@ -151,7 +151,7 @@ def measure_pair(
     deltas: Mapping[str, LowRankDelta] | None = None,
     *,
     device: torch.device,
-    progress: Progress = silent,
+    progress: Progress = ignore_progress,
 ) -> PairFigures:
     """Measure a few matched layers of both bases, spread over depth and roles.
 

@@ -1,3 +1,3 @@
-"""The pack's version: the one place in code (a test holds pyproject.toml to it)."""
+"""The version of the pack; a test compares pyproject.toml with it."""
 
 VERSION = "0.1.0"

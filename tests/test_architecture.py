@@ -40,7 +40,7 @@ def _core_files() -> dict[Path, str]:
     return {path: path.relative_to(core).parts[0].removesuffix(".py") for path in files}
 
 
-def test_every_module_of_core_stands_in_the_list_of_levels() -> None:
+def test_every_module_of_core_is_in_the_list_of_levels() -> None:
     assert set(_core_files().values()) == set(_levels())
 
 

@@ -65,12 +65,14 @@ def checked(
 ) -> Measured:
     """A check with two noises at some noise levels, at a size in pixels."""
     from lora_transfer.core.check import CheckSettings
-    from lora_transfer.core.progress import silent
+    from lora_transfer.core.progress import ignore_progress
     from lora_transfer.nodes.host.check import CheckInputs, check
 
     sides = CheckInputs(source, target, conditioning, conditioning)
-    report = check(sides, adapter, transferred, (), None, CheckSettings(size=size, timesteps=levels), silent).report
-    pooled = report.transferred.as_it_is().pooled
+    report = check(
+        sides, adapter, transferred, (), None, CheckSettings(size=size, timesteps=levels), ignore_progress
+    ).report
+    pooled = report.transferred.at_strength_one().pooled
     return Measured(pooled.score, None, report.seconds, 0.0, 0, report.notes)
 
 
@@ -104,19 +106,19 @@ def refined(
     settings = RefineSettings(steps=words.steps, batch=words.batch, checks=words.checks, patience=0)
     result = refine_adapter(inputs, settings, TeacherSettings(words.samplings), words.size, say)
     report, pictures = result.report, 0 if result.pictures is None else len(result.pictures)
-    teaching, steps = report.teaching.seconds, len(report.losses)
+    teaching, steps = report.teacher.seconds, len(report.losses)
     return Measured(report.best, report.before, report.seconds, teaching, steps, report.notes, pictures)
 
 
 def estimate(target: Any, words: RefineWords) -> tuple[float, float]:
     """What the node says beforehand of such a refinement: seconds of all of it, and bytes."""
     from lora_transfer.core.refine.loop import RefineSettings
-    from lora_transfer.core.refine.outlook import cost_of, size_of
+    from lora_transfer.core.refine.outlook import estimate_cost, measure_size
     from lora_transfer.nodes.host.base.from_model import base_from_model
     from lora_transfer.nodes.host.refine.estimate import measure_device
 
     settings = RefineSettings(steps=words.steps, batch=words.batch, checks=words.checks)
-    cost = cost_of(size_of(base_from_model(target)), measure_device(), words.size, settings, words.samplings)
+    cost = estimate_cost(measure_size(base_from_model(target)), measure_device(), words.size, settings, words.samplings)
     return cost.seconds, cost.bytes
 
 

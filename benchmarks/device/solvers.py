@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from core.eigensolvers import Eigensolver, partial, residual, whole
+from core.eigensolvers import Eigensolver, residual, solve_partial, solve_whole
 from core.linalg import gram
 from core.resources import single_threaded
 
@@ -22,7 +22,7 @@ _SIZES = ((320, 160), (640, 320), (1280, 321), (1280, 640), (2048, 1024), (3072,
 _TINY = ((64, 32), (96, 48))
 _LARGEST_BATCH, _LONG = 1280, 1.0  # rows; seconds
 _BATCH = 8  # matrices of one size solved together, to see whether that is worth doing
-_SOLVERS: dict[str, Eigensolver] = {"whole, on the device": whole, "partial, on the processor": partial}
+_SOLVERS: dict[str, Eigensolver] = {"whole, on the device": solve_whole, "partial, on the processor": solve_partial}
 
 
 def rows(setting: Setting) -> Iterator[Row]:

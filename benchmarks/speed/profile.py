@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from core.cache import digest_of
+from core.cache import hash_weight
 from core.drift import compare_weights
-from core.eigensolvers import by_rule
+from core.eigensolvers import solve_by_rule
 from core.linalg import gram
 from core.methods import LayerPairBases, method_named
 from core.similarity import side_similarity
@@ -58,16 +58,16 @@ def measure_profile(shape: Shape, folder: Path, floor: Floor) -> dict[str, float
     cache = cache_in(folder / "cache")
     steps = {
         "reading": lambda: (source.read(layer), target.read(layer)),
-        "hashing": lambda: [digest_of(weight) for weight in weights],
+        "hashing": lambda: [hash_weight(weight) for weight in weights],
         "weights compared": lambda: compare_weights(*weights, delta),
         "Gram matrices": lambda: [gram(matrix) for matrix in flat],
-        "eigensolver": lambda: [by_rule(matrix, min(k + 1, short)) for matrix in grams],
+        "eigensolver": lambda: [solve_by_rule(matrix, min(k + 1, short)) for matrix in grams],
         "similarity": lambda: [
             side_similarity(bases[0].left, bases[1].left),
             side_similarity(bases[0].right, bases[1].right),
         ],
         "into the cache": lambda: [
-            cache.keep(name, decomposition) for name, decomposition in zip("st", decompositions, strict=True)
+            cache.store(name, decomposition) for name, decomposition in zip("st", decompositions, strict=True)
         ],
         "out of the cache": lambda: [cache.find(name, k) for name in "st"],
         "projection": lambda: method_named("prolora").function(delta, LayerPairBases(subspaces=bases)),

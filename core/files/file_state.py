@@ -1,4 +1,4 @@
-"""Files that must not change while they are in use: the state of a file when it was opened, and reads that check it."""
+"""Detects that a file changed while it is in use: the state of a file, and reads that check it."""
 
 import contextlib
 import os
@@ -10,17 +10,18 @@ from pathlib import Path
 
 from ..errors import ChangedFile, UnreadableFile
 
-# Nanoseconds. A kernel stamps files with a clock that ticks every 1 to 16 ms: two changes within one tick leave the
+# Nanoseconds. A kernel takes file times from a clock that ticks every 1 to 16 ms: two changes within one tick have the
 # same time. The coarsest file systems (FAT) store times in steps of two seconds.
 _TICK, _COARSEST = 20_000_000, 2_000_000_000
 
 
 @dataclass(frozen=True)
 class FileState:
-    """One state of one file. Times in nanoseconds: `modified` of the content, `changed` of content, name or rights (the
-    time of creation on Windows). Restoring `modified` after a change, as copying tools do, leaves `changed` new.
+    """The state of a file, to compare with later.
 
-    settled: False where the last change is so recent that the file system may give another one the same times.
+    modified: the time of the last change of the content, in nanoseconds. changed: the time of the last change of
+    content, name or rights (on Windows the creation time). Copying tools restore `modified`, but not `changed`.
+    settled: False if the last change is so recent that another change could have the same times.
     """
 
     size: int
@@ -37,13 +38,16 @@ class FileState:
         return FileState(status.st_size, *times, status.st_dev, status.st_ino, settled)
 
     def mark(self) -> str:
-        """The state as text. Equal marks of a path promise equal content if both states were settled."""
+        """The state as text. Equal marks of one path mean equal content if both states were settled."""
         return f"{self.size} {self.modified} {self.changed} {self.device} {self.inode}"
 
 
 def state_when_opened(stream: BufferedReader) -> FileState:
-    """The state of an open file. Any change after this call gives the file another state: it waits for the end of the
-    tick in which the file was last changed."""
+    """The state of an open file.
+
+    Waits for the end of the clock tick in which the file was last changed, so that every later change gives another
+    state.
+    """
     status = os.fstat(stream.fileno())
     while 0 <= (age := _age(status)) < _TICK:
         time.sleep((_TICK - age) / 1e9)
@@ -51,7 +55,7 @@ def state_when_opened(stream: BufferedReader) -> FileState:
 
 
 def state_at(path: Path) -> FileState | None:
-    """The state of the file at a path now; None where there is none that can be looked at."""
+    """The current state of the file at a path; None if there is none, or it is not accessible."""
     with contextlib.suppress(OSError):
         return FileState.of(path.stat())
     return None
@@ -59,29 +63,33 @@ def state_at(path: Path) -> FileState | None:
 
 @contextlib.contextmanager
 def open_unchanged(path: Path, state: FileState | None) -> Generator[BufferedReader, None, None]:
-    """Open a file for reading. ChangedFile where it is in another state than `state` before or after it was read
-    (None: in any state); UnreadableFile where it cannot be read."""
+    """Open a file for reading, and check before and after reading that it is in the expected state.
+
+    state: None accepts any state. ChangedFile if the state differs, UnreadableFile if the file cannot be read.
+    """
     try:
         with path.open("rb") as stream:
             _require(path, stream, state)
             try:
                 yield stream
             except Exception:
-                _require(path, stream, state)  # what goes wrong in a file that changed goes wrong because it changed
+                _require(path, stream, state)  # if the file changed, that is the cause of the error
                 raise
             _require(path, stream, state)
     except FileNotFoundError as error:
-        raise ChangedFile(f"File {path}: it was removed after it was loaded. Put it back and run again.") from error
+        raise ChangedFile(
+            f"File {path}: it was removed after it was loaded. Put it back and run the workflow again."
+        ) from error
     except OSError as error:
         raise UnreadableFile(
-            f"File {path}: it cannot be read ({error.strerror or error}). Check the disk and the rights, and run again."
+            f"File {path}: it cannot be read ({error.strerror or error}). Check the disk and the file's permissions."
         ) from error
 
 
 @contextlib.contextmanager
 def unchanged(path: Path, state: FileState | None) -> Generator[None, None, None]:
-    """For readers that open the path themselves: ChangedFile where the file at the path is in another state than
-    `state` before or after they read (None: in any state)."""
+    """As open_unchanged, for readers that open the path themselves. state: None accepts any state. ChangedFile if the
+    state differs before or after the block."""
     _require_at(path, state)
     try:
         yield
@@ -98,8 +106,7 @@ def _require_at(path: Path, state: FileState | None) -> None:
 
 def _changed(path: Path) -> ChangedFile:
     return ChangedFile(
-        f"File {path}: it was changed, replaced or cut short after it was loaded. Run the workflow again, which loads "
-        "it again."
+        f"File {path}: it was changed, replaced or cut short after it was loaded. Run the workflow again to reload it."
     )
 
 
@@ -109,5 +116,5 @@ def _require(path: Path, stream: BufferedReader, state: FileState | None) -> Non
 
 
 def _age(status: os.stat_result) -> int:
-    """Nanoseconds since the last change; below 0 where the file system's clock is ahead."""
+    """Nanoseconds since the last change; negative if the file system's clock is ahead."""
     return time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns)

@@ -1,6 +1,6 @@
-"""The few opcodes of a pickle that torch.save writes, and nothing that runs code.
+"""Runs the few pickle opcodes that torch.save writes; none of them runs code from the file.
 
-Work and memory are those of the bytes that are read: no opcode makes room for what it only announces.
+Time and memory are proportional to the bytes that were read: no opcode allocates memory for a size that it only claims.
 """
 
 import pickletools
@@ -20,8 +20,10 @@ class Call:
 
 
 def run_pickle(stream: IO[bytes], known: Mapping[str, Any], find: Callable[[Any], Any]) -> Any:
-    """What one pickle builds out of plain values, tables, lists and what is `known` by "module name"; `find` gives what
-    a persistent id stands for. ValueError says what is not of a file of tensors; the stream stands behind the pickle.
+    """Build the value of one pickle, and leave the stream at its end.
+
+    known: the only globals that a pickle may use, by "module name". find: returns the object of a persistent id.
+    ValueError says what does not belong into a file of tensors.
     """
     stack: list[Any] = []
     memo: dict[int, Any] = {}
@@ -33,7 +35,7 @@ def run_pickle(stream: IO[bytes], known: Mapping[str, Any], find: Callable[[Any]
         try:
             _step(opcode.name, argument, stack, memo, known, find)
         except (AttributeError, IndexError, KeyError, TypeError) as error:
-            raise ValueError(f"its step {opcode.name} is not one of a file of tensors") from error
+            raise ValueError(f"its step {opcode.name} does not belong into a file of tensors") from error
     return stack.pop() if stack else None
 
 
@@ -61,7 +63,7 @@ def _step(
 
 def _global(name: str, known: Mapping[str, Any]) -> Any:
     if name not in known:
-        raise ValueError(f"it asks for {name[:80]}")
+        raise ValueError(f"it uses {name[:80]}, which could run code")
     return known[name]
 
 
@@ -69,7 +71,7 @@ _MARK = object()
 
 
 def _since_mark(stack: list[Any]) -> list[Any]:
-    """Take off what stands above the last mark, and the mark."""
+    """Pop the values above the last mark, and the mark."""
     above: list[Any] = []
     while (value := stack.pop()) is not _MARK:
         above.append(value)
@@ -81,7 +83,8 @@ def _last(stack: list[Any], count: int) -> list[Any]:
 
 
 def _set_items(stack: list[Any], items: list[Any]) -> None:
-    """Names are short texts or numbers: the hash of nested tuples, which share their parts, takes forever."""
+    """Set items of a table. Keys must be text or small numbers: hashing nested tuples that share parts takes
+    forever."""
     table = stack[-1]
     for key, value in zip(items[::2], items[1::2], strict=True):
         if not isinstance(table, dict) or not (isinstance(key, str) or (type(key) is int and abs(key) < _LARGEST_KEY)):
@@ -90,10 +93,10 @@ def _set_items(stack: list[Any], items: list[Any]) -> None:
 
 
 def _append(stack: list[Any], items: list[Any]) -> None:
-    into: object = stack[-1]
-    if not isinstance(into, list):
+    target: object = stack[-1]
+    if not isinstance(target, list):
         raise TypeError
-    cast("list[Any]", into).extend(items)
+    cast("list[Any]", target).extend(items)
 
 
 def _call(stack: list[Any]) -> None:
@@ -140,5 +143,5 @@ _STEPS: dict[str, Callable[[list[Any]], object]] = {
     "APPEND": lambda stack: _append(stack, _last(stack, 1)),
     "APPENDS": lambda stack: _append(stack, _since_mark(stack)),
     "REDUCE": _call,
-    "BUILD": lambda stack: stack.pop(),  # attributes of a table (a state dict's _metadata): not needed
+    "BUILD": lambda stack: stack.pop(),  # drops the attributes of a table (a state dict's _metadata)
 }

@@ -1,4 +1,4 @@
-"""Models that are split into several safetensors files (shards): one of them stands for all."""
+"""Opens models that are split into several safetensors files (shards), by the path of any of them."""
 
 import json
 import re
@@ -15,12 +15,12 @@ from .tensor_file import TensorFile, open_tensor_file
 # "model-00001-of-00003", "model.fp16-00002-of-00002", "model_1_of_2": the number of a shard and how many there are.
 _NUMBERED = re.compile(r"^(?P<before>(?:.*\D)?)(?P<number>\d+)(?P<of>[-_. ]of[-_. ])(?P<total>\d+)(?P<after>.*)$")
 
-_MOST_SHARDS = 10_000  # a larger number in a name is no count of shards
+_MOST_SHARDS = 10_000  # a larger number in a name is not a number of shards
 
 
 @dataclass(frozen=True)
 class ShardedFile(TensorFile):
-    """Several files as one. path: the one that was chosen. shards: which file holds each tensor."""
+    """Several files as one. path: the file that the user chose. shards: by tensor, the file that contains it."""
 
     shards: Mapping[str, TensorFile] = field(default_factory=dict[str, TensorFile])
 
@@ -35,8 +35,10 @@ class ShardedFile(TensorFile):
 
 
 def open_model_file(path: Path) -> TensorFile:
-    """The headers of a model: of one file or, where the file is a shard, of all. UnreadableFile where one is missing,
-    or where the shards are not of one model."""
+    """Read the headers of a model file; if it is a shard, those of all shards.
+
+    UnreadableFile if a shard is missing, or if the shards do not belong to one model.
+    """
     index = _index_of(path)
     paths = shard_paths(path)
     if len(paths) == 1:
@@ -45,7 +47,7 @@ def open_model_file(path: Path) -> TensorFile:
         raise UnreadableFile(
             f"File {path}: it is one of the {len(paths)} files of a model, and {', '.join(missing[:3])}"
             f"{' and others are' if len(missing) > 3 else ' is' if len(missing) == 1 else ' are'} not beside it. "
-            "Put all of them into its folder. If it is a whole model, give it a name without such a number."
+            "Put all of them into its folder. If it is a whole model, rename it to a name without shard numbers."
         )
     files = {shard.name: open_tensor_file(shard) for shard in paths}
     shards: dict[str, TensorFile] = {}
@@ -54,14 +56,14 @@ def open_model_file(path: Path) -> TensorFile:
             if key in shards and index.get(key) not in files:
                 raise UnreadableFile(
                     f"File {path}: tensor {key} is in two files of the model, {shards[key].path.name} and {name}. They "
-                    "are not of one model: fetch all of them again."
+                    "do not belong to one model: download all of them again."
                 )
             if index.get(key, name) == name:
                 shards[key] = file
     if absent := next((key for key in index if key not in shards), None):
         raise UnreadableFile(
-            f"File {path}: the index beside it says that {index[absent]} holds tensor {absent}, and it does not. The "
-            "files are not of one model: fetch all of them and the index again."
+            f"File {path}: its index says that {index[absent]} contains tensor {absent}, but it does not. The files do "
+            "not belong to one model: download all of them and the index again."
         )
     tensors = {key: file.tensors[key] for key, file in shards.items()}
     metadata = {key: value for file in files.values() for key, value in file.metadata.items()}
@@ -69,7 +71,7 @@ def open_model_file(path: Path) -> TensorFile:
 
 
 def require_whole(file: TensorFile) -> None:
-    """UnreadableFile where a file is one shard of several and was opened alone."""
+    """Raise UnreadableFile if a file is one of several shards and was opened without the others."""
     count = len(shard_paths(file.path))
     if count > 1 and not isinstance(file, ShardedFile):
         raise UnreadableFile(
@@ -79,27 +81,30 @@ def require_whole(file: TensorFile) -> None:
 
 
 def shard_paths(path: Path) -> list[Path]:
-    """Every file of the model that a file belongs to, whether it is there or not: of the index that names it, else by
-    its number; the file alone where it is no shard."""
+    """The paths of all shards of the model that a file belongs to, whether they exist or not.
+
+    They come from an index file that names it, or else from the number in its name. Only the file itself if it is not a
+    shard.
+    """
     names = sorted(set(_index_of(path).values())) or _numbered(path)
     return [path.with_name(name) for name in names] if path.name in names else [path]
 
 
 def _index_of(path: Path) -> dict[str, str]:
-    """Tensor -> file name, of an index in the folder that names this file; empty without one that can be read."""
+    """Tensor -> file name, from an index in the folder that names this file; empty if there is no readable index."""
     for index in sorted(path.parent.glob("*.index*.json")):
         try:
-            written = json.loads(index.read_text(encoding="utf-8"))
-            files = {str(key): str(name) for key, name in written["weight_map"].items()}
+            content = json.loads(index.read_text(encoding="utf-8"))
+            files = {str(key): str(name) for key, name in content["weight_map"].items()}
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            continue  # the numbers in the names tell as much
+            continue  # the numbers in the file names give the same information
         if path.name in files.values() and all(Path(name).name == name for name in files.values()):
             return files
     return {}
 
 
 def _numbered(path: Path) -> list[str]:
-    """The names of all shards by the number in one; none where it has none."""
+    """The names of all shards, from the number in the name of one of them; empty if it has none."""
     match = _NUMBERED.match(path.stem)
     if match is None or len(match["number"]) != len(match["total"]):
         return []

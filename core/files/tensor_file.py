@@ -1,4 +1,4 @@
-"""safetensors files: the header first, one tensor at a time, and writing that can lose nothing."""
+"""Reads safetensors files one tensor at a time, and writes them without overwriting anything."""
 
 # safetensors has no types.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -24,7 +24,7 @@ from ..layers import Rows
 from .file_state import FileState, open_unchanged, state_when_opened
 from .header import TensorHeader, read_header, stored_bytes
 
-# safetensors' dtypes as torch's.
+# The dtypes of model weights, by their names in safetensors.
 TORCH_DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -34,7 +34,7 @@ TORCH_DTYPES = {
     "F8_E5M2": torch.float8_e5m2,
 }
 
-# Those that a tensor of an adapter may have; shapes and masks among them are whole numbers.
+# The dtypes of an adapter's tensors; its shapes and masks are whole numbers.
 _STORED_DTYPES = {
     **TORCH_DTYPES,
     "I64": torch.int64,
@@ -45,15 +45,15 @@ _STORED_DTYPES = {
     "BOOL": torch.bool,
 }
 
-# Bytes read at once: small enough to stay in a core's cache between reading and converting.
+# Bytes per read: small enough to stay in a core's cache between reading and converting.
 _BLOCK = 1 << 19
 
 
 @dataclass(frozen=True)
 class TensorFile:
-    """A safetensors file by its header.
+    """A safetensors file whose header was read.
 
-    state: the file as it was when the header was read; what is read later must come from that state. None: unknown.
+    state: the state of the file at that time. Later reads fail with ChangedFile if it has changed. None: unknown.
     """
 
     path: Path
@@ -62,25 +62,27 @@ class TensorFile:
     state: FileState | None = None
 
     def parts(self) -> "tuple[TensorFile, ...]":
-        """The files that the tensors are in: this one."""
+        """The files that contain the tensors: this one."""
         return (self,)
 
     def mark(self, key: str) -> str | None:
-        """The file that holds a tensor and its state, as text: equal marks promise equal values. None: unknown."""
+        """The path and state of the file that contains a tensor, as text; equal marks mean equal values. None:
+        unknown."""
         return None if self.state is None else self._mark
 
     @cached_property
     def _mark(self) -> str:
-        # Of a file that has just been written the times promise nothing to later openings: it gets a mark of its own.
+        # The times of a file that was just written may not change with the next write, so it gets a unique mark.
         settled = self.state is not None and self.state.settled
         state = "" if self.state is None else self.state.mark()
         return f"{self.path.resolve()} {state}" + ("" if settled else f" {uuid4().hex}")
 
     def read(self, key: str, rows: Rows | None = None) -> Tensor:
-        """One tensor, or some rows of it, as float32 in memory of its own.
+        """Read a tensor, or rows of it, as float32 in memory of its own.
 
-        Read by the header's offsets: safetensors' own reader parses the header of the whole file each time it opens it,
-        and keeps every page that was ever read while it is open. Reading was five times slower through it.
+        Uses the header's offsets: the reader of the safetensors library parses the whole header at each opening, keeps
+        all pages that were read while it is open, and was five times slower. UnreadableFile for a dtype that weights do
+        not have, ChangedFile if the file changed.
         """
         header = self.tensors[key]
         dtype = TORCH_DTYPES.get(header.dtype)
@@ -94,17 +96,17 @@ class TensorFile:
         values = torch.empty((rows.length, *header.shape[1:]) if header.shape else (), dtype=torch.float32)
         with open_unchanged(self.path, self.state) as stream:
             stream.seek(header.start + rows.start * row * dtype.itemsize)
-            room = torch.empty(min(_BLOCK, values.numel() * dtype.itemsize), dtype=torch.uint8)
+            buffer = torch.empty(min(_BLOCK, values.numel() * dtype.itemsize), dtype=torch.uint8)
             for block in values.view(-1).split(_BLOCK // dtype.itemsize):
-                stored = room[: len(block) * dtype.itemsize]
+                stored = buffer[: len(block) * dtype.itemsize]
                 if stream.readinto(stored.numpy().data) != len(stored):
-                    raise ChangedFile(f"File {self.path}: it became shorter while it was read. Load it again.")
+                    raise ChangedFile(f"File {self.path}: it was cut short while it was read. Load it again.")
                 block.copy_(stored.view(dtype))
         return values
 
 
 def open_tensor_file(path: Path) -> TensorFile:
-    """Read a safetensors header; UnreadableFile says what is wrong with a file that is none, or is cut short."""
+    """Read a safetensors header. UnreadableFile says what is wrong if the file is missing, damaged or cut short."""
     if not path.is_file():
         raise UnreadableFile(f"File {path}: not found. Check the name, or refresh the list of files.")
     with open_unchanged(path, None) as stream:
@@ -114,23 +116,23 @@ def open_tensor_file(path: Path) -> TensorFile:
             return TensorFile(path, *read_header(stream, state.size), state)
         except ValueError as error:
             raise UnreadableFile(
-                f"File {path}: expected a whole safetensors file, found {state.size:,} bytes that are none ({error}). "
-                "It is damaged or was not downloaded to its end: fetch it again."
+                f"File {path}: expected a whole safetensors file, but {error} (the file has {state.size:,} bytes). "
+                "It is damaged or its download is incomplete: download it again."
             ) from error
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Every tensor of a file, in the file's precision and in memory of its own: for adapters, which are small.
+    """Read all tensors of a file, in the file's dtypes and in memory of their own; for adapters, which are small.
 
-    Never mapped: a mapped file that is cut short while it is in use ends the process. UnreadableFile where the file is
-    none, ChangedFile where it changes while it is read.
+    Do not map the file instead: if a mapped file is cut short while it is in use, the process ends. UnreadableFile if
+    it is not a safetensors file, ChangedFile if it changes while it is read.
     """
     file = open_tensor_file(path)
     with open_unchanged(path, file.state) as stream:
-        return {key: _stored_values(stream, file, key) for key in file.tensors}
+        return {key: _read_stored(stream, file, key) for key in file.tensors}
 
 
-def _stored_values(stream: BufferedReader, file: TensorFile, key: str) -> Tensor:
+def _read_stored(stream: BufferedReader, file: TensorFile, key: str) -> Tensor:
     header = file.tensors[key]
     dtype = _STORED_DTYPES.get(header.dtype)
     if dtype is None:
@@ -138,27 +140,27 @@ def _stored_values(stream: BufferedReader, file: TensorFile, key: str) -> Tensor
             f"File {file.path}, tensor {key}: expected {', '.join(_STORED_DTYPES)}, found {header.dtype}. Convert the "
             "file to one of these."
         )
-    room = torch.empty(stored_bytes(header), dtype=torch.uint8)
+    buffer = torch.empty(stored_bytes(header), dtype=torch.uint8)
     stream.seek(header.start)
-    if read_into(stream, room) != len(room):
-        raise ChangedFile(f"File {file.path}: it became shorter while it was read. Load it again.")
-    return room.view(dtype).reshape(header.shape)
+    if read_into(stream, buffer) != len(buffer):
+        raise ChangedFile(f"File {file.path}: it was cut short while it was read. Load it again.")
+    return buffer.view(dtype).reshape(header.shape)
 
 
-def read_into(stream: IO[bytes], room: Tensor) -> int:
-    """Fill bytes (n,) from a stream; how many there were."""
-    view, count = room.numpy().data, 0
+def read_into(stream: IO[bytes], buffer: Tensor) -> int:
+    """Fill a buffer of bytes (n,) from a stream. Returns the number of bytes that were read."""
+    view, count = buffer.numpy().data, 0
     while count < len(view) and (more := stream.readinto(view[count:])):  # type: ignore[attr-defined]
         count += more
     return count
 
 
 def write_new(folder: Path, stem: str, tensors: dict[str, Tensor], metadata: Mapping[str, str] | None) -> Path:
-    """Write `folder/stem_00001_.safetensors`, or the next free number; an existing file is never touched.
+    """Write `folder/stem_00001_.safetensors`, or the next free number. Existing files are never overwritten.
 
-    The file appears under its name whole or not at all. The numbering is ComfyUI's own.
+    A file with that name is never partial. The numbering is ComfyUI's own. UnwritableFile if it cannot be written.
     """
-    unfinished = folder / f".{uuid4().hex}.unfinished"  # of its own, for threads and processes alike
+    unfinished = folder / f".{uuid4().hex}.unfinished"  # a unique name: several threads or processes may write here
     try:
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -168,8 +170,8 @@ def write_new(folder: Path, stem: str, tensors: dict[str, Tensor], metadata: Map
             unfinished.unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:
         raise UnwritableFile(
-            f"File {stem} in {folder}: expected a place to write to, found none ({error}). Choose another name or "
-            "folder, or make room."
+            f"File {stem} in {folder}: it cannot be written ({error}). Choose another name or folder, or free "
+            "disk space."
         ) from error
 
 
@@ -178,7 +180,7 @@ def _publish(unfinished: Path, folder: Path, stem: str) -> Path:
     while True:
         path = folder / f"{stem}_{number:05}_.safetensors"
         try:
-            os.link(unfinished, path)  # fails where the name is taken, even when another process took it just now
+            os.link(unfinished, path)  # fails if the name exists, even if another process has just created it
         except FileExistsError:
             number += 1
         except OSError:  # a file system without hard links (exFAT, some network shares)
@@ -192,7 +194,7 @@ def _publish(unfinished: Path, folder: Path, stem: str) -> Path:
 
 
 def file_sha256(path: Path, state: FileState | None = None) -> str:
-    """The whole file's SHA-256, as the model sites show it; for adapters, which are small."""
+    """SHA-256 of the whole file, as model sites show it; for adapters, which are small."""
     digest = hashlib.sha256()
     with open_unchanged(path, state) as stream:
         for chunk in iter(lambda: stream.read(1 << 20), b""):

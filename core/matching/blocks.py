@@ -17,25 +17,24 @@ class Block:
     def text_encoder(self) -> bool:
         return next(iter(self.layers.values())).text_encoder
 
-    def common_roles(self, other: "Block") -> list[str]:
+    def common_roles(self, block: "Block") -> list[str]:
         """Roles that both blocks have with the same shape, in this block's order."""
-        theirs = other.layers
         return [
             role
             for role, layer in self.layers.items()
-            if role in theirs and layer.weight.shape == theirs[role].weight.shape
+            if role in block.layers and layer.weight.shape == block.layers[role].weight.shape
         ]
 
-    def is_like(self, other: "Block") -> bool:
+    def is_like(self, block: "Block") -> bool:
         """Whether two blocks are of the same kind: no shared role differs in shape, and at least half of the larger
         block's roles are shared.
 
         A block without one of the roles (a skip connection, an extra projection) still belongs to its kind.
         """
-        if self.text_encoder != other.text_encoder:
+        if self.text_encoder != block.text_encoder:
             return False
-        same_name, same_shape = self.layers.keys() & other.layers.keys(), self.common_roles(other)
-        return len(same_shape) == len(same_name) and 2 * len(same_shape) >= max(len(self.layers), len(other.layers))
+        same_name, same_shape = self.layers.keys() & block.layers.keys(), self.common_roles(block)
+        return len(same_shape) == len(same_name) and 2 * len(same_shape) >= max(len(self.layers), len(block.layers))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..layers import Base, Layer
-from ..progress import Progress, silent
+from ..progress import Progress, ignore_progress
 from .alignment import align_freely, align_in_order
 from .block_map import BlockMap, BlockMatch, UnusedBlock
 from .blocks import Block, Kind, blocks_of, kinds_of
@@ -74,14 +74,19 @@ def map_blocks(
     measure: str = "weight_cosine",
     order: Order = "in order",
     device: torch.device,
-    progress: Progress = silent,
+    progress: Progress = ignore_progress,
 ) -> BlockMap:
     """Find which source block feeds which target block, from a few roles of each (docs/method.md, section 4)."""
     return score_blocks(source, target, measure=measure, device=device, progress=progress).best_map(order)
 
 
 def score_blocks(
-    source: Base, target: Base, *, measure: str = "weight_cosine", device: torch.device, progress: Progress = silent
+    source: Base,
+    target: Base,
+    *,
+    measure: str = "weight_cosine",
+    device: torch.device,
+    progress: Progress = ignore_progress,
 ) -> BlockScores:
     """Score all blocks of each kind against each other. Memory: the vectors of one role of all source blocks."""
     sources, targets = blocks_of(source.layers.values()), blocks_of(target.layers.values())

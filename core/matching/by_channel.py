@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..layers import Base, Layer, LayerPair, Skipped
-from ..progress import Progress, silent
+from ..progress import Progress, ignore_progress
 from .by_name import Matching
 from .channels import Channels, find_channels
 
@@ -16,7 +16,7 @@ _Maps = Mapping[_Sizes, tuple[Tensor, ...]]  # known channel maps: for each targ
 
 
 def match_by_channels(
-    source: Base, target: Base, matching: Matching, *, device: torch.device, progress: Progress = silent
+    source: Base, target: Base, matching: Matching, *, device: torch.device, progress: Progress = ignore_progress
 ) -> Matching:
     """Add pairs for the unpaired layers whose target layer of the same name is narrower.
 

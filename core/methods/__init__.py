@@ -1,4 +1,4 @@
-"""Every transfer method, one file each. To add a method, add its file and its name in METHODS."""
+"""Holds the transfer methods, one file each. To add a method, add its file and its name in METHODS."""
 
 from collections.abc import Callable
 
@@ -13,19 +13,19 @@ from .restore_both import RESTORE_BOTH
 from .rotate import ROTATE
 
 METHODS: tuple[Method, ...] = (COPY, LORA_X, PROLORA, PROLORA_FULL, ROTATE, RESTORE, RESTORE_BOTH)
-DEFAULT = RESTORE_BOTH  # the best on related bases: benchmarks/quality
+DEFAULT = RESTORE_BOTH  # best on related bases in benchmarks/quality
 
 
 def method_named(name: str) -> Method:
-    """The method of that name; InvalidSetting lists the methods that exist."""
+    """The method of this name. InvalidSetting lists the existing methods if there is none."""
     for method in METHODS:
         if method.name == name:
             return method
-    raise InvalidSetting(f"Method {name!r} does not exist. Known: {', '.join(method.name for method in METHODS)}.")
+    raise InvalidSetting(f"Method: expected one of {', '.join(method.name for method in METHODS)}, found {name!r}.")
 
 
 def list_methods(wanted: Callable[[Method], bool], last: str = "and") -> str:
-    """The names of the methods that pass the test, as in "copy, restore and restore_both"."""
+    """The names of the methods for which `wanted` is true, as in "copy, restore and restore_both"."""
     *names, final = [method.name for method in METHODS if wanted(method)]
     return f"{', '.join(names)} {last} {final}" if names else final
 

@@ -1,4 +1,4 @@
-"""The baseline: what loading the old LoRA on the new base does."""
+"""The baseline: the same as loading the old LoRA on the new base."""
 
 from ..delta import LowRankDelta
 from .method import LayerPairBases, Method, Projected

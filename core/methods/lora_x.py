@@ -1,4 +1,4 @@
-"""LoRA-X: the delta's part inside the target's leading subspaces."""
+"""LoRA-X: keeps the part of the delta inside the target's leading subspaces."""
 
 from ..delta import LowRankDelta
 from ..linalg import project
@@ -14,7 +14,7 @@ def lora_x(delta: LowRankDelta, bases: LayerPairBases) -> Projected:
 LORA_X = Method(
     name="lora_x",
     function=lora_x,
-    summary="LoRA-X as published: only what lies inside the target's leading subspaces.",
+    summary="LoRA-X as published: keeps only the part inside the target's leading subspaces.",
     source="LoRA-X, ICLR 2025, arXiv 2501.16559, Eq. 3",
     keeps_whole_delta=False,
     needs_subspaces=True,

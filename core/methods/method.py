@@ -1,4 +1,4 @@
-"""The one shape that every transfer method has."""
+"""The type of all transfer methods, and what a method may read."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from ..subspace import Subspace
 
 @dataclass(frozen=True)
 class LayerPairBases:
-    """What a method may read besides the delta: the leading subspaces of the two weights, and the drift where the delta
-    acts (drift.compare_weights).
+    """What a method may read besides the delta.
 
-    A method gets only what it declares. Reading more raises InvalidSetting, which says what to declare.
+    subspaces: the leading subspaces of the source and target weights. drift: the drift where the delta acts
+    (drift.compare_weights). A method gets only what it declares; reading more raises InvalidSetting.
     """
 
     subspaces: tuple[Subspace, Subspace] | None = None
@@ -22,18 +22,18 @@ class LayerPairBases:
 
     def source_and_target_subspaces(self) -> tuple[Subspace, Subspace]:
         if self.subspaces is None:
-            raise InvalidSetting("This method reads subspaces: it must declare needs_subspaces=True.")
+            raise InvalidSetting("This method reads subspaces, and must declare needs_subspaces=True.")
         return self.subspaces
 
     def drift_where_the_delta_acts(self) -> Drift:
         if self.drift is None:
-            raise InvalidSetting("This method reads the drift: it must declare needs_drift=True.")
+            raise InvalidSetting("This method reads the drift, and must declare needs_drift=True.")
         return self.drift
 
 
 @dataclass(frozen=True)
 class Projected:
-    """A method's result: the target's delta, and for how many directions the method is not defined."""
+    """A method's result: the target's delta (m, n), and the number of directions for which the method is undefined."""
 
     delta: LowRankDelta
     undefined_directions: int = 0
@@ -41,15 +41,14 @@ class Projected:
 
 @dataclass(frozen=True)
 class Method:
-    """A transfer method: a pure function from the source's delta to the target's, and the facts that the nodes, the
-    plan, the verdict and the report derive their behaviour and their texts from.
+    """A transfer method: a pure function from the source's delta to the target's, and facts about it. The nodes, the
+    plan, the verdict and the report derive their behaviour and texts from these facts.
 
-    source: the paper and its equation, or how it was derived; it is in the report. keeps_whole_delta: False if the
-    formula cuts a part of the delta away. Scaling the rest back up then harms more than a random delta does (measured:
-    docs/method.md, section 12).
-    same_build_only: True if layers of a target of another depth or width are copied instead, because the method harms
-    there (measured). drift_undone: the share of the bases' drift that it undoes where the delta acts, for a drift of so
-    many times the delta's norm; None if the method leaves the drift alone.
+    source: the paper and its equation, or how the method was derived; the report shows it. keeps_whole_delta: False if
+    the formula removes a part of the delta. Scaling the rest up then does more harm than a random delta does (measured:
+    docs/method.md, section 12). same_build_only: True if layers are copied when the target has another depth or width,
+    because the method does harm there (measured). drift_undone: maps ||drift|| / ||delta|| to the share of the drift
+    that the method undoes where the delta acts; None if the method does not change the drift.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""ProLoRA as published: the subspace part and the null-space part, each projected into the target."""
+"""ProLoRA as published: projects the subspace part and the null-space part into those of the target."""
 
 from ..delta import LowRankDelta
 from ..linalg import project, reject, split
@@ -8,7 +8,7 @@ from .method import LayerPairBases, Method, Projected
 def prolora(delta: LowRankDelta, bases: LayerPairBases) -> Projected:
     """dW_t = P_t P_s dW_s Q_s Q_t + P'_t P'_s dW_s Q'_s Q'_t (ProLoRA, arXiv 2506.04244, Eq. 3). Rank r in, 2r out.
 
-    The two cross blocks P dW Q' and P' dW Q are lost, even between equal models: so it is in the paper.
+    The two cross blocks P dW Q' and P' dW Q are lost even between equal models, as in the paper.
     """
     source, target = bases.source_and_target_subspaces()
     up_inside, up_outside = split(source.left, delta.up)

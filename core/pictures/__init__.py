@@ -1,1 +1,1 @@
-"""Reports drawn as still pictures."""
+"""Draws reports as pictures."""

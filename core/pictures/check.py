@@ -1,4 +1,4 @@
-"""The picture of a check: the gap closed at each noise level, and after a search at each strength."""
+"""The picture of a check: the gap closed at each noise level, and after a search also at each strength."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -28,27 +28,27 @@ from .drawing import (
 _COLOURS = {"transferred": (GREEN,), "copy": (ORANGE,), "more": (BLUE, PURPLE, YELLOW, PINK)}
 _HEADER, _HEIGHT, _AXIS = 150, 270, 66  # pixels; _AXIS is left of each panel, for its figures
 _PANELS, _GAP = (560, 260), 24  # widths: noise levels, strengths
-_LEAST = -1.0  # what does more harm lies on the lower edge: the figure is in the report
+_LEAST = -1.0  # smaller figures are drawn on the lower edge; the report has the exact figures
 _LEGEND_LINE = 22
-_DOT = 7.0  # pixels from one dot of a line to the next
+_DOT = 7.0  # pixels between the dots of a line
 
-_LEGIBLE = 4  # adapters up to which their cosines are drawn too; the legend has them of all
-_THICK = "thick: gap closed, the share of the way from the bare target to the source with its LoRA: 1 all, below 0 harm"
-_THIN = "thin: G, the change alone, each seen from its own base: 1 is the same change"
-_DOTTED = ";  dotted: cosine of the changes"
+_LEGIBLE = 4  # with more adapters the cosines are not drawn; the legend always has them
+_THICK = "thick: gap closed, the share of the way from the bare target to the source with its LoRA; below 0 is harm"
+_THIN = "thin: G, how well the change on the target matches the change on the source; 1 is the same change"
+_DOTTED = ";  dotted: cosine of the two changes"
 
 _Drawing = ImageDraw.ImageDraw
 _Stroke = Literal["thick", "thin", "dotted"]
 
 
 class _Panel:
-    """A frame with places along x and a figure from `least` to 1 along y."""
+    """A frame with evenly spaced positions along x, and a figure from `least` to 1 along y."""
 
-    def __init__(self, left: int, width: int, places: int, least: float) -> None:
-        self.left, self.width, self.places, self.least = left, width, places, least
+    def __init__(self, left: int, width: int, positions: int, least: float) -> None:
+        self.left, self.width, self.positions, self.least = left, width, positions, least
 
-    def x(self, place: int) -> float:
-        return self.left + (place + 0.5) * self.width / self.places
+    def x(self, position: int) -> float:
+        return self.left + (position + 0.5) * self.width / self.positions
 
     def y(self, figure: float) -> float:
         share = (max(self.least, min(1.0, figure)) - self.least) / (1 - self.least)
@@ -62,7 +62,7 @@ def check_picture(report: CheckReport) -> numpy.ndarray:
     """Draw a check as uint8 (height, width, 3).
 
     At each noise level: gap closed (thick), G (thin) and, of a few adapters, the cosine (dotted). After a search a
-    second panel shows gap closed and G over all noise levels at each strength, with the chosen strength ringed.
+    second panel shows gap closed and G over all noise levels at each strength, with a ring around the best.
     """
     panels = _panels(report)
     width = panels[-1].left + panels[-1].width + MARGIN
@@ -71,18 +71,20 @@ def check_picture(report: CheckReport) -> numpy.ndarray:
     draw = ImageDraw.Draw(picture)
     _draw_header(draw, report, width)
     _draw_frame(
-        draw, panels[0], "noise level (sigma), from much noise to little; strength 1", _figures(report.noise_levels)
+        draw, panels[0], "noise level (sigma), from high to low; strength 1", _format_levels(report.noise_levels)
     )
-    for trial, colour in reversed(_coloured(report)):  # the transferred LoRA on top
-        levels = trial.as_it_is().levels
+    for trial, colour in reversed(_assign_colours(report)):  # the transferred LoRA on top
+        levels = trial.at_strength_one().levels
         if _has_cosines(report):
-            _draw_curve(draw, panels[0], [None if one is None else one.cosine for one in levels], colour, "dotted")
+            _draw_curve(
+                draw, panels[0], [None if level is None else level.cosine for level in levels], colour, "dotted"
+            )
         _draw_curves(draw, panels[0], levels, colour)
     if report.searched:
-        strengths = [one.strength for one in report.transferred.attempts]
-        _draw_frame(draw, panels[1], "strength; all noise levels", [f"{one:g}" for one in strengths])
-        for trial, colour in reversed(_coloured(report)):
-            _draw_curves(draw, panels[1], [one.pooled for one in trial.attempts], colour)
+        strengths = [attempt.strength for attempt in report.transferred.attempts]
+        _draw_frame(draw, panels[1], "strength; all noise levels", [f"{strength:g}" for strength in strengths])
+        for trial, colour in reversed(_assign_colours(report)):
+            _draw_curves(draw, panels[1], [attempt.pooled for attempt in trial.attempts], colour)
         _, chosen = report.chosen()
         if chosen.pooled.gap_closed is not None:
             x, y = panels[1].x(strengths.index(chosen.strength)), panels[1].y(chosen.pooled.gap_closed)
@@ -92,18 +94,19 @@ def check_picture(report: CheckReport) -> numpy.ndarray:
 
 
 def _panels(report: CheckReport) -> list[_Panel]:
-    """The lower edge is 0, or -1 where a figure is below."""
-    shown = [one for trial in report.trials for one in _shown(trial)]
-    least = _LEAST if min(min(one.score, one.change_match, one.cosine) for one in shown) < -0.02 else 0.0
-    places = [len(report.noise_levels)]
+    """The panels of the picture. Their lower edge is 0, or -1 if a figure is negative."""
+    agreements = [agreement for trial in report.trials for agreement in _agreements(trial)]
+    smallest = min(min(item.score, item.change_match, item.cosine) for item in agreements)
+    least = _LEAST if smallest < -0.02 else 0.0
+    counts = [len(report.noise_levels)]
     if report.searched:
-        places.append(len(report.transferred.attempts))
+        counts.append(len(report.transferred.attempts))
     panels: list[_Panel] = []
     left = MARGIN + _AXIS
-    for width, count in zip(_PANELS, places, strict=False):
-        full = width if report.searched else sum(_PANELS) + _GAP + _AXIS
-        panels.append(_Panel(left, full, count, least))
-        left += full + _GAP + _AXIS
+    for width, count in zip(_PANELS, counts, strict=False):
+        panel_width = width if report.searched else sum(_PANELS) + _GAP + _AXIS
+        panels.append(_Panel(left, panel_width, count, least))
+        left += panel_width + _GAP + _AXIS
     return panels
 
 
@@ -111,23 +114,23 @@ def _has_cosines(report: CheckReport) -> bool:
     return len(report.trials) <= _LEGIBLE
 
 
-def _shown(trial: Trial) -> list[Agreement]:
-    levels = [one for one in trial.as_it_is().levels if one is not None]
-    return [*levels, *(one.pooled for one in trial.attempts)]
+def _agreements(trial: Trial) -> list[Agreement]:
+    levels = [level for level in trial.at_strength_one().levels if level is not None]
+    return [*levels, *(attempt.pooled for attempt in trial.attempts)]
 
 
-def _coloured(report: CheckReport) -> list[tuple[Trial, str]]:
+def _assign_colours(report: CheckReport) -> list[tuple[Trial, str]]:
     used = dict.fromkeys(_COLOURS, 0)
-    found: list[tuple[Trial, str]] = []
+    assigned: list[tuple[Trial, str]] = []
     for trial in report.trials:
         colours = _COLOURS[trial.role]
-        found.append((trial, colours[used[trial.role] % len(colours)]))
+        assigned.append((trial, colours[used[trial.role] % len(colours)]))
         used[trial.role] += 1
-    return found
+    return assigned
 
 
-def _figures(noise_levels: Sequence[float]) -> list[str]:
-    return [f"{one:.2g}" if one < 10 else f"{one:.0f}" for one in noise_levels]
+def _format_levels(noise_levels: Sequence[float]) -> list[str]:
+    return [f"{level:.2g}" if level < 10 else f"{level:.0f}" for level in noise_levels]
 
 
 def _draw_header(draw: _Drawing, report: CheckReport, width: int) -> None:
@@ -135,39 +138,39 @@ def _draw_header(draw: _Drawing, report: CheckReport, width: int) -> None:
     draw_header(draw, "How much of the gap the LoRA closes", names, report.sentence(), width)
 
 
-def _draw_frame(draw: _Drawing, panel: _Panel, named: str, marks: Sequence[str]) -> None:
+def _draw_frame(draw: _Drawing, panel: _Panel, title: str, marks: Sequence[str]) -> None:
     font, bottom, right = ImageFont.load_default(13), _HEADER + _HEIGHT, panel.left + panel.width
     for figure in panel.ticks():
         draw.line((panel.left, panel.y(figure), right, panel.y(figure)), ZERO if figure == 0 else LINE)
         edge = " or less" if figure == panel.least < 0 else ""
         draw.text((panel.left - 8, panel.y(figure)), f"{figure:g}{edge}", FAINT, font, anchor="rm")
-    step = -(-len(marks) * 40 // panel.width)  # of many levels only every second or third is named
-    for place, mark in enumerate(marks):
-        draw.line((panel.x(place), bottom, panel.x(place), bottom + 4), LINE)
-        if place % step == 0:
-            draw.text((panel.x(place), bottom + 8), mark, FAINT, font, anchor="ma")
-    draw.text((panel.left + panel.width / 2, bottom + 28), named, FAINT, font, anchor="ma")
+    step = -(-len(marks) * 40 // panel.width)  # with many levels only every second or third has a label
+    for position, mark in enumerate(marks):
+        draw.line((panel.x(position), bottom, panel.x(position), bottom + 4), LINE)
+        if position % step == 0:
+            draw.text((panel.x(position), bottom + 8), mark, FAINT, font, anchor="ma")
+    draw.text((panel.left + panel.width / 2, bottom + 28), title, FAINT, font, anchor="ma")
 
 
-def _draw_curves(draw: _Drawing, panel: _Panel, shown: Sequence[Agreement | None], colour: str) -> None:
-    _draw_curve(draw, panel, [None if one is None else one.change_match for one in shown], colour, "thin")
-    _draw_curve(draw, panel, [None if one is None else one.gap_closed for one in shown], colour, "thick")
+def _draw_curves(draw: _Drawing, panel: _Panel, agreements: Sequence[Agreement | None], colour: str) -> None:
+    _draw_curve(draw, panel, [None if item is None else item.change_match for item in agreements], colour, "thin")
+    _draw_curve(draw, panel, [None if item is None else item.gap_closed for item in agreements], colour, "thick")
 
 
 def _draw_curve(draw: _Drawing, panel: _Panel, figures: Sequence[float | None], colour: str, stroke: _Stroke) -> None:
-    """A line, if thick with a mark at each figure; it breaks where there is none."""
-    before: tuple[float, float] | None = None
-    for place, figure in enumerate(figures):
+    """Draw a line through the figures, with gaps where there are none; a thick line has a mark at each figure."""
+    previous: tuple[float, float] | None = None
+    for position, figure in enumerate(figures):
         if figure is None:
-            before = None
+            previous = None
             continue
-        point = panel.x(place), panel.y(figure)
-        if before is not None:
-            _draw_line(draw, before, point, colour, stroke)
-        if stroke == "thick" or before is None:
+        point = panel.x(position), panel.y(figure)
+        if previous is not None:
+            _draw_line(draw, previous, point, colour, stroke)
+        if stroke == "thick" or previous is None:
             radius = 4 if stroke == "thick" else 1
             draw.ellipse((point[0] - radius, point[1] - radius, point[0] + radius, point[1] + radius), colour)
-        before = point
+        previous = point
 
 
 def _draw_line(
@@ -185,19 +188,18 @@ def _draw_line(
 
 def _draw_legend(draw: _Drawing, report: CheckReport, top: int) -> None:
     font = ImageFont.load_default(14)
-    for row, (trial, colour) in enumerate(_coloured(report)):
+    for row, (trial, colour) in enumerate(_assign_colours(report)):
         y = top + row * _LEGEND_LINE
         draw.line((MARGIN, y + 9, MARGIN + 26, y + 9), colour, 3)
-        pooled = trial.as_it_is().pooled
-        figures = (
-            f"{_closed(pooled)}, G {pooled.change_match:.2f}, cosine {pooled.cosine:.2f}, size {pooled.norm_ratio:.2f}"
-        )
-        best = f";  best at strength {trial.best().strength:g}: {_closed(trial.best().pooled)}"
-        said = f"{shorten(trial.label)}:  {figures}{best if report.searched else ''}"
-        draw.text((MARGIN + 34, y), said, TEXT if trial.role == "transferred" else FAINT, font)
+        pooled = trial.at_strength_one().pooled
+        figures = f"{_describe_gap(pooled)}, G {pooled.change_match:.2f}, cosine {pooled.cosine:.2f}, "
+        figures += f"size {pooled.norm_ratio:.2f}"
+        best = f";  best at strength {trial.best_attempt().strength:g}: {_describe_gap(trial.best_attempt().pooled)}"
+        text = f"{shorten(trial.label)}:  {figures}{best if report.searched else ''}"
+        draw.text((MARGIN + 34, y), text, TEXT if trial.role == "transferred" else FAINT, font)
     for row, note in enumerate((_THICK, _THIN + _DOTTED if _has_cosines(report) else _THIN)):
         draw.text((MARGIN, top + len(report.trials) * _LEGEND_LINE + 4 + 18 * row), note, FAINT, font)
 
 
-def _closed(pooled: Agreement) -> str:
+def _describe_gap(pooled: Agreement) -> str:
     return "no gap to close" if pooled.gap_closed is None else f"gap closed {pooled.gap_closed:.2f}"

@@ -1,4 +1,4 @@
-"""How alike two models are along their depth: one column for each block of the target."""
+"""The picture of similarity along the depth of a model: one column for each block of the target."""
 
 from dataclasses import dataclass
 
@@ -11,13 +11,13 @@ from .drawing import BACKGROUND, FAINT, GREEN, LINE, MARGIN, ORANGE, TEXT, Block
 
 _SIMILARITY, _COSINE = GREEN, ORANGE
 _HEADER, _HEIGHT, _LEGEND = 88, 260, 56
-_AXIS, _PLOT = 44, (860, 1240)  # pixels left of the plot, and its least and largest width
-_STEP = (4, 28)  # pixels of a block
+_AXIS, _PLOT = 44, (860, 1240)  # pixels left of the plot; its smallest and largest width
+_STEP = (4, 28)  # smallest and largest width of a block in pixels
 
 
 @dataclass(frozen=True)
 class _Column:
-    """A block of the target: the least, mean and largest similarity above chance of its layers, and weight cosine."""
+    """A block of the target: smallest, mean and largest similarity above chance, and weight cosine, of its layers."""
 
     block: str
     similarity: tuple[float, float, float] | None
@@ -25,8 +25,11 @@ class _Column:
 
 
 def depth_picture(report: Report) -> numpy.ndarray:
-    """Draw a report as uint8 (height, width, 3): for each block of the target, in its order, the mean over the layers
-    of similarity above chance and of the weight cosine, and a bar from the least to the largest."""
+    """Draw a report as uint8 (height, width, 3).
+
+    Each block of the target, in model order, has the mean over its layers of similarity above chance and weight cosine,
+    and a bar from the smallest to the largest value.
+    """
     columns = _columns(report.layers)
     step = max(_STEP[0], min(_STEP[1], _PLOT[1] // max(1, len(columns))))
     left, bottom = MARGIN + _AXIS, _HEADER + _HEIGHT
@@ -39,8 +42,8 @@ def depth_picture(report: Report) -> numpy.ndarray:
     draw.text((MARGIN, 54), names, TEXT, ImageFont.load_default(16))
     _draw_axis(draw, left, left + step * max(1, len(columns)))
     for colour, figures in (
-        (_COSINE, [one.cosine for one in columns]),
-        (_SIMILARITY, [one.similarity for one in columns]),
+        (_COSINE, [column.cosine for column in columns]),
+        (_SIMILARITY, [column.similarity for column in columns]),
     ):
         _draw_curve(draw, figures, colour, left, step)
     _draw_labels(picture, columns, left, step, bottom)
@@ -49,16 +52,16 @@ def depth_picture(report: Report) -> numpy.ndarray:
 
 
 def _columns(layers: tuple[LayerReport, ...]) -> list[_Column]:
-    found: dict[str, list[LayerReport]] = {}
+    by_block: dict[str, list[LayerReport]] = {}
     for layer in layers:
-        found.setdefault(layer.pair.target.block or layer.pair.target.name, []).append(layer)
+        by_block.setdefault(layer.pair.target.block or layer.pair.target.name, []).append(layer)
     return [
         _Column(
             block,
-            _range([layer.similarity.above_chance for layer in some]),
-            _range([layer.similarity.weight_cosine for layer in some]),
+            _range([layer.similarity.above_chance for layer in block_layers]),
+            _range([layer.similarity.weight_cosine for layer in block_layers]),
         )
-        for block, some in found.items()
+        for block, block_layers in by_block.items()
     ]
 
 
@@ -68,7 +71,7 @@ def _range(figures: list[float | None]) -> tuple[float, float, float] | None:
 
 
 def _y(figure: float) -> float:
-    """A negative figure is no better than chance: it lies on the axis."""
+    """The height of a figure; negative figures are no better than chance, and are drawn on the axis."""
     return _HEADER + _HEIGHT - max(0.0, min(1.0, figure)) * (_HEIGHT - 12)
 
 
@@ -82,20 +85,20 @@ def _draw_axis(draw: ImageDraw.ImageDraw, left: int, right: int) -> None:
 def _draw_curve(
     draw: ImageDraw.ImageDraw, figures: list[tuple[float, float, float] | None], colour: str, left: int, step: int
 ) -> None:
-    """Bars, and a line through the means that breaks where a block has no figure."""
-    before: tuple[float, float] | None = None
+    """Draw bars, and a line through the means with gaps where a block has no figure."""
+    previous: tuple[float, float] | None = None
     for index, figure in enumerate(figures):
         x = left + (index + 0.5) * step
         if figure is None:
-            before = None
+            previous = None
             continue
         least, mean, largest = figure
         draw.line((x, _y(least), x, _y(largest)), colour, 1)
-        if before is not None:
-            draw.line((*before, x, _y(mean)), colour, 2)
+        if previous is not None:
+            draw.line((*previous, x, _y(mean)), colour, 2)
         radius = 3 if step > 8 else 2
         draw.ellipse((x - radius, _y(mean) - radius, x + radius, _y(mean) + radius), colour)
-        before = x, _y(mean)
+        previous = x, _y(mean)
 
 
 def _runs(columns: list[_Column]) -> list[BlockRun]:
@@ -108,16 +111,17 @@ def _label_height(columns: list[_Column]) -> int:
 
 
 def _draw_labels(picture: Image.Image, columns: list[_Column], left: int, step: int, top: int) -> None:
-    """The names of runs, turned, below a line at each beginning; one that would lie on the one before is left out."""
-    draw, font, height, reached = ImageDraw.Draw(picture), ImageFont.load_default(12), _label_height(columns), 0.0
+    """Draw the rotated names of the runs, and a line where each starts. A name that would overlap the previous one is
+    left out."""
+    draw, font, height, label_end = ImageDraw.Draw(picture), ImageFont.load_default(12), _label_height(columns), 0.0
     for run in _runs(columns):
         x, middle = left + run.start * step, left + (run.start + run.count / 2) * step
         draw.line((x, _HEADER, x, top + 5), LINE)
-        if middle - 7 >= reached:
+        if middle - 7 >= label_end:
             label = Image.new("RGB", (height, 14), BACKGROUND)
             ImageDraw.Draw(label).text((height - 4, 0), run.label, TEXT if run.count > 1 else FAINT, font, anchor="ra")
             picture.paste(label.rotate(90, expand=True), (int(middle) - 7, top + 6))
-            reached = middle + 7
+            label_end = middle + 7
 
 
 def _draw_legend(draw: ImageDraw.ImageDraw, top: int) -> None:
@@ -126,4 +130,4 @@ def _draw_legend(draw: ImageDraw.ImageDraw, top: int) -> None:
         draw.line((left, top + 9, left + 26, top + 9), colour, 3)
         draw.text((left + 34, top), name, FAINT, font)
         left += 54 + int(font.getlength(name))
-    draw.text((left, top), "bars: from the least to the most alike layer of a block", FAINT, font)
+    draw.text((left, top), "bars: from the least to the most similar layer of a block", FAINT, font)

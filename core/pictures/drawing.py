@@ -1,4 +1,4 @@
-"""The look that all pictures share: the palette, the header, shortened names, and runs of blocks."""
+"""What all pictures share: the palette, the header, shortened names, and runs of blocks."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,7 +12,8 @@ PURPLE, YELLOW, PINK = "#c77dff", "#ffd166", "#f28482"
 MARGIN = 28  # pixels
 _LETTERS, _SENTENCE_LINES = 44, 3
 
-# viridis (S. van der Walt and N. Smith, CC0) at nine even steps: even to the eye, and safe for the colour-blind.
+# viridis (S. van der Walt and N. Smith, CC0) in nine even steps: perceptually uniform, and safe for colour-blind
+# people.
 _VIRIDIS = ("#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725")
 
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
@@ -28,12 +29,12 @@ def draw_header(draw: ImageDraw.ImageDraw, title: str, names: str, sentence: str
 
 
 def shorten(name: str, letters: int = _LETTERS) -> str:
-    """The name without its beginning where it is too long: names of models and layers differ at their ends."""
+    """Cut the beginning of a long name: names of models and layers differ at their ends."""
     return name if len(name) <= letters else "…" + name[-letters + 1 :]
 
 
 def similarity_colour(share: float) -> tuple[int, int, int]:
-    """The colour of a similarity above chance; values outside [0, 1] take the nearest end."""
+    """The colour of a similarity above chance; values outside [0, 1] are clamped."""
     position = min(1.0, max(0.0, share)) * (len(_VIRIDIS) - 1)
     index = min(int(position), len(_VIRIDIS) - 2)
     low, high = _rgb(_VIRIDIS[index]), _rgb(_VIRIDIS[index + 1])
@@ -43,7 +44,7 @@ def similarity_colour(share: float) -> tuple[int, int, int]:
 
 @dataclass(frozen=True)
 class BlockRun:
-    """Neighbouring blocks whose names differ only in their last number: "double_blocks", 19 of them."""
+    """Consecutive blocks whose names differ only in their last number, such as 19 "double_blocks"."""
 
     name: str
     start: int
@@ -55,7 +56,7 @@ class BlockRun:
 
 
 def block_runs(names: Iterable[str]) -> list[BlockRun]:
-    """Block names in the model's order as runs; a block without neighbours of its kind is a run of one."""
+    """Group block names, in model order, into runs. A block without similar neighbours is a run of one."""
     runs: list[BlockRun] = []
     start = 0
     for stem, group in groupby(names, key=_without_number):
@@ -75,7 +76,7 @@ def _rgb(code: str) -> tuple[int, int, int]:
 
 
 def _break_lines(text: str, font: Font, width: int) -> list[str]:
-    """A sentence broken between words. What does not fit on the last line is cut; the report has all of it."""
+    """Break a sentence between words. Text that does not fit on the last line is cut; the report has all of it."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()

@@ -1,4 +1,4 @@
-"""The picture of a report: every layer a cell, coloured by how far its similarity stands above chance."""
+"""The heatmap of a report: a cell for every layer, coloured by its similarity above chance."""
 
 from dataclasses import dataclass
 
@@ -9,8 +9,8 @@ from ..reports.layer import LayerReport
 from ..reports.transfer import Report
 from .drawing import BACKGROUND, FAINT, HATCH, LINE, MARGIN, ORANGE, TEXT, shorten, similarity_colour
 
-_WIDEST, _NARROWEST = 1240, 960  # pixels: still readable under a node, and what the legend needs
-_TALLEST_PANEL = 1500  # pixels; more rows than fit get lower, and lose their figures
+_WIDEST, _NARROWEST = 1240, 960  # pixels: readable under a node; enough for the legend
+_TALLEST_PANEL = 1500  # pixels; more rows are drawn lower, and without figures
 _CELL_WIDTH, _CELL_HEIGHT, _READABLE = 44, 20, 14
 _LABEL_LETTERS, _GAP = 40, 28
 _HEADER, _FOOTER = 112, 64
@@ -20,7 +20,7 @@ _Drawing = ImageDraw.ImageDraw
 
 @dataclass(frozen=True)
 class _Panel:
-    """Blocks of one make, which share their roles: a row for each block, a column for each role."""
+    """Blocks that share roles: a row for each block, a column for each role."""
 
     rows: tuple[str, ...]
     columns: tuple[str, ...]
@@ -49,31 +49,31 @@ class _Panel:
 def similarity_heatmap(report: Report) -> numpy.ndarray:
     """Draw a report as uint8 (height, width, 3).
 
-    Blocks that share roles make a panel, in the model's order; layers without a like are listed by name. Bright is
-    equal, dark no more alike than chance; the figure in a cell is Phi itself. Copied layers are framed.
+    Blocks that share roles form a panel, in model order; all other layers are listed by name. Bright cells are equal,
+    dark cells no more alike than chance. The figure in a cell is Phi. Copied layers have a frame.
     """
-    places, height = _place(_panels(report.layers))
-    width = max([_NARROWEST, *(left + panel.size[0] + MARGIN for panel, left, _ in places)])
+    positions, height = _lay_out(_panels(report.layers))
+    width = max([_NARROWEST, *(left + panel.size[0] + MARGIN for panel, left, _ in positions)])
     picture = Image.new("RGB", (width, height + _FOOTER), BACKGROUND)
     draw = ImageDraw.Draw(picture)
     _draw_header(draw, report)
-    for panel, left, top in places:
+    for panel, left, top in positions:
         _draw_panel(picture, draw, panel, left, top)
     _draw_legend(draw, height, report)
     return numpy.asarray(picture)
 
 
 def _panels(layers: tuple[LayerReport, ...]) -> list[_Panel]:
-    """Blocks joined by shared roles, largest panels first; blocks with a single role go into one list at the end."""
+    """Group blocks that share roles, largest panel first; blocks with a single role form one list at the end."""
     roles_of: dict[str, list[str]] = {}
     for layer in layers:
         roles_of.setdefault(layer.pair.target.block, []).append(layer.pair.target.role)
     groups: list[tuple[list[str], list[str]]] = []  # blocks, roles
     for block, roles in roles_of.items():
-        joined = [group for group in groups if set(group[1]) & set(roles)]
+        related = [group for group in groups if set(group[1]) & set(roles)]
         rest = [group for group in groups if not set(group[1]) & set(roles)]
-        blocks = [name for group in joined for name in group[0]] + [block]
-        groups = [*rest, (blocks, list(dict.fromkeys([role for group in joined for role in group[1]] + roles)))]
+        blocks = [name for group in related for name in group[0]] + [block]
+        groups = [*rest, (blocks, list(dict.fromkeys([role for group in related for role in group[1]] + roles)))]
     cells = {(layer.pair.target.block, layer.pair.target.role): layer for layer in layers}
     panels = [
         _Panel(tuple(blocks), tuple(roles), cells) for blocks, roles in groups if len(roles) > 1 and blocks != [""]
@@ -84,17 +84,17 @@ def _panels(layers: tuple[LayerReport, ...]) -> list[_Panel]:
     return [*panels, _Panel(tuple(name for name, _ in single), ("layer",), single)] if single else panels
 
 
-def _place(panels: list[_Panel]) -> tuple[list[tuple[_Panel, int, int]], int]:
-    """Left and top of each panel, in rows from left to right, and the height that they take."""
-    places: list[tuple[_Panel, int, int]] = []
+def _lay_out(panels: list[_Panel]) -> tuple[list[tuple[_Panel, int, int]], int]:
+    """The left and top of each panel, in rows from left to right, and the total height."""
+    positions: list[tuple[_Panel, int, int]] = []
     left, top, lowest = MARGIN, _HEADER, _HEADER
     for panel in panels:
         width, height = panel.size
         if left > MARGIN and left + width > _WIDEST - MARGIN:
             left, top = MARGIN, lowest + _GAP
-        places.append((panel, left, top))
+        positions.append((panel, left, top))
         left, lowest = left + width + _GAP, max(lowest, top + height)
-    return places, lowest + _GAP
+    return positions, lowest + _GAP
 
 
 def _draw_header(draw: _Drawing, report: Report) -> None:
@@ -105,14 +105,14 @@ def _draw_header(draw: _Drawing, report: Report) -> None:
         "weight cosine": means["weight_cosine"],
         "drift": means["drift"],
     }
-    known = ",  ".join(f"{name} {value:.3f}" for name, value in figures.items() if value is not None)
+    means_text = ",  ".join(f"{name} {value:.3f}" for name, value in figures.items() if value is not None)
     by_cosine = settings["measure"] == "weight_cosine"
     rule = "" if by_cosine else f"rank rule {settings['rank_rule']} {settings['rank_rule_amount']:g};  "
     counts = f"{len(report.layers)} layers" + (f", {len(report.skipped)} skipped" if report.skipped else "")
     draw.text((MARGIN, 18), "Weight cosine" if by_cosine else "Subspace similarity", TEXT, ImageFont.load_default(28))
     names = f"{shorten(report.source.name, 60)}  to  {shorten(report.target.name, 60)}"
     draw.text((MARGIN, 54), names, TEXT, ImageFont.load_default(18))
-    means_line = f"{counts};  {rule}means: {known}" if known else f"{counts}: there is nothing to compare"
+    means_line = f"{counts};  {rule}means: {means_text}" if means_text else f"{counts}: there is nothing to compare"
     draw.text((MARGIN, 80), means_line, FAINT, ImageFont.load_default(16))
 
 
@@ -122,9 +122,9 @@ def _draw_panel(picture: Image.Image, draw: _Drawing, panel: _Panel, left: int, 
     for index, column in enumerate(panel.columns):
         label = Image.new("RGB", (panel.label_height, 16), BACKGROUND)
         ImageDraw.Draw(label).text((4, 0), shorten(column, _LABEL_LETTERS), FAINT, font)
-        turned = label.rotate(90, expand=True)
-        picture.paste(turned, (first + index * _CELL_WIDTH + (_CELL_WIDTH - 16) // 2, top))
-    every = -(-_READABLE // height)  # thin rows: only every second or third is named
+        rotated = label.rotate(90, expand=True)
+        picture.paste(rotated, (first + index * _CELL_WIDTH + (_CELL_WIDTH - 16) // 2, top))
+    every = -(-_READABLE // height)  # low rows: only every second or third has a label
     for number, row in enumerate(panel.rows):
         y = grid + number * height
         if number % every == 0:
@@ -138,7 +138,7 @@ def _draw_panel(picture: Image.Image, draw: _Drawing, panel: _Panel, left: int, 
 def _draw_cell(draw: _Drawing, layer: LayerReport, x: int, y: int, height: int) -> None:
     box = (x, y, x + _CELL_WIDTH - 2, y + height - (2 if height > 6 else 1))
     phi, above = layer.similarity.phi, layer.similarity.above_chance
-    if layer.similarity.rank is None:  # measured by weight cosine, whose chance level is zero
+    if layer.similarity.rank is None:  # by weight cosine, whose chance level is zero
         phi = above = layer.similarity.weight_cosine
     if phi is None or above is None:
         draw.rectangle(box, LINE)
@@ -163,7 +163,7 @@ def _draw_legend(draw: _Drawing, top: int, report: Report) -> None:
     for share, name in ((0.0, "0 chance"), (0.5, "0.5"), (1.0, "1 equal")):
         anchor = "la" if share == 0 else "ra" if share == 1 else "ma"
         draw.text((left + share * width, top + 20), name, FAINT, font, anchor=anchor)
-    notes = ["colour: similarity above chance", "figure: similarity", "n/a: the basis is complete, it tells nothing"]
+    notes = ["colour: similarity above chance", "figure: similarity", "n/a: the basis is complete and shows nothing"]
     if report.settings["measure"] == "weight_cosine":
         notes = ["colour and figure: weight cosine", "n/a: the weight is zero"]
     if any(layer.decision == "copied" for layer in report.layers):
@@ -172,6 +172,6 @@ def _draw_legend(draw: _Drawing, top: int, report: Report) -> None:
 
 
 def _longest(labels: tuple[str, ...]) -> int:
-    """Pixels that the longest label takes."""
+    """The width of the longest label in pixels."""
     font = ImageFont.load_default(13)
     return int(max(font.getlength(shorten(label, _LABEL_LETTERS)) for label in labels)) + 12

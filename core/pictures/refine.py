@@ -1,4 +1,4 @@
-"""The course of a refinement: the loss of every step, and the score where it was taken."""
+"""The picture of a refinement: the loss of every step, and the score where it was measured."""
 
 import math
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ from .drawing import BACKGROUND, BLUE, FAINT, GREEN, LINE, MARGIN, TEXT, ZERO, d
 
 _LOSS, _SMOOTH, _SCORE = "#3d6f7d", BLUE, GREEN
 _WIDTH, _HEADER, _HEIGHT, _FOOTER = 900, 150, 270, 110  # pixels
-_LEFT, _RIGHT = MARGIN + 62, 66  # for the figures of the loss and of the score
-_STEADY = 0.8  # share of the mean so far in the smoothed loss: about the last five steps
+_LEFT, _RIGHT = MARGIN + 62, 66  # pixels for the figures of the loss (left) and the score (right)
+_SMOOTHING = 0.8  # weight of the previous mean in the running mean of the loss: about the last five steps
 _TICKS = 4
 
 _Drawing = ImageDraw.ImageDraw
@@ -21,7 +21,7 @@ _Point = tuple[float, float]
 
 
 class _Frame:
-    """Places along x by step, and two figures along y: the loss from 0, and the score from `least` to 1."""
+    """Positions along x by step, and two scales along y: the loss from 0, and the score from `least` to 1."""
 
     def __init__(self, report: RefineReport) -> None:
         known = [loss for loss in report.losses if loss is not None]
@@ -43,8 +43,11 @@ class _Frame:
 
 
 def refine_picture(report: RefineReport) -> numpy.ndarray:
-    """Draw a run as uint8 (height, width, 3): the loss of each batch (thin) and its running mean on the left axis, the
-    score (thick) on the right one, the best ringed."""
+    """Draw a refinement as uint8 (height, width, 3).
+
+    The left axis shows the loss of each batch (thin) and its running mean, the right axis the score (thick), with a
+    ring around the best.
+    """
     picture = Image.new("RGB", (_WIDTH, _HEADER + _HEIGHT + _FOOTER), BACKGROUND)
     draw = ImageDraw.Draw(picture)
     names = f"{shorten(report.adapter.name)}:  {shorten(report.source.name)}  to  {shorten(report.target.name)}"
@@ -53,8 +56,10 @@ def refine_picture(report: RefineReport) -> numpy.ndarray:
     _draw_frame(draw, frame)
     losses = [None if loss is None else (frame.x(step), frame.loss(loss)) for step, loss in enumerate(report.losses, 1)]
     _draw_line(draw, losses, _LOSS, 1)
-    smooth = enumerate(_smoothed(report.losses), 1)
-    _draw_line(draw, [None if loss is None else (frame.x(step), frame.loss(loss)) for step, loss in smooth], _SMOOTH, 2)
+    smoothed = enumerate(_smooth(report.losses), 1)
+    _draw_line(
+        draw, [None if loss is None else (frame.x(step), frame.loss(loss)) for step, loss in smoothed], _SMOOTH, 2
+    )
     scores = {step: (frame.x(step), frame.score(score)) for step, score in report.scores.items()}
     _draw_line(draw, list(scores.values()), _SCORE, 3)
     for step, point in scores.items():
@@ -65,13 +70,13 @@ def refine_picture(report: RefineReport) -> numpy.ndarray:
     return numpy.asarray(picture)
 
 
-def _smoothed(losses: Sequence[float | None]) -> list[float | None]:
-    """The running mean, without the pull of its first value."""
+def _smooth(losses: Sequence[float | None]) -> list[float | None]:
+    """The running mean, corrected for the bias of its start."""
     mean, weight = 0.0, 0.0
     smooth: list[float | None] = []
     for loss in losses:
         if loss is not None:
-            mean, weight = _STEADY * mean + (1 - _STEADY) * loss, _STEADY * weight + 1 - _STEADY
+            mean, weight = _SMOOTHING * mean + (1 - _SMOOTHING) * loss, _SMOOTHING * weight + 1 - _SMOOTHING
         smooth.append(None if loss is None else mean / weight)
     return smooth
 
@@ -95,7 +100,7 @@ def _draw_frame(draw: _Drawing, frame: _Frame) -> None:
 
 
 def _draw_line(draw: _Drawing, points: Sequence[_Point | None], colour: str, width: int) -> None:
-    """A line through the points, broken where there is none."""
+    """Draw a line through the points, with gaps where there are none."""
     for before, after in pairwise(points):
         if before is not None and after is not None:
             draw.line((*before, *after), colour, width)
@@ -106,13 +111,13 @@ def _draw_dot(draw: _Drawing, point: _Point, radius: int, colour: str) -> None:
 
 
 def _draw_legend(draw: _Drawing, report: RefineReport) -> None:
-    share = "the way covered, 1 all of it" if report.match == "outputs" else "G, the change alone, 1 the same change"
+    share = "gap closed, 1 is all" if report.match == "outputs" else "G, 1 is the same change"
     font = ImageFont.load_default(14)
     entries = (
-        (_SCORE, 3, f"score on noised latents that were not trained on ({share}); the best ringed"),
-        (_SMOOTH, 2, "loss, in the unit of the noise: thin of each step, thick their running mean"),
+        (_SCORE, 3, f"score on noised latents that were not trained on ({share}); the best has a ring"),
+        (_SMOOTH, 2, "loss, in the unit of the noise; thin: each step, thick: running mean"),
     )
-    for row, (colour, width, said) in enumerate(entries):
+    for row, (colour, width, text) in enumerate(entries):
         y = _HEADER + _HEIGHT + 54 + 22 * row
         draw.line((MARGIN, y + 9, MARGIN + 26, y + 9), colour, width)
-        draw.text((MARGIN + 34, y), said, FAINT, font)
+        draw.text((MARGIN + 34, y), text, FAINT, font)

@@ -1,1 +1,1 @@
-"""Trains a transferred LoRA further without data: the loop, its teacher samples and its factors."""
+"""Trains a transferred LoRA further without data: the training loop, its teacher samples and its factors."""

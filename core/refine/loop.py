@@ -1,8 +1,8 @@
-"""Refine: a few dozen gradient steps on a carried adapter's factors, without data (docs/method.md, section 10).
+"""Refines a transferred adapter: a few dozen gradient steps on its factors, without data (docs/method.md, section 10).
 
-The source with its adapter is the teacher, and makes the inputs itself: noised latents on the way of its own samplings.
-The student is the target with the carried adapter. Only the two latent spaces must be one: depth, width and family of
-the layers do not matter. Not training-free, and named for what it is.
+The teacher is the source with its adapter. It also makes the inputs: the noised latents of its own samplings. The
+student is the target with the transferred adapter. The two models must have the same latent space; the depth, width and
+family of their layers may differ.
 """
 
 # torch's optimisers and its split have no types.
@@ -22,22 +22,25 @@ from ..errors import NotMeasurable
 from .teacher_samples import Match, TeacherSamples
 from .trainable import Factors, copy_factors, measure_sizes
 
-_T = TypeVar("_T")
+Result = TypeVar("Result")
 
-# Adam's, of every training of a diffusion model here and elsewhere but for the second: few steps must be followed fast.
+# Adam betas; 0.99 instead of 0.999 because runs are short.
 _BETAS = (0.9, 0.99)
 _WARM_STEPS = 5
-_LAST_RATE = 0.05  # share of the rate that is left at the end of the cosine
-_CLIP = 1.0  # norm of the gradient
-_RISES = 0.002  # of the score, below which it counts as not risen
-_RESTARTS = 3  # from the best, each at half the rate, when the loss is no number
+_LAST_RATE = 0.05  # share of the rate at the end of the cosine schedule
+_CLIP = 1.0  # largest norm of the gradient
+_MIN_RISE = 0.002  # a smaller rise of the score does not count as a rise
+_RESTARTS = 3  # from the best factors, each at half the rate, after a loss that is not finite
 
 
 @dataclass(frozen=True)
 class RefineSettings:
-    """steps: gradient steps; batch: noised latents a step; rank: of the factors where there are none to start from;
-    rate: the share of its size by which a step changes a factor; checks: how often the score is taken; patience: checks
-    without a rise after which to stop; 0 never stops early."""
+    """The settings of a refinement.
+
+    steps: gradient steps. batch: noised latents in a step. rank: of new factors, if the run starts from zeros. rate:
+    the share of its size by which a step changes a factor. seed: for the order of the samples. checks: how often the
+    score is measured. patience: the run stops after this many checks without a rise; 0 never stops early.
+    """
 
     steps: int = 80
     batch: int = 16
@@ -56,22 +59,22 @@ class Student(Protocol):
     def factors(self) -> Factors: ...
 
     def predict(self, picks: Tensor) -> Tensor:
-        """Its denoised predictions for these rows of the lessons, with gradients where torch keeps them."""
+        """The denoised predictions for these rows of the teacher samples, with gradients if torch records them."""
         ...
 
     @property
     def rows_at_once(self) -> int:
-        """How many rows fit into memory at once."""
+        """How many rows fit into memory at the same time."""
         ...
 
     def use_less_memory(self, error: RuntimeError) -> bool:
-        """After an error within a step or a score: whether to try it anew, because it now takes less."""
+        """Reduce memory after an error in a step or a score. Returns whether it is worth trying again."""
         ...
 
 
 @dataclass(frozen=True)
-class Best:
-    """The factors of the best score so far, and the step that they are from; 0 is the start."""
+class BestFactors:
+    """The factors with the best score so far, and their step; 0 is the start."""
 
     step: int
     score: float
@@ -80,32 +83,35 @@ class Best:
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a run; the first is 0, before any. loss: of the batch, None at 0; score: where it was taken; ended:
-    the reason, in the last step."""
+    """One step of a run; step 0 is the start, before any training.
+
+    loss: of the batch; None at step 0, or if it is not finite. score: None if it was not measured at this step. ended:
+    why the run ended; None unless this is the last step.
+    """
 
     number: int
     loss: float | None
     score: float | None
-    best: Best
+    best: BestFactors
     ended: str | None = None
 
 
-def refine(student: Student, lessons: TeacherSamples, settings: RefineSettings) -> Iterator[Step]:
-    """Train the student's factors in place, step by step; whoever iterates may stop at any step and keep its best.
+def refine(student: Student, samples: TeacherSamples, settings: RefineSettings) -> Iterator[Step]:
+    """Train the student's factors in place, step by step. The caller may stop at any step and use the best factors.
 
-    The loss is the mean squared error in the unit of the noise. A loss that is no number goes back to the best at half
-    the rate. NotMeasurable where the start's score is none.
+    The loss is the mean squared error in the unit of the noise. If it is not finite, training continues from the best
+    factors at half the rate. NotMeasurable if the score of the start is not finite.
     """
-    run = _Run(student, lessons, settings)
-    yield run.started()
+    run = _Run(student, samples, settings)
+    yield run.start()
     while run.ended is None:
-        yield run.stepped()
+        yield run.step()
 
 
 @dataclass
 class _Run:
     student: Student
-    lessons: TeacherSamples
+    samples: TeacherSamples
     settings: RefineSettings
     ended: str | None = None
     number: int = 0
@@ -116,64 +122,64 @@ class _Run:
     def __post_init__(self) -> None:
         self.generator = torch.Generator().manual_seed(self.settings.seed)
         self.sizes = measure_sizes(self.student.factors)
-        self._optimizer = self._fresh_optimizer()
+        self._optimizer = self._new_optimizer()
 
-    def started(self) -> Step:
+    def start(self) -> Step:
         score = self._score()
         if not math.isfinite(score):
             raise NotMeasurable(
-                "The target's answers with the LoRA to start from: expected finite numbers, found NaN or infinity. "
+                "The target's predictions with the LoRA to start from: expected finite numbers, found NaN or infinity. "
                 "Load the model in another precision (bf16 or fp32), or start from another LoRA."
             )
-        self.best = Best(0, score, copy_factors(self.student.factors))
-        self.ended = "nothing to do: 0 steps were asked for" if self.settings.steps == 0 else None
+        self.best = BestFactors(0, score, copy_factors(self.student.factors))
+        self.ended = "nothing to do: steps is 0" if self.settings.steps == 0 else None
         return Step(0, None, score, self.best, self.ended)
 
-    def stepped(self) -> Step:
+    def step(self) -> Step:
         self.number += 1
         self._set_rates()
-        loss = self._train(self._picks())
-        score = self._score() if self._due() and math.isfinite(loss) else None
+        loss = self._train(self._next_batch())
+        score = self._score() if self._is_check_due() and math.isfinite(loss) else None
         if not math.isfinite(loss) or (score is not None and not math.isfinite(score)):
-            return self._back_to_best()
+            return self._return_to_best()
         if score is not None:
-            self._judge(score)
+            self._record_score(score)
         if self.ended is None and self.number == self.settings.steps:
             self.ended = "all steps done"
         return Step(self.number, loss, score, self.best, self.ended)
 
-    def _judge(self, score: float) -> None:
-        risen = score > self.best.score + _RISES
-        self.without_rise = 0 if risen else self.without_rise + 1
+    def _record_score(self, score: float) -> None:
+        has_risen = score > self.best.score + _MIN_RISE
+        self.without_rise = 0 if has_risen else self.without_rise + 1
         if score > self.best.score:
-            self.best = Best(self.number, score, copy_factors(self.student.factors))
+            self.best = BestFactors(self.number, score, copy_factors(self.student.factors))
         if self.settings.patience and self.without_rise >= self.settings.patience:
             self.ended = f"the score has not risen for {self.without_rise} checks"
 
-    def _back_to_best(self) -> Step:
+    def _return_to_best(self) -> Step:
         self.restarts += 1
         if self.restarts > _RESTARTS:
-            self.ended = f"the loss was no number {self.restarts} times, at smaller and smaller rates"
+            self.ended = f"the loss was not finite {self.restarts} times, each time at half the rate"
         with torch.no_grad():
             for name, (up, down) in self.student.factors.items():
                 up.copy_(self.best.deltas[name].up)
                 down.copy_(self.best.deltas[name].down)
-        self._optimizer = self._fresh_optimizer()
+        self._optimizer = self._new_optimizer()
         if self.ended is None and self.number == self.settings.steps:
             self.ended = "all steps done"
         return Step(self.number, None, None, self.best, self.ended)
 
     def _train(self, picks: Tensor) -> float:
-        loss = self._within_memory(lambda: self._batch(picks))
+        loss = self._retry_with_less_memory(lambda: self._backward(picks))
         if math.isfinite(loss):
             torch.nn.utils.clip_grad_norm_(
-                [one for pair in self.student.factors.values() for one in pair], _CLIP, error_if_nonfinite=False
+                [factor for pair in self.student.factors.values() for factor in pair], _CLIP, error_if_nonfinite=False
             )
             self._optimizer.step()
         return float(loss)
 
-    def _within_memory(self, work: Callable[[], _T]) -> _T:
-        """The work, from its beginning each time that the student has found a way to take less."""
+    def _retry_with_less_memory(self, work: Callable[[], Result]) -> Result:
+        """Run the work, and run it again whenever the student could reduce its memory."""
         while True:
             try:
                 return work()
@@ -181,50 +187,50 @@ class _Run:
                 if not self.student.use_less_memory(error):
                     raise
 
-    def _batch(self, picks: Tensor) -> float:
-        """Gradients of a whole batch; its loss."""
+    def _backward(self, picks: Tensor) -> float:
+        """Compute the gradients of a whole batch. Returns its loss."""
         self._optimizer.zero_grad()
-        return sum(self._gradients(part, len(picks)) for part in picks.split(self.student.rows_at_once))
+        return sum(self._backward_part(part, len(picks)) for part in picks.split(self.student.rows_at_once))
 
-    def _gradients(self, picks: Tensor, of: int) -> float:
-        """Adds the gradients of a part of a batch; its part of the loss."""
-        aims, levels = self.lessons.aims[picks], self.lessons.levels[picks]
-        answers = self.student.predict(picks).float()  # half precision would round what is left to learn away
-        error = difference(answers, aims.to(answers), levels.to(answers))
-        loss = error.square().flatten(1).mean(1).sum() / of
+    def _backward_part(self, picks: Tensor, batch_size: int) -> float:
+        """Add the gradients of a part of a batch. Returns its share of the loss."""
+        aims, levels = self.samples.aims[picks], self.samples.levels[picks]
+        predictions = self.student.predict(picks).float()  # half precision would round small remaining errors to zero
+        error = difference(predictions, aims.to(predictions), levels.to(predictions))
+        loss = error.square().flatten(1).mean(1).sum() / batch_size
         loss.backward()
         return float(loss.detach())
 
     def _score(self) -> float:
-        """1 - ||student - aim||^2 / ||bare - aim||^2 on what was held out: closed, or G, of core.arrival."""
-        kept = torch.arange(self.lessons.training_rows(), len(self.lessons.levels))
-        levels = self.lessons.levels[kept]
-        answers = self._within_memory(lambda: self._answers(kept))
-        left = difference(answers, self.lessons.aims[kept], levels).double().square().sum()
-        way = difference(self.lessons.bare, self.lessons.aims[kept], levels).double().square().sum()
-        return float(1 - left / way.clamp(min=1e-30))
+        """1 - ||student - aim||^2 / ||bare - aim||^2 on the held-out rows: gap closed or G, as in core/check.py."""
+        held_out = torch.arange(self.samples.training_rows(), len(self.samples.levels))
+        aims, levels = self.samples.aims[held_out], self.samples.levels[held_out]
+        predictions = self._retry_with_less_memory(lambda: self._predict(held_out))
+        remaining = difference(predictions, aims, levels).double().square().sum()
+        gap = difference(self.samples.bare, aims, levels).double().square().sum()
+        return float(1 - remaining / gap.clamp(min=1e-30))
 
-    def _answers(self, picks: Tensor) -> Tensor:
+    def _predict(self, picks: Tensor) -> Tensor:
         with torch.no_grad():
             return torch.cat(
                 [self.student.predict(part).float().cpu() for part in picks.split(self.student.rows_at_once)]
             )
 
-    def _due(self) -> bool:
-        """The score is taken evenly spread over the steps, and at the last."""
-        at, steps = self.number, self.settings.steps
-        return at * self.settings.checks // steps > (at - 1) * self.settings.checks // steps
+    def _is_check_due(self) -> bool:
+        """Checks are spread evenly over the steps; the last one is at the last step."""
+        step, steps, checks = self.number, self.settings.steps, self.settings.checks
+        return step * checks // steps > (step - 1) * checks // steps
 
-    def _picks(self) -> Tensor:
-        """The next batch: every lesson once before any comes again."""
+    def _next_batch(self) -> Tensor:
+        """The rows of the next batch; each row is used once before any is used again."""
         while len(self.order) < self.settings.batch:
-            self.order += torch.randperm(self.lessons.training_rows(), generator=self.generator).tolist()
+            self.order += torch.randperm(self.samples.training_rows(), generator=self.generator).tolist()
         batch, self.order = self.order[: self.settings.batch], self.order[self.settings.batch :]
         return torch.tensor(batch)
 
-    def _fresh_optimizer(self) -> torch.optim.Adam:
-        """Each factor is a group of its own: its rate is a share of its own size."""
-        groups = [{"params": [one]} for pair in self.student.factors.values() for one in pair]
+    def _new_optimizer(self) -> torch.optim.Adam:
+        """Each factor has a parameter group of its own, because its rate is a share of its size."""
+        groups = [{"params": [factor]} for pair in self.student.factors.values() for factor in pair]
         return torch.optim.Adam(groups, lr=0.0, betas=_BETAS)
 
     def _set_rates(self) -> None:

@@ -1,7 +1,7 @@
-"""Is it worth refining on this pair of bases, and what will it cost? A sentence for a person, before anything is run.
+"""Says, before anything runs, whether refining is worth it on a pair of bases, and what it will cost.
 
-Worth: what refining won in benchmarks/refine, on small models. Cost: an estimate from the target's size and the speed
-of the device, by the counts of benchmarks/refine/memory.py.
+The benefit is what refining gained on the small models of benchmarks/refine. The cost is an estimate from the target's
+size and the device's speed, with the operation counts of benchmarks/refine/memory.py.
 """
 
 from dataclasses import dataclass
@@ -12,24 +12,29 @@ from ..verdict import Verdict
 from .loop import RefineSettings
 from .teacher_samples import SAMPLINGS, STEPS_DOWN, count_held_out
 
-# Tokens that each parameter meets in a picture of _PIXELS, attention included: forward operations / (2 parameters).
-# Counted: SDXL 6.8 TFLOP for 2.6 G parameters, Flux dev 70 TFLOP for 12 G.
+# Forward operations / (2 parameters) for a picture of _PIXELS, including attention: the average number of tokens that
+# use a parameter. Counted: SDXL 6.8 TFLOP for 2.6 G parameters, Flux dev 70 TFLOP for 12 G.
 _PIXELS = 1024
 _TOKENS_UNET, _TOKENS_TRANSFORMER = 1300, 2900
-_CONVOLVED = 0.05  # share of the parameters in kernels from which a model is a UNet; transformers have next to none
+_UNET_KERNELS = (
+    0.05  # share of parameters in 3 x 3 kernels above which a model is a UNet; transformers have almost none
+)
 
-_BOTH_WAYS = 3.2  # passes that a trained row costs: forward, again for the backward pass, and that; counted 3.1 and 3.3
-_KEPT = 0.76e6  # bytes a token that a row keeps for it, with checkpoints: 1.0 GB on SDXL and 2.2 GB on Flux
-_ADAM = 16  # bytes of a factor's entry: itself, its gradient and two moments in float32
-_MARGIN = 1.1  # gradients in flight and the allocator's gaps
+_PASSES_PER_ROW = 3.2  # cost of a trained row in forward passes, with checkpoints; counted 3.1 (SDXL) and 3.3 (Flux)
+_BYTES_PER_TOKEN = 0.76e6  # stored for the backward pass, with checkpoints: 1.0 GB on SDXL and 2.2 GB on Flux
+_BYTES_PER_FACTOR_ENTRY = 16  # the value, its gradient and Adam's two moments in float32
+_MARGIN = 1.1  # for temporary gradients and the allocator's gaps
 
-_LEFT_BEHIND = 0.05  # share of the LoRA from which there is something to learn back
+_LARGE_LOSS = 0.05  # lost share of the LoRA above which refining has something to recover
 
 
 @dataclass(frozen=True)
 class ModelSize:
-    """parameters: of the diffusion model's matrices and kernels; sides: sum of m + n over them, which times the rank
-    is the size of factors; bytes: of its weights in memory; unet: whether it is one."""
+    """The size of a diffusion model.
+
+    parameters: in matrices and kernels. sides: the sum of m + n over them; times the rank it is the size of the
+    factors. bytes: of the weights in memory. unet: whether the model is a UNet.
+    """
 
     parameters: int
     sides: int
@@ -39,9 +44,12 @@ class ModelSize:
 
 @dataclass(frozen=True)
 class Device:
-    """name: as a sentence has it, "this card"; speed: operations a second that a model comes to there, a multiplication
-    and an addition counted as two; memory: bytes in all; measured_on: where the share of a product's speed that a model
-    comes to was measured, None where it is judged."""
+    """A device to refine on.
+
+    name: for sentences, such as "this card". speed: operations per second in a whole model; a multiplication and an
+    addition count as two. memory: bytes. measured_on: where the ratio of a model's speed to that of a matrix product
+    was measured; None if it is a guess.
+    """
 
     name: str
     speed: float
@@ -54,8 +62,10 @@ class Device:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a run at the node's own settings, an estimate: seconds, and the least bytes, with one latent at once and
-    checkpoints."""
+    """Estimated cost of a run with the node's default settings.
+
+    bytes: the minimum, with one latent at a time and checkpoints. pixels: side of the square pictures.
+    """
 
     seconds: float
     bytes: float
@@ -64,14 +74,14 @@ class Cost:
     device: Device
 
     def sentence(self) -> str:
-        said = f"about {_spoken(self.seconds)} and at least {_gigabytes(self.bytes)} on {self.device.name}"
-        known = self.device.measured_on is not None
-        basis = f"by the speed {self.device.basis()}" if known else self.device.basis()
-        counted = f"{basis}, for {self.steps} steps at {self.pixels} px"
+        cost = f"about {_format_time(self.seconds)} and at least {_gigabytes(self.bytes)} on {self.device.name}"
+        is_measured = self.device.measured_on is not None
+        basis = f"by the speed {self.device.basis()}" if is_measured else self.device.basis()
+        run = f"{basis}, for {self.steps} steps at {self.pixels} px"
         if self.bytes > self.device.memory:
-            there = f"which has {_gigabytes(self.device.memory)}: take weights in fp8 or smaller pictures"
-            return f"{said}, {there} ({counted})"
-        return f"{said} ({counted})"
+            available = f"which has {_gigabytes(self.device.memory)}: use weights in fp8, or smaller pictures"
+            return f"{cost}, {available} ({run})"
+        return f"{cost} ({run})"
 
 
 @dataclass(frozen=True)
@@ -97,44 +107,53 @@ class Outlook:
         }
 
 
-def advice(verdict: Verdict) -> str:
-    """What refining won on pairs of this kind, in shares of what a LoRA trained on the target itself gains: means over
-    families and seeds of benchmarks/refine, on its drifted, pruned and unlike targets."""
+def advise(verdict: Verdict) -> str:
+    """Say whether refining is worth it on this kind of pair.
+
+    The figures are shares of the gain of a LoRA trained on the target itself: means over the families and seeds of
+    benchmarks/refine, on its drifted, pruned and unlike targets.
+    """
     if verdict.word == "refuse":
-        return "from zeros is the only way: 84 to 91% of a trained LoRA's gain came back on another seed or width"
-    if verdict.word == "risky" or (verdict.figures.lost or 0) > _LEFT_BEHIND:
-        return "is worth it: on a pruned target 78% of a trained LoRA's gain became 95%"
+        return (
+            "must start from zeros here: on models of another seed or width it recovered 84 to 91% of a trained LoRA's "
+            "gain"
+        )
+    if verdict.word == "risky" or (verdict.figures.lost or 0) > _LARGE_LOSS:
+        return "is worth it: on a pruned target it raised 78% of a trained LoRA's gain to 95%"
     return (
-        "adds little where the LoRA is strong (85% of a trained one's gain became 95%), most where it is subtle "
-        "(51% became 83%)"
+        "adds little for a strong LoRA (it raised 85% of a trained LoRA's gain to 95%) and most for a subtle one "
+        "(51% to 83%)"
     )
 
 
-def size_of(base: Base) -> ModelSize:
-    """From shapes alone: nothing is read. Slices of a fused weight are in it already."""
-    layers = [one for one in base.layers.values() if not one.text_encoder and one.weight.rows is None]
+def measure_size(base: Base) -> ModelSize:
+    """The size of a base, from shapes alone. Slices of a fused weight are left out, because they are part of it."""
+    layers = [layer for layer in base.layers.values() if not layer.text_encoder and layer.weight.rows is None]
     parameters = sum(_entries(layer) for layer in layers)
     kernels = sum(_entries(layer) for layer in layers if layer.weight.shape[2:] == (3, 3))
     return ModelSize(
         parameters,
         sum(sum(layer.weight.matrix_shape) for layer in layers),
         sum(_bytes(layer) for layer in layers),
-        unet=kernels > _CONVOLVED * parameters,
+        unet=kernels > _UNET_KERNELS * parameters,
     )
 
 
-def cost_of(
+def estimate_cost(
     size: ModelSize, device: Device, pixels: int, settings: RefineSettings | None = None, samplings: int = SAMPLINGS
 ) -> Cost:
-    """Of a run on square pictures: samplings, steps and scores, on a source of the target's size."""
-    wanted = settings or RefineSettings()
+    """Estimate the cost of a run on square pictures: samplings, steps and scores.
+
+    size: of the target; the source is assumed to be as large. pixels: side of the pictures.
+    """
+    chosen = settings or RefineSettings()
     tokens = (_TOKENS_UNET if size.unet else _TOKENS_TRANSFORMER) * (pixels / _PIXELS) ** 2
-    each = STEPS_DOWN + 1
-    scored = count_held_out(samplings) * each * (2 + wanted.checks)  # the bare target's, the start's, and each check's
-    passes = samplings * each + wanted.steps * wanted.batch * _BOTH_WAYS + scored
+    rows = STEPS_DOWN + 1  # of a sampling
+    scored = count_held_out(samplings) * rows * (2 + chosen.checks)  # the bare target, the start, and each check
+    passes = samplings * rows + chosen.steps * chosen.batch * _PASSES_PER_ROW + scored
     seconds = passes * 2 * size.parameters * tokens / device.speed
-    memory = _MARGIN * (size.bytes + _ADAM * wanted.rank * size.sides + _KEPT * tokens)
-    return Cost(seconds, memory, pixels, wanted.steps, device)
+    memory = _MARGIN * (size.bytes + _BYTES_PER_FACTOR_ENTRY * chosen.rank * size.sides + _BYTES_PER_TOKEN * tokens)
+    return Cost(seconds, memory, pixels, chosen.steps, device)
 
 
 def _entries(layer: Layer) -> int:
@@ -143,14 +162,14 @@ def _entries(layer: Layer) -> int:
 
 
 def _bytes(layer: Layer) -> int:
-    """As ComfyUI holds it: fp8 and int8 as they are, everything else in 16 bits."""
+    """The bytes of a layer in ComfyUI: fp8 and int8 weights stay as they are, all others have 16 bits."""
     return _entries(layer) * (1 if "8" in layer.weight.dtype else 2)
 
 
-def _spoken(seconds: float) -> str:
-    """A time as people say one: two digits at most."""
-    for unit, length, enough in (("seconds", 1, 90), ("minutes", 60, 90), ("hours", 3600, 48)):
-        if seconds < enough * length:
+def _format_time(seconds: float) -> str:
+    """A time with at most two digits, such as "9 hours"."""
+    for unit, length, limit in (("seconds", 1, 90), ("minutes", 60, 90), ("hours", 3600, 48)):
+        if seconds < limit * length:
             return f"{max(2, round(seconds / length))} {unit}"
     return f"{seconds / 86400:.0f} days"
 

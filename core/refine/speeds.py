@@ -1,18 +1,18 @@
-"""How fast a whole model runs on a kind of device, as a share of the speed of a matrix product there.
+"""The speed of a whole model on a kind of device, as a share of the speed of a matrix product there.
 
-The one place for what is measured of speed: benchmarks/device prints the share that corrects a line of it.
+To correct a figure, run benchmarks/device: it prints the share.
 """
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Share:
-    """measured_on: the device and the model, as a sentence has them; None where the share is judged."""
+class SpeedShare:
+    """of_product: the share. measured_on: device and model, for sentences; None if the share is a guess."""
 
     of_product: float
     measured_on: str | None = None
 
 
-PROCESSOR = Share(1.0, "two cores with a UNet of 0.6 G parameters")  # 1.0 to 1.2
-CARD = Share(0.5)
+PROCESSOR = SpeedShare(1.0, "two cores with a UNet of 0.6 G parameters")  # 1.0 to 1.2
+CARD = SpeedShare(0.5)

@@ -1,4 +1,4 @@
-"""What a student is to learn from its teacher: lessons for core.refine (docs/method.md, section 10)."""
+"""Teacher samples: the noised latents and the predictions that a student learns from (docs/method.md, section 10)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,21 +10,21 @@ from ..errors import InvalidSetting
 
 Match = Literal["outputs", "differences"]
 MATCHES: Mapping[Match, str] = {
-    "outputs": "answer as the source with its LoRA answers; undoes the drift between the models too",
-    "differences": "change your answer as the LoRA changes the source's; keeps the target's own manner, and its drift",
+    "outputs": "predict what the source with its LoRA predicts; also undoes the drift between the models",
+    "differences": "change the prediction as the LoRA changes the source's; keeps the target's style and its drift",
 }
 
-SAMPLINGS = 64  # that the teacher makes: more of them bring a subtle style further (benchmarks/refine)
-STEPS_DOWN = 7  # of each: what is learnt is how to answer on the way, not a finished picture
-_HELD_OUT = 1 / 8  # of the samplings: what the score is taken on
+SAMPLINGS = 64  # samplings of the teacher; a subtle style gains from more of them (benchmarks/refine)
+STEPS_DOWN = 7  # steps of a sampling: few are enough, because the student learns predictions, not finished pictures
+_HELD_OUT = 1 / 8  # share of the samplings that the score is measured on
 
 
 @dataclass(frozen=True)
 class TeacherSamples:
-    """What the student is to answer: aims, denoised predictions (n, ...) at sigma levels (n).
+    """What the student learns: aims, denoised predictions (n, ...), at noise levels sigma (n).
 
-    The last `held_out` are never trained on: the score is taken there, against `bare` (held_out, ...), the target's
-    answers without any adapter.
+    The last `held_out` rows are not trained on: they are for the score. bare (held_out, ...): the predictions of the
+    target without an adapter for these rows. InvalidSetting unless there are rows of both sorts.
     """
 
     aims: Tensor
@@ -35,8 +35,8 @@ class TeacherSamples:
     def __post_init__(self) -> None:
         if not 0 < self.held_out < len(self.levels):
             raise InvalidSetting(
-                f"Lessons for Refine: expected some to train on and some held out for the score, found {self.held_out} "
-                f"held out of {len(self.levels)}. Ask for more samplings."
+                f"Teacher samples: expected rows for training and rows for the score, found {self.held_out} held out "
+                f"of {len(self.levels)}. Increase the number of samplings."
             )
 
     def training_rows(self) -> int:
@@ -44,21 +44,27 @@ class TeacherSamples:
 
 
 def count_held_out(samplings: int) -> int:
-    """How many of the samplings are kept for the score: at least one."""
+    """How many of the samplings are held out for the score: at least one."""
     return max(1, round(samplings * _HELD_OUT))
 
 
 def choose_aims(match: Match, teacher: Tensor, plain: Tensor | None, bare: Tensor | None) -> Tensor:
-    """What the student is to answer (n, ...): the source's answer with its adapter, or the bare target's plus what the
-    adapter changes in the source's. plain: the source's answer without."""
+    """The predictions (n, ...) that the student learns.
+
+    match "outputs": those of the source with its adapter (teacher). match "differences": those of the bare target plus
+    the adapter's change on the source, teacher - plain. plain: predictions of the source without its adapter.
+    """
     if match == "outputs":
         return teacher
     if plain is None or bare is None:
-        raise ValueError("To match differences takes the answers of both models without the adapter.")
+        raise ValueError("Matching differences needs the predictions of both models without the adapter.")
     return bare + teacher - plain
 
 
 def make_schedule(steps: int, offset: float) -> list[float]:
-    """Noise levels of a sampling as shares of the schedule, from 1 (all noise) down to the last before 0: steps + 1 of
-    them. Another offset in [0, 1) for each sampling, and together they are everywhere on the schedule."""
+    """The steps + 1 noise levels of a sampling as shares of the schedule, from 1 (pure noise) down to the last before
+    0.
+
+    offset: in [0, 1), different for each sampling, so that all samplings together cover the schedule evenly.
+    """
     return [1.0, *(1 - (step + offset) / steps for step in range(steps))]

@@ -1,1 +1,1 @@
-"""What a run found, as sentences and as JSON: transfer, check and refine."""
+"""Reports a run (transfer, check or refinement) as a sentence and as JSON."""

@@ -1,19 +1,19 @@
-"""The report of a check: what was measured on both models, as a sentence and as JSON."""
+"""Reports a check as a sentence and as JSON."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..check import Agreement, Attempt, Trial, best_of
+from ..check import Agreement, Attempt, Trial, best_trial
 from .envelope import Identity, dumps, envelope
 
-_FARTHER = -0.01  # a gap closed below this shows as a larger distance when it is written with two digits
+_FARTHER = -0.01  # below this gap closed, the distance is visibly larger when written with two digits
 
 
 @dataclass(frozen=True)
 class CheckReport:
-    """A whole check. trials: the transferred adapter, then others to compare with, then the plain copy if it fits the
-    target. noise_levels: sigma, from much noise to little. notes: what a reader of the figures should know."""
+    """A check. trials: the transferred adapter, then others to compare with, then the plain copy if it fits the target.
+    noise_levels: sigma, from high to low. notes: sentences that explain the figures."""
 
     source: Identity
     target: Identity
@@ -33,26 +33,26 @@ class CheckReport:
         return len(self.transferred.attempts) > 1
 
     def chosen(self) -> tuple[Trial, Attempt]:
-        """The adapter and strength of the best score; without a search the transferred adapter at strength 1."""
+        """The trial and attempt with the best score; without a search the transferred adapter at strength 1."""
         if not self.searched:
-            return self.transferred, self.transferred.as_it_is()
-        best = best_of(self.trials)
-        return best, best.best()
+            return self.transferred, self.transferred.at_strength_one()
+        best = best_trial(self.trials)
+        return best, best.best_attempt()
 
     def sentence(self) -> str:
-        """The check in one line, for a person."""
-        pooled = self.transferred.as_it_is().pooled
-        if pooled.gap_closed is None:  # then it is None for every trial: the gap depends on no adapter
+        """The check in one line."""
+        pooled = self.transferred.at_strength_one().pooled
+        if pooled.gap_closed is None:  # then it is None for every trial: the gap does not depend on the adapter
             return f"nothing to transfer: the target already answers like the source with its LoRA ({_figures(pooled)})"
-        said = _describe(pooled, pooled.gap_closed)
+        text = _describe(pooled, pooled.gap_closed)
         for trial in self.trials:
             if trial.role != "transferred":
-                said += f"; {trial.label} {_does(trial.as_it_is())}"
+                text += f"; {trial.label} {_result(trial.at_strength_one())}"
         if self.searched:
             trial, attempt = self.chosen()
-            said += f"; best of the search: {trial.label} at strength {attempt.strength:g}, which {_does(attempt)}"
-            said += _beyond(trial, attempt)
-        return said
+            text += f"; best of the search: {trial.label} at strength {attempt.strength:g}, which {_result(attempt)}"
+            text += _hint_at_edge(trial, attempt)
+        return text
 
     def as_json(self) -> dict[str, Any]:
         trial, attempt = self.chosen()
@@ -71,36 +71,39 @@ class CheckReport:
         return dumps(self.as_json())
 
 
-def _describe(pooled: Agreement, closed: float) -> str:
-    if closed < _FARTHER:
+def _describe(pooled: Agreement, gap_closed: float) -> str:
+    if gap_closed < _FARTHER:
         return (
-            f"leads away: with the transferred LoRA the target is {_times(closed)} times as far from the source with "
-            f"its LoRA as without ({_figures(pooled)})"
+            f"leads away: with the transferred LoRA the target is {_distance_ratio(gap_closed)} times as far from the "
+            f"source with its LoRA as without ({_figures(pooled)})"
         )
-    return f"the transferred LoRA closes {_percent(closed)} of the gap to the source with its LoRA ({_figures(pooled)})"
+    closed = f"the transferred LoRA closes {_percent(gap_closed)} of the gap to the source with its LoRA"
+    return f"{closed} ({_figures(pooled)})"
 
 
-def _does(attempt: Attempt) -> str:
-    closed = attempt.pooled.score
-    return f"leads away ({_times(closed)} times as far)" if closed < _FARTHER else f"closes {_percent(closed)}"
+def _result(attempt: Attempt) -> str:
+    gap_closed = attempt.pooled.score
+    if gap_closed < _FARTHER:
+        return f"leads away ({_distance_ratio(gap_closed)} times as far)"
+    return f"closes {_percent(gap_closed)}"
 
 
-def _beyond(trial: Trial, attempt: Attempt) -> str:
-    """What to say of a best strength at the edge of those that were tried."""
-    tried = [one.strength for one in trial.attempts]
+def _hint_at_edge(trial: Trial, attempt: Attempt) -> str:
+    """A hint if the best strength is the smallest or largest that was tried."""
+    tried = [tried_attempt.strength for tried_attempt in trial.attempts]
     if attempt.strength == min(tried):
-        return "; none smaller was tried: one may be better"
-    return "; none larger was tried: one may be better" if attempt.strength == max(tried) else ""
+        return "; a smaller strength was not tried and may be better"
+    return "; a larger strength was not tried and may be better" if attempt.strength == max(tried) else ""
 
 
 def _figures(pooled: Agreement) -> str:
     return f"G {pooled.change_match:.2f}, cosine {pooled.cosine:.2f}"
 
 
-def _percent(closed: float) -> str:
-    return f"{max(0.0, closed):.0%}"
+def _percent(gap_closed: float) -> str:
+    return f"{max(0.0, gap_closed):.0%}"
 
 
-def _times(closed: float) -> str:
-    """The distance that is left, as a multiple of that at the start."""
-    return f"{(1 - closed) ** 0.5:.2f}"
+def _distance_ratio(gap_closed: float) -> str:
+    """The remaining distance divided by the distance without the adapter."""
+    return f"{(1 - gap_closed) ** 0.5:.2f}"

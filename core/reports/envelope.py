@@ -1,4 +1,4 @@
-"""What all reports have in common: who took part, by which settings, and the schema version of the JSON."""
+"""The fields that all reports share: source, target, adapter, settings, and the version of the JSON schema."""
 
 import json
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from ..version import VERSION
 
-SCHEMA = 1  # raised when a field changes its meaning
+SCHEMA = 1  # raise it when a field changes its meaning
 
 
 class Named(Protocol):
@@ -22,7 +22,7 @@ class Named(Protocol):
 
 @dataclass(frozen=True)
 class Identity:
-    """A file or model of the run: its name and a hash of its content."""
+    """A file or model in a run: its name and a hash of its content."""
 
     name: str
     fingerprint: str
@@ -33,7 +33,7 @@ class Identity:
 
 
 class Reported(Protocol):
-    """The fields that every report has. notes: what a reader of the figures should know."""
+    """The fields that every report has. notes: sentences that explain the figures."""
 
     @property
     def source(self) -> Identity: ...
@@ -50,7 +50,7 @@ class Reported(Protocol):
 
 
 def envelope(report: Reported, kind: str, **fields: Any) -> dict[str, Any]:
-    """A report of that kind as JSON values: the fields that all reports have, and those of its own."""
+    """A report as JSON values: the shared fields, and `fields` that only this kind of report has."""
     return {
         "schema": SCHEMA,
         "kind": kind,
@@ -66,5 +66,5 @@ def envelope(report: Reported, kind: str, **fields: Any) -> dict[str, Any]:
 
 
 def dumps(values: Mapping[str, Any]) -> str:
-    """A report as indented JSON text. Non-finite numbers are an error: JSON has none."""
+    """A report as indented JSON text. ValueError for NaN and infinity, which JSON does not have."""
     return json.dumps(values, indent=1, allow_nan=False)

@@ -1,4 +1,4 @@
-"""What a run has to say of one layer."""
+"""Reports what happened to one layer."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,11 +9,11 @@ from ..similarity import LayerSimilarity
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One layer of a run. The figures after `keys` are None or zero in a report of similarity alone.
+    """One layer of a run. In a report of a comparison the fields after `keys` are None or zero.
 
-    norm_ratio: ||dW_t|| / ||dW_s|| (of the part that a narrower target kept); cosine_to_copy: between dW_t and dW_s;
-    energy_lost: share of ||dW_t||^2 lost by cutting the rank; block_energies: shares of ||dW_s||^2 in the source's
-    subspace/subspace, subspace/null, null/subspace and null/null blocks (output/input side).
+    norm_ratio: ||dW_t|| / ||dW_s||, where dW_s is cut to the channels of a narrower target. cosine_to_copy: of dW_t and
+    dW_s. energy_lost: share of ||dW_t||^2 lost by cutting the rank. block_energies: shares of ||dW_s||^2 in the
+    source's subspace/subspace, subspace/null, null/subspace and null/null blocks (output/input side).
     """
 
     pair: LayerPair

@@ -1,4 +1,4 @@
-"""The account of a refinement: what was taught, learnt and reached, as a sentence and as JSON with a schema version."""
+"""Reports a refinement as a sentence and as JSON."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,19 +7,22 @@ from typing import Any
 from ..refine.teacher_samples import Match
 from .envelope import Identity, dumps, envelope
 
-_WHAT: Mapping[Match, str] = {
+_SHARE_OF: Mapping[Match, str] = {
     "outputs": "of the way from the bare target to the source with its LoRA",
     "differences": "of the change that the LoRA makes to the source",
 }
 
 
 @dataclass(frozen=True)
-class Teaching:
-    """Where the lessons came from. kept: from the cache, and no model was asked; rows: noised latents in all, of which
-    `held_out` are for the score; pictures: decoded by one autoencoder and encoded by the other, 0 where the models
-    share their latents."""
+class TeacherRun:
+    """Where the teacher samples came from.
 
-    kept: bool
+    from_cache: they were on disk, and no model ran. rows: the number of noised latents, of which `held_out` are for the
+    score. pictures: how many were decoded by one autoencoder and encoded by the other; 0 if the models share their
+    latents.
+    """
+
+    from_cache: bool
     samplings: int
     rows: int
     held_out: int
@@ -29,9 +32,9 @@ class Teaching:
 
 @dataclass(frozen=True)
 class RefineReport:
-    """A whole run. start: what was refined, None from zeros. losses: by step, None where it was no number; scores: by
-    the step after which they were taken, 0 is the start. notes: what a reader of the figures should know, such as what
-    was done when memory ran out. seconds: of the training."""
+    """A refinement. start: the LoRA that was refined, None if the run started from zeros. losses: of each step, None if
+    not finite. scores: by the step after which they were measured; 0 is the start. ended: why the run ended. notes:
+    sentences that explain the figures, such as what changed when memory ran out. seconds: of the training."""
 
     source: Identity
     target: Identity
@@ -39,7 +42,7 @@ class RefineReport:
     start: Identity | None
     settings: Mapping[str, Any]
     match: Match
-    teaching: Teaching
+    teacher: TeacherRun
     losses: tuple[float | None, ...]
     scores: Mapping[int, float]
     best_step: int
@@ -56,17 +59,20 @@ class RefineReport:
         return self.scores[self.best_step]
 
     def sentence(self) -> str:
-        """The run in one line, for a person."""
-        taught = "lessons kept from before" if self.teaching.kept else f"{self.teaching.seconds:.0f} s of teaching"
-        spent = f"{len(self.losses)} steps, {self.seconds:.0f} s; {taught}; {self.ended}"
+        """The run in one line."""
+        samples = "teacher samples from the cache"
+        if not self.teacher.from_cache:
+            samples = f"teacher samples {self.teacher.seconds:.0f} s"
+        cost = f"{len(self.losses)} steps, {self.seconds:.0f} s; {samples}; {self.ended}"
         if self.best_step == 0:
-            given = "an empty LoRA is" if self.start is None else "the LoRA to start from is"
+            output = "an empty LoRA" if self.start is None else "the LoRA unchanged"
             return (
-                f"not improved: no step was better than the start, score {self.before:.2f}; {given} given out ({spent})"
+                f"not improved: no step was better than the start, score {self.before:.2f}; the output is {output} "
+                f"({cost})"
             )
         return (
-            f"score {self.before:.2f} at the start, {self.best:.2f} after {self.best_step} steps: the share "
-            f"{_WHAT[self.match]} on noised latents that were not trained on ({spent})"
+            f"score {self.before:.2f} at the start, {self.best:.2f} after {self.best_step} steps; the score is the "
+            f"share {_SHARE_OF[self.match]}, on noised latents that were not trained on ({cost})"
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -75,7 +81,7 @@ class RefineReport:
             "refine",
             start=None if self.start is None else vars(self.start),
             sentence=self.sentence(),
-            teaching=vars(self.teaching),
+            teacher=vars(self.teacher),
             score={"before": self.before, "best": self.best, "best_step": self.best_step},
             scores=[{"step": step, "score": score} for step, score in self.scores.items()],
             losses=list(self.losses),

@@ -1,4 +1,4 @@
-"""The account of a run: JSON with a schema version, the contract with the front end and with whoever reads it later."""
+"""Reports a comparison or a transfer as JSON, which is the contract with the front end, and as a sentence."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,12 +19,12 @@ _LISTS = ("layers", "vectors", "skipped", "unread", "block_map")
 
 @dataclass(frozen=True)
 class Report:
-    """A whole run. Every key of the adapter's file is in a layer, in `vectors` (biases and norms, copied), in `skipped`
-    or in `unread` (key: reason).
+    """A comparison or a transfer. Every key of the adapter's file is in a layer, in `vectors` (copied biases and
+    norms), in `skipped` or in `unread` (key -> reason).
 
-    compared: the figures of every layer that was compared, those included that were then skipped; empty where these are
-    the figures of `layers`. verdict, block_map: what the survey of the bases found. lost: share of the adapter's sum of
-    ||dW||^2 that is not carried over, of the modules that have factors. refine: whether refining is worth its cost.
+    compared: the similarities of all compared layers, including those that were then skipped; empty if they are those
+    of `layers`. verdict, block_map: results of the survey. lost: share of the adapter's sum of ||dW||^2, over modules
+    with factors, that is not transferred. refine: whether refining is worth its cost.
     """
 
     kind: Literal["similarity", "transfer"]
@@ -45,12 +45,13 @@ class Report:
     refine: Outlook | None = None
 
     def counts(self) -> dict[str, int]:
-        """Layers by fate and the file's keys by fate; keys_transferred + keys_skipped + keys_unread = keys."""
+        """How many layers and keys were transferred, skipped and so on; keys_transferred + keys_skipped + keys_unread =
+        keys."""
         by_decision = {
             decision: sum(layer.decision == decision for layer in self.layers)
             for decision in ("compared", "transferred", "copied")
         }
-        transferred = sum(len(one.keys) for one in (*self.layers, *self.vectors))
+        transferred = sum(len(item.keys) for item in (*self.layers, *self.vectors))
         skipped = sum(len(layer.keys) for layer in self.skipped)
         return {
             **by_decision,
@@ -64,33 +65,34 @@ class Report:
         }
 
     def means(self) -> dict[str, float | None]:
-        """Plain means over the layers that have the figure: of similarity over all that were compared, skipped ones
-        too, or it would look the higher the more a threshold leaves out."""
+        """Means over the layers that have the figure. Those of similarities include skipped layers; without them a
+        higher threshold would show a higher similarity."""
         compared = self.compared or tuple(layer.similarity for layer in self.layers)
         return {
-            "phi": _mean([one.phi for one in compared]),
-            "phi_above_chance": _mean([one.above_chance for one in compared]),
-            "weight_cosine": _mean([one.weight_cosine for one in compared]),
-            "drift": _mean([one.drift for one in compared]),
+            "phi": _mean([similarity.phi for similarity in compared]),
+            "phi_above_chance": _mean([similarity.above_chance for similarity in compared]),
+            "weight_cosine": _mean([similarity.weight_cosine for similarity in compared]),
+            "drift": _mean([similarity.drift for similarity in compared]),
             "norm_ratio": _mean([layer.norm_ratio for layer in self.layers]),
             "cosine_to_copy": _mean([layer.cosine_to_copy for layer in self.layers]),
         }
 
     def summary(self) -> str:
-        """The run in one line, for a person; a second one on refining, where that was looked at."""
+        """The run in one line, and a second line on refining if `refine` is set."""
         counts, means = self.counts(), self.means()
-        words = [f"{counts[fate]} {fate}" for fate in ("compared", "transferred", "copied", "skipped") if counts[fate]]
+        decisions = ("compared", "transferred", "copied", "skipped")
+        parts = [f"{counts[decision]} {decision}" for decision in decisions if counts[decision]]
         if counts["keys"]:
-            words.append(f"{counts['keys_transferred']} of {counts['keys']} keys read and carried over")
+            parts.append(f"{counts['keys_transferred']} of {counts['keys']} keys transferred")
         figures = {"similarity": means["phi"], "above chance": means["phi_above_chance"]}
         if self.settings["measure"] == "weight_cosine":
             figures = {"weight cosine": means["weight_cosine"]}
-        words += [f"{name} {value:.2f}" for name, value in figures.items() if value is not None]
+        parts += [f"{name} {value:.2f}" for name, value in figures.items() if value is not None]
         if self.lost:
-            words.append(f"{self.lost:.0%} of the LoRA's change left behind")
-        said = ", ".join(["layers: " + words[0], *words[1:]]) if words else "no layers"
-        said = said if self.verdict is None else f"{self.verdict.word}; {said}"
-        return said if self.refine is None else f"{said}\n{self.refine.sentence()}"
+            parts.append(f"{self.lost:.0%} of the LoRA's change lost")
+        text = ", ".join(["layers: " + parts[0], *parts[1:]]) if parts else "no layers"
+        text = text if self.verdict is None else f"{self.verdict.word}; {text}"
+        return text if self.refine is None else f"{text}\n{self.refine.sentence()}"
 
     def as_json(self) -> dict[str, Any]:
         return envelope(
@@ -103,13 +105,13 @@ class Report:
             counts=self.counts(),
             means=self.means(),
             layers=[layer.as_json() for layer in self.layers],
-            vectors=[{"parameter": one.parameter, "keys": list(one.keys)} for one in self.vectors],
-            skipped=[{"layer": one.layer, "reason": one.reason, "keys": list(one.keys)} for one in self.skipped],
+            vectors=[{"parameter": vector.parameter, "keys": list(vector.keys)} for vector in self.vectors],
+            skipped=[{"layer": item.layer, "reason": item.reason, "keys": list(item.keys)} for item in self.skipped],
             unread=[{"key": key, "reason": reason} for key, reason in self.unread.items()],
         )
 
     def provenance(self) -> dict[str, Any]:
-        """What a saved adapter says of its origin: the report without its lists."""
+        """The report without its lists, for the metadata of a saved adapter."""
         return {key: value for key, value in self.as_json().items() if key not in _LISTS}
 
     def dumps(self) -> str:
@@ -120,14 +122,14 @@ class Report:
 def similarity_report(
     comparison: Comparison[Any], adapter: Identity | None, seconds: float, refine: Outlook | None = None
 ) -> Report:
-    """The report of two bases compared."""
+    """The report of a comparison. refine: whether refining is worth its cost."""
     return Report(
         kind="similarity",
         source=Identity.of(comparison.source),
         target=Identity.of(comparison.target),
         notes=_notes(comparison),
         adapter=adapter,
-        settings=_compared_by(comparison),
+        settings=_comparison_settings(comparison),
         layers=tuple(LayerReport(pair, figures, "compared", pair.why) for pair, figures in comparison.layers.values()),
         skipped=tuple(comparison.unpaired.values()),
         verdict=comparison.verdict,
@@ -151,14 +153,14 @@ def transfer_report(
     lost: float | None = None,
     seconds: float = 0.0,
 ) -> Report:
-    """The report of an adapter carried over; `skipped` are the parts of it that never reached the plan."""
+    """The report of a transfer. skipped: parts of the adapter that were skipped before the plan was made."""
     return Report(
         kind="transfer",
         source=Identity.of(comparison.source),
         target=Identity.of(comparison.target),
         notes=tuple(dict.fromkeys((*_notes(comparison), *notes))),
         adapter=adapter,
-        settings={**_compared_by(comparison), **vars(plan.settings), "method_source": plan.method.source},
+        settings={**_comparison_settings(comparison), **vars(plan.settings), "method_source": plan.method.source},
         layers=layers,
         skipped=(*plan.skipped, *skipped),
         unread=unread or {},
@@ -178,7 +180,7 @@ def _notes(comparison: Comparison[Any]) -> tuple[str, ...]:
     )
 
 
-def _compared_by(comparison: Comparison[Any]) -> dict[str, Any]:
+def _comparison_settings(comparison: Comparison[Any]) -> dict[str, Any]:
     rule = comparison.rank_rule
     return {"measure": comparison.measure, "rank_rule": rule.kind, "rank_rule_amount": rule.amount}
 

@@ -1,4 +1,4 @@
-"""Bases in memory that count what is read of them."""
+"""Bases in memory that count reads."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -11,13 +11,13 @@ from lora_transfer.core.memory_base import MemoryBase
 
 
 def split_at_last_dot(name: str) -> tuple[str, str]:
-    """The block and the role that a layer's name tells."""
+    """Split a layer's name into block and role."""
     block, _, role = name.rpartition(".")
     return block, role
 
 
 class CountingBase(MemoryBase):
-    """Weights by layer name; a name's part before the last dot is its block. Counts what is read."""
+    """Weights by layer name; a name's part before the last dot is its block. Counts reads."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class CountingBase(MemoryBase):
 
 def related_bases(drift: float = 0.2, places: bool = False) -> tuple[CountingBase, CountingBase]:
     """Two bases of four layers: square, tall, a convolution, and one that only the source has; with `places`, as if
-    they lay in files."""
+    they were in files."""
     generator = torch.Generator().manual_seed(7)
     shapes = {"a.0.q": (32, 32), "a.0.up": (48, 20), "a.1.conv": (16, 6, 3, 3), "b.gone": (8, 12)}
     source = {name: torch.randn(*shape, generator=generator) for name, shape in shapes.items()}

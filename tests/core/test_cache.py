@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from lora_transfer.core import linalg, reader
-from lora_transfer.core.cache import PRECISIONS, SubspaceCache, digest_of
+from lora_transfer.core.cache import PRECISIONS, SubspaceCache, hash_weight
 from lora_transfer.core.resources import Resources
 from lora_transfer.core.similarity import Comparison, compare
-from lora_transfer.core.subspace import Decomposition, RankRule, decompose, leading
+from lora_transfer.core.subspace import Decomposition, RankRule, decompose, decompose_leading
 from lora_transfer.core.transfer import Transferred
 from tests.conftest import ROOT
 from tests.core.bases import CountingBase
@@ -39,7 +39,7 @@ def same(one: Decomposition, other: Decomposition | None) -> bool:
 def test_a_hit_gives_the_bits_of_the_miss_that_wrote_it(tmp_path: Path, weight: torch.Tensor, precision: str) -> None:
     cache = SubspaceCache(tmp_path, precision)
     exact = decompose(weight, 12)
-    kept = cache.keep("ab12", exact)
+    kept = cache.store("ab12", exact)
     assert same(kept, cache.find("ab12", 12))
     assert same(kept, SubspaceCache(tmp_path, precision).find("ab12", 12))
     assert torch.allclose(kept.left, exact.left, atol=1e-6 if precision == "float32" else 3e-4)
@@ -49,7 +49,7 @@ def test_a_hit_gives_the_bits_of_the_miss_that_wrote_it(tmp_path: Path, weight: 
     assert SubspaceCache(tmp_path, other).find("ab12", 12) is None
 
 
-def test_one_entry_serves_every_smaller_rank_whose_gap_is_clear(
+def test_an_entry_is_cut_at_every_smaller_rank_with_a_clear_gap(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(linalg, "FLOAT32_FROM", 40)
@@ -57,33 +57,33 @@ def test_one_entry_serves_every_smaller_rank_whose_gap_is_clear(
     values = torch.arange(40, 0, -1).float()
     values[4] = values[5]  # nothing tells the fifth direction from the sixth
     cache = SubspaceCache(tmp_path)
-    cache.keep("ab", decompose(left * values, 12))
+    cache.store("ab", decompose(left * values, 12))
     found = [cache.find("ab", rank) is not None for rank in range(1, 13)]
     assert found == [rank != 5 for rank in range(1, 13)]
 
 
-def test_bases_of_all_directions_serve_no_smaller_cut(tmp_path: Path, weight: torch.Tensor) -> None:
+def test_complete_bases_cannot_be_cut_to_a_smaller_rank(tmp_path: Path, weight: torch.Tensor) -> None:
     cache = SubspaceCache(tmp_path)
-    cache.keep("ab", leading(weight, 30))
+    cache.store("ab", decompose_leading(weight, 30))
     assert cache.find("ab", 12) is None
     found = cache.find("ab", 30)
     assert found is not None
     assert found.cut(30).energy == 1.0
 
 
-def test_a_weight_with_fewer_directions_than_asked_for_is_not_decomposed_again(tmp_path: Path) -> None:
+def test_a_weight_with_fewer_directions_than_requested_is_not_decomposed_again(tmp_path: Path) -> None:
     thin = torch.randn(30, 4) @ torch.randn(4, 20)
     cache = SubspaceCache(tmp_path)
-    cache.keep("ab", decompose(thin, 10))
+    cache.store("ab", decompose(thin, 10))
     found = cache.find("ab", 10)
     assert found is not None
     assert found.cut(10).rank == 4
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "zeros"])
-def test_a_damaged_entry_is_removed_and_made_anew(tmp_path: Path, weight: torch.Tensor, damage: str) -> None:
+def test_a_damaged_entry_is_removed_and_written_again(tmp_path: Path, weight: torch.Tensor, damage: str) -> None:
     cache = SubspaceCache(tmp_path)
-    cache.keep("ab", decompose(weight, 12))
+    cache.store("ab", decompose(weight, 12))
     (path,) = entries(tmp_path)
     content = bytearray(path.read_bytes())
     middle = len(content) - 500
@@ -94,33 +94,33 @@ def test_a_damaged_entry_is_removed_and_made_anew(tmp_path: Path, weight: torch.
     assert entries(tmp_path) == []
 
 
-def test_a_damaged_index_is_made_anew_and_loses_no_entry(tmp_path: Path, weight: torch.Tensor) -> None:
+def test_a_damaged_index_is_replaced_and_no_entry_is_lost(tmp_path: Path, weight: torch.Tensor) -> None:
     cache = SubspaceCache(tmp_path)
-    cache.note_place("somewhere", "ab")
-    cache.keep("ab", decompose(weight, 12))
+    cache.store_digest("somewhere", "ab")
+    cache.store("ab", decompose(weight, 12))
     (tmp_path / "index.sqlite").write_bytes(b"no database at all" * 300)
     again = SubspaceCache(tmp_path)
     assert again.digest_at("somewhere") is None
     assert again.find("ab", 12) is not None
-    again.note_place("somewhere", "ab")
+    again.store_digest("somewhere", "ab")
     assert again.digest_at("somewhere") == "ab"
 
 
-def test_what_was_used_longest_ago_goes_first_when_the_limit_is_reached(tmp_path: Path, weight: torch.Tensor) -> None:
+def test_the_least_recently_used_entries_are_removed_at_the_limit(tmp_path: Path, weight: torch.Tensor) -> None:
     size = SubspaceCache(tmp_path / "gauge")
-    size.keep("aa", decompose(weight, 12))
+    size.store("aa", decompose(weight, 12))
     one = entries(tmp_path / "gauge")[0].stat().st_size
     cache = SubspaceCache(tmp_path / "cache", limit=int(3.5 * one))
     for age, digest in enumerate(("aa", "bb", "cc")):
-        cache.keep(digest, decompose(weight, 12))
+        cache.store(digest, decompose(weight, 12))
         os.utime(next((tmp_path / "cache" / digest).glob("*")), (1000 + age, 1000 + age))
     assert cache.find("aa", 12) is not None  # used just now
-    cache.keep("dd", decompose(weight, 12))
+    cache.store("dd", decompose(weight, 12))
     assert [path.parent.name for path in entries(tmp_path / "cache")] == ["aa", "cc", "dd"]
     assert cache.sweep() <= 3.5 * one
 
 
-def test_what_another_worker_is_writing_is_left_alone_and_what_a_crash_left_is_not(tmp_path: Path) -> None:
+def test_files_that_a_worker_is_writing_stay_and_files_of_a_crash_are_removed(tmp_path: Path) -> None:
     cache = SubspaceCache(tmp_path, limit=0)
     being_written, left_behind = (tmp_path / "ab" / f".{name}.unfinished" for name in ("now", "then"))
     being_written.parent.mkdir()
@@ -133,10 +133,10 @@ def test_what_another_worker_is_writing_is_left_alone_and_what_a_crash_left_is_n
 
 def test_equal_values_have_one_hash_whatever_they_are_stored_as(weight: torch.Tensor) -> None:
     rounded = weight.half()
-    assert digest_of(rounded.float()) == digest_of(rounded)
-    assert digest_of(rounded) != digest_of(weight)
-    assert digest_of(weight.reshape(44, 30)) != digest_of(weight)
-    assert digest_of(weight.mT.contiguous().mT) == digest_of(weight)
+    assert hash_weight(rounded.float()) == hash_weight(rounded)
+    assert hash_weight(rounded) != hash_weight(weight)
+    assert hash_weight(weight.reshape(44, 30)) != hash_weight(weight)
+    assert hash_weight(weight.mT.contiguous().mT) == hash_weight(weight)
 
 
 FILL = """
@@ -152,14 +152,14 @@ cache = SubspaceCache(Path(sys.argv[2]), limit=200_000)
 weight = torch.randn(30, 44, generator=torch.Generator().manual_seed(0))
 for number in range(200):
     digest = f"{number % 20:02d}aa"
-    kept = cache.find(digest, 12) or cache.keep(digest, decompose(weight, 12))
-    cache.note_place(f"{sys.argv[3]} {number}", digest)
+    kept = cache.find(digest, 12) or cache.store(digest, decompose(weight, 12))
+    cache.store_digest(f"{sys.argv[3]} {number}", digest)
     assert torch.equal(kept.left, decompose(weight, 12).left)
 """
 
 
 def test_two_processes_use_it_at_once(tmp_path: Path) -> None:
-    """Both write, read and remove the same entries: twenty of 4 kB, of which the limit leaves about a dozen."""
+    """Both write, read and remove the same entries: twenty of 4 kB, with a limit of about a dozen."""
     command = [sys.executable, "-c", FILL, str(ROOT / "tests"), str(tmp_path)]
     processes = [subprocess.Popen([*command, str(number)]) for number in range(2)]
     assert [process.wait(120) for process in processes] == [0, 0]
@@ -177,7 +177,9 @@ def run(
 
 
 @pytest.mark.parametrize("rule", [HALF, RankRule("energy", 0.8), RankRule("fixed", 7), RankRule("fraction", 1.0)])
-def test_with_the_cache_all_is_as_without_and_the_second_time_nothing_is_read(tmp_path: Path, rule: RankRule) -> None:
+def test_results_with_and_without_the_cache_are_equal_and_the_second_run_reads_nothing(
+    tmp_path: Path, rule: RankRule
+) -> None:
     _, plain, without = run(None, rule)
     _, first, miss = run(SubspaceCache(tmp_path), rule)
     job, second, hit = run(SubspaceCache(tmp_path), rule)
@@ -195,10 +197,10 @@ def test_nothing_is_decomposed_twice(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def counting(weight: torch.Tensor, *rest: object) -> Decomposition:
         with lock:
             counted.append(tuple(weight.shape))
-        return leading(weight, *rest)  # pyright: ignore[reportArgumentType]
+        return decompose_leading(weight, *rest)  # pyright: ignore[reportArgumentType]
 
     job = Job(places=True)
-    monkeypatch.setattr(reader, "leading", counting)
+    monkeypatch.setattr(reader, "decompose_leading", counting)
     for method in ("prolora", "rotate"):
         run(SubspaceCache(tmp_path), method=method, job=job)
         assert len(counted) == 2 * len(job.comparison.layers)
@@ -209,8 +211,8 @@ def test_a_disk_that_cannot_be_written_does_not_end_the_run(tmp_path: Path, monk
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    _, comparison, moved = run(SubspaceCache(tmp_path))
-    assert len(moved.deltas) == 3
+    _, comparison, transferred = run(SubspaceCache(tmp_path))
+    assert len(transferred.deltas) == 3
     (note,) = comparison.notes
-    assert "could not be kept" in note
+    assert "could not be stored" in note
     assert "No space left on device" in note

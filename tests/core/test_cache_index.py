@@ -30,7 +30,7 @@ def works(index: CacheIndex) -> bool:
     return index.get("new") == [1, 2]
 
 
-def test_what_was_put_is_there_in_the_next_session(path: Path) -> None:
+def test_facts_are_there_in_the_next_session(path: Path) -> None:
     index = CacheIndex(path)
     assert {key: index.get(key) for key in VALUES} == VALUES
     assert index.get("another") is None
@@ -43,8 +43,8 @@ def test_keys_need_not_be_utf_8(path: Path) -> None:
     assert index.get("caf\udce9.safetensors") == 1
 
 
-def test_a_damaged_index_is_never_believed(path: Path) -> None:
-    """Three hundred times some bytes of it are overwritten: each fact is the right one, or is not known."""
+def test_values_of_a_damaged_index_are_never_used(path: Path) -> None:
+    """Bytes of the index are overwritten three hundred times; each fact is then correct or unknown."""
     content = path.read_bytes()
     generator = random.Random(0)  # noqa: S311 (no secret)
     for _ in range(300):
@@ -71,7 +71,7 @@ STRANGE: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("fault", STRANGE)
-def test_an_index_with_strange_content_goes_on(path: Path, fault: str) -> None:
+def test_an_index_with_strange_content_is_replaced(path: Path, fault: str) -> None:
     STRANGE[fault](path)
     index = CacheIndex(path)
     known = {key: index.get(key) for key in VALUES}
@@ -81,7 +81,7 @@ def test_an_index_with_strange_content_goes_on(path: Path, fault: str) -> None:
 
 
 @pytest.mark.parametrize("fault", STRANGE)
-def test_an_index_that_is_damaged_while_it_is_open_goes_on(path: Path, fault: str) -> None:
+def test_an_index_that_is_damaged_while_it_is_open_is_replaced(path: Path, fault: str) -> None:
     index = CacheIndex(path)
     STRANGE[fault](path)
     assert all(index.get(key) in (None, value) for key, value in VALUES.items())
@@ -90,7 +90,7 @@ def test_an_index_that_is_damaged_while_it_is_open_goes_on(path: Path, fault: st
     assert index.get("new") in (None, [1, 2])
 
 
-def test_a_damaged_index_that_cannot_be_removed_is_done_without(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_index_that_cannot_be_removed_is_not_used(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(30, "Read-only file system")
 
@@ -102,14 +102,14 @@ def test_a_damaged_index_that_cannot_be_removed_is_done_without(path: Path, monk
     assert path.read_bytes().startswith(b"no database")
 
 
-def test_a_folder_in_place_of_the_index_is_done_without(tmp_path: Path) -> None:
+def test_a_folder_with_the_name_of_the_index_is_no_problem(tmp_path: Path) -> None:
     (tmp_path / "index.sqlite").mkdir()
     index = CacheIndex(tmp_path / "index.sqlite")
     assert works(index)
     assert index.trouble is not None
 
 
-def test_an_index_that_another_process_holds_is_waited_for_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_index_that_another_process_locks_is_waited_for_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache_index, "_PATIENCE", 0.1)
     index = CacheIndex(path)
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
@@ -120,7 +120,7 @@ def test_an_index_that_another_process_holds_is_waited_for_once(path: Path, monk
     assert "locked" in (index.trouble or "")
 
 
-def test_a_read_only_index_still_tells_what_it_knows(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_only_index_still_returns_its_values(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = sqlite3.connect
 
     def read_only(place: object, **options: object) -> sqlite3.Connection:

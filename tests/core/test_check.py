@@ -1,4 +1,4 @@
-"""The score of a check, on changes whose figures are known."""
+"""The figures of a check, on changes for which they are known."""
 
 import json
 import math
@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lora_transfer.core.check import STRENGTHS, Attempt, Trial, best_of, difference, measure
+from lora_transfer.core.check import STRENGTHS, Attempt, Trial, best_trial, difference, measure
 from lora_transfer.core.errors import NotMeasurable
 from lora_transfer.core.reports.check import CheckReport
 from lora_transfer.core.reports.envelope import Identity
@@ -20,7 +20,7 @@ def random(seed: int) -> Tensor:
 
 
 def same_bases(strength: float, on_target: Tensor, on_source: Tensor) -> Attempt:
-    """Where the bare models agree, the way to go is the adapter's own change."""
+    """The bare models agree, so that the gap is the adapter's own change."""
     return measure(strength, on_target, on_source, -on_source)
 
 
@@ -43,7 +43,7 @@ def report(*trials: Trial) -> CheckReport:
     return CheckReport(source, target, adapter, {"seeds": 2}, (9.0, 3.0, 1.0), trials)
 
 
-def test_the_same_change_arrives_whole() -> None:
+def test_the_same_change_closes_the_whole_gap() -> None:
     found = same_bases(1.0, random(1), random(1))
     for agreement in (found.pooled, *found.levels):
         assert agreement is not None
@@ -61,7 +61,7 @@ def test_no_change_is_zero_and_the_opposite_change_is_minus_three() -> None:
     assert opposite.cosine == pytest.approx(-1)
 
 
-def test_at_half_the_strength_three_quarters_arrive() -> None:
+def test_half_the_strength_closes_three_quarters_of_the_gap() -> None:
     found = same_bases(0.5, random(1) / 2, random(1)).pooled
     assert found.gap_closed == found.change_match == pytest.approx(0.75)
     assert found.norm_ratio == pytest.approx(0.5)
@@ -75,25 +75,25 @@ def test_between_bases_that_agree_both_figures_are_one(strength: float) -> None:
         assert agreement.gap_closed == agreement.change_match
 
 
-def test_what_undoes_the_drift_covers_the_way_and_g_takes_it_for_an_error() -> None:
+def test_undoing_the_drift_closes_the_gap_and_g_counts_it_as_an_error() -> None:
     effect, drift = random(1), 0.8 * random(2)  # the target without is the source without, plus drift
-    repaired, carried = (measure(1.0, change, effect, drift - effect).pooled for change in (effect - drift, effect))
+    repaired, transferred = (measure(1.0, change, effect, drift - effect).pooled for change in (effect - drift, effect))
     assert repaired.gap_closed == pytest.approx(1)
     assert repaired.change_match == pytest.approx(0.36, abs=0.1)
-    assert carried.change_match == 1
-    assert carried.gap_closed == pytest.approx(1 - 0.64 / 1.64, abs=0.1)  # the drift is left
+    assert transferred.change_match == 1
+    assert transferred.gap_closed == pytest.approx(1 - 0.64 / 1.64, abs=0.1)  # the drift is left
     trials = [
         trial(role, change, effect, apart=drift - effect)
         for role, change in (("copy", effect), ("more", effect - drift))
     ]
-    assert best_of(trials) is trials[1]
+    assert best_trial(trials) is trials[1]
 
 
-def test_an_adapter_that_changes_nothing_covers_nothing_wherever_the_target_stands() -> None:
+def test_an_adapter_without_effect_closes_no_gap_on_any_target() -> None:
     assert measure(1.0, torch.zeros(SHAPE), random(1), random(2)).pooled.gap_closed == 0
 
 
-def test_a_level_with_no_way_to_go_has_no_share_of_it_and_does_not_disturb_the_others() -> None:
+def test_a_level_without_a_gap_has_no_gap_closed_and_does_not_affect_the_other_levels() -> None:
     effect, apart = random(1), random(2)
     apart[1] = 1e-5 * random(3)[1]  # what two passes of one model may differ by
     found = measure(1.0, -apart, effect, apart)
@@ -101,7 +101,7 @@ def test_a_level_with_no_way_to_go_has_no_share_of_it_and_does_not_disturb_the_o
     assert found.pooled.gap_closed == 1
 
 
-def test_a_target_that_answers_as_the_source_with_its_adapter_has_nothing_to_be_carried() -> None:
+def test_a_target_that_already_predicts_like_the_source_with_its_adapter_has_no_gap() -> None:
     searched = report(
         trial("transferred", random(2), random(1), STRENGTHS, torch.zeros(SHAPE)),
         trial("copy", random(1), random(1), STRENGTHS, torch.zeros(SHAPE)),
@@ -109,9 +109,9 @@ def test_a_target_that_answers_as_the_source_with_its_adapter_has_nothing_to_be_
     assert searched.sentence().startswith(
         "nothing to transfer: the target already answers like the source with its LoRA"
     )
-    assert searched.chosen() == (searched.transferred, searched.transferred.as_it_is())
-    told = json.loads(searched.dumps())
-    assert told["chosen"]["gap_closed"] is None
+    assert searched.chosen() == (searched.transferred, searched.transferred.at_strength_one())
+    written = json.loads(searched.dumps())
+    assert written["chosen"]["gap_closed"] is None
     assert searched.chosen()[1].pooled.score == 0
 
 
@@ -127,13 +127,13 @@ def test_the_figures_are_their_formulas_in_float64() -> None:
         assert agreement.norm_ratio == pytest.approx(math.sqrt(float(t @ t) / float(s @ s)), abs=1e-12)
 
 
-def test_strangers_have_no_cosine_and_do_harm() -> None:
+def test_unrelated_changes_have_no_cosine_and_do_harm() -> None:
     found = same_bases(1.0, random(1), random(2)).pooled
     assert abs(found.cosine) < 0.15
     assert found.change_match < -0.7
 
 
-def test_a_level_without_an_effect_has_no_figure_and_does_not_disturb_the_others() -> None:
+def test_a_level_without_an_effect_has_no_figure_and_does_not_affect_the_other_levels() -> None:
     source = random(1)
     source[1] = 0
     found = same_bases(1.0, source, source)
@@ -141,12 +141,12 @@ def test_a_level_without_an_effect_has_no_figure_and_does_not_disturb_the_others
     assert found.pooled.change_match == found.pooled.gap_closed == 1
 
 
-def test_an_adapter_that_changes_nothing_on_the_source_is_told_in_a_sentence() -> None:
+def test_an_adapter_without_effect_on_the_source_is_an_error() -> None:
     with pytest.raises(NotMeasurable, match="found no change at any noise level"):
         measure(1.0, random(1), torch.zeros(SHAPE), random(2))
 
 
-def test_what_is_not_finite_is_told_in_a_sentence() -> None:
+def test_outputs_that_are_not_finite_are_an_error() -> None:
     broken = random(1)
     broken[1, 0, 0] = math.inf
     for differences in ((broken, random(2), random(3)), (random(2), broken, random(3)), (random(2), random(3), broken)):
@@ -165,17 +165,17 @@ def test_noise_velocity_and_flow_come_to_one_unit() -> None:
 def test_a_search_finds_the_strength_that_undoes_a_scale_and_the_best_adapter() -> None:
     weak = trial("more", random(1) / 0.75, random(1), STRENGTHS)
     far = trial("transferred", random(1) + 0.5 * random(2), random(1), STRENGTHS)
-    assert weak.best().strength == 0.75
-    assert weak.best().pooled.gap_closed == pytest.approx(1)
-    assert best_of((far, weak)) is weak
-    assert report(far, weak).chosen() == (weak, weak.best())
+    assert weak.best_attempt().strength == 0.75
+    assert weak.best_attempt().pooled.gap_closed == pytest.approx(1)
+    assert best_trial((far, weak)) is weak
+    assert report(far, weak).chosen() == (weak, weak.best_attempt())
 
 
-def test_of_equal_strengths_the_one_nearest_to_1_is_taken() -> None:
-    assert trial("transferred", torch.zeros(SHAPE), random(1), STRENGTHS).best().strength == 1
+def test_of_equal_scores_the_strength_closest_to_1_is_best() -> None:
+    assert trial("transferred", torch.zeros(SHAPE), random(1), STRENGTHS).best_attempt().strength == 1
 
 
-def test_the_sentence_says_what_arrived_and_what_the_plain_copy_brings() -> None:
+def test_the_sentence_gives_the_gap_closed_by_the_transferred_lora_and_by_the_plain_copy() -> None:
     source = random(1)
     said = report(trial("transferred", 0.5 * source, source), trial("copy", 0.2 * source, source)).sentence()
     assert said == (
@@ -184,7 +184,7 @@ def test_the_sentence_says_what_arrived_and_what_the_plain_copy_brings() -> None
     )
 
 
-def test_the_sentence_calls_harm_by_its_name() -> None:
+def test_the_sentence_names_harm() -> None:
     source = random(1)
     said = report(trial("transferred", -source, source), trial("copy", 2.5 * source, source)).sentence()
     assert said == (
@@ -194,7 +194,7 @@ def test_the_sentence_calls_harm_by_its_name() -> None:
 
 
 @pytest.mark.parametrize("scale", [-0.001, 0.0, 0.001])
-def test_what_hardly_changes_anything_covers_nothing_and_is_not_called_harm(scale: float) -> None:
+def test_an_adapter_with_almost_no_effect_closes_no_gap_and_is_not_called_harm(scale: float) -> None:
     assert (
         report(trial("transferred", scale * random(1), random(1)))
         .sentence()
@@ -211,32 +211,36 @@ def test_after_a_search_the_sentence_names_the_best() -> None:
 @pytest.mark.parametrize(
     ("scale", "said"),
     [
-        (0.4, "at strength 1.25, which closes 75%; none larger was tried: one may be better"),
-        (8.0, "at strength 0.25, which closes 0%; none smaller was tried: one may be better"),
-        (-1.0, "at strength 0.25, which leads away (1.25 times as far); none smaller was tried: one may be better"),
+        (0.4, "at strength 1.25, which closes 75%; a larger strength was not tried and may be better"),
+        (8.0, "at strength 0.25, which closes 0%; a smaller strength was not tried and may be better"),
+        (
+            -1.0,
+            "at strength 0.25, which leads away (1.25 times as far); a smaller strength was not tried and may be "
+            "better",
+        ),
     ],
     ids=["weak", "strong", "harm"],
 )
-def test_a_best_strength_at_the_edge_of_the_search_is_told(scale: float, said: str) -> None:
+def test_the_sentence_warns_if_the_best_strength_is_at_the_edge_of_the_search(scale: float, said: str) -> None:
     searched = report(trial("transferred", scale * random(1), random(1), STRENGTHS))
     assert searched.sentence().endswith(f"best of the search: transferred {said}")
 
 
-def test_without_a_search_the_transferred_adapter_is_chosen_as_it_is() -> None:
+def test_without_a_search_the_transferred_adapter_is_chosen_at_strength_1() -> None:
     source = random(1)
     transferred, copy = trial("transferred", 0.1 * source, source), trial("copy", source, source)
-    assert report(transferred, copy).chosen() == (transferred, transferred.as_it_is())
+    assert report(transferred, copy).chosen() == (transferred, transferred.at_strength_one())
 
 
 def test_the_report_is_json_with_every_field() -> None:
     source = random(1)
     source[2] = 0
-    told = json.loads(report(trial("transferred", source, source, STRENGTHS)).dumps())
-    assert told["schema"] == 1
-    assert told["kind"] == "check"
-    assert told["chosen"]["strength"] == 1
-    assert told["sentence"].startswith("the transferred LoRA closes 100% of")
-    [only] = told["trials"]
+    written = json.loads(report(trial("transferred", source, source, STRENGTHS)).dumps())
+    assert written["schema"] == 1
+    assert written["kind"] == "check"
+    assert written["chosen"]["strength"] == 1
+    assert written["sentence"].startswith("the transferred LoRA closes 100% of")
+    [only] = written["trials"]
     assert [one["strength"] for one in only["strengths"]] == list(STRENGTHS)
     whole = {"gap_closed": 1, "change_match": 1, "cosine": pytest.approx(1), "norm_ratio": 1}
     assert only["strengths"][3]["levels"][0] == whole

@@ -52,7 +52,7 @@ def test_truncating_to_a_larger_rank_or_a_zero_delta_loses_nothing(delta: LowRan
     assert LowRankDelta(delta.up * 0, delta.down).truncated(2)[1] == 0.0
 
 
-def test_the_row_basis_spans_what_is_read_and_leaves_out_what_is_not(delta: LowRankDelta) -> None:
+def test_the_row_basis_spans_exactly_the_inputs_that_are_read(delta: LowRankDelta) -> None:
     doubled = LowRankDelta(torch.cat([delta.up, delta.up], 1), torch.cat([delta.down, delta.down], 0))  # rank 3 in 6
     basis = doubled.bases()[1]
     assert basis.shape == (40, 6)

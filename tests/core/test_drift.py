@@ -32,7 +32,7 @@ def test_the_figures_are_those_of_the_whole_matrices_whatever_the_blocks(
     assert taken.energy() == pytest.approx(float(taken.read.plus(taken.written).norm() ** 2), rel=1e-4)
 
 
-def test_equal_weights_have_drifted_by_exactly_nothing(weights: tuple[torch.Tensor, torch.Tensor]) -> None:
+def test_equal_weights_have_a_drift_of_exactly_zero(weights: tuple[torch.Tensor, torch.Tensor]) -> None:
     figures, taken = compare_weights(weights[0], weights[0].clone())
     assert figures.drift == 0
     assert taken is None

@@ -25,7 +25,7 @@ def test_rows_are_ordered_by_where_they_start() -> None:
     assert sorted([Rows(4, 8), Rows(0, 4), Rows(0, 8)]) == [Rows(0, 4), Rows(0, 8), Rows(4, 8)]
 
 
-def test_slices_of_one_tensor_in_one_file_have_places_of_their_own() -> None:
+def test_slices_of_one_tensor_in_one_file_have_different_locations() -> None:
     slices = [WeightRef("qkv.weight", (4, 4), "F32", rows, "model 1") for rows in (None, Rows(0, 4), Rows(4, 8))]
 
-    assert len({one.place for one in slices}) == 3
+    assert len({ref.location for ref in slices}) == 3

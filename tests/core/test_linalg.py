@@ -1,11 +1,17 @@
-"""The leading singular triplets against float64, where the spectrum is kind and where it is not."""
+"""The leading singular triplets compared with float64, for easy and difficult spectra."""
 
 import pytest
 import torch
 from torch import Tensor
 
 from lora_transfer.core import eigensolvers, linalg
-from lora_transfer.core.eigensolvers import Eigensolver, Measured, by_rule, partial, whole
+from lora_transfer.core.eigensolvers import (
+    Eigensolver,
+    FastestSolver,
+    solve_by_rule,
+    solve_partial,
+    solve_whole,
+)
 from lora_transfer.core.errors import ShapeMismatch
 from lora_transfer.core.lapack import leading_eigenpairs
 from lora_transfer.core.linalg import complete_bases, gram, leading_svd
@@ -43,8 +49,8 @@ def test_the_partial_solver_gives_the_largest_eigenpairs_from_the_lower_triangle
     assert float((vectors.mT @ vectors - torch.eye(count, dtype=dtype)).abs().max()) < limit
 
 
-def test_the_partial_solver_refuses_what_is_no_square_and_what_is_not_finite() -> None:
-    with pytest.raises(ShapeMismatch, match="found 5 of 4 rows"):
+def test_the_partial_solver_refuses_matrices_that_are_not_square_or_not_finite() -> None:
+    with pytest.raises(ShapeMismatch, match="found count 5 for shape"):
         leading_eigenpairs(torch.eye(4), 5)
     with pytest.raises(ShapeMismatch, match="NaN or infinity"):
         leading_eigenpairs(torch.full((20, 20), float("nan")), 3)
@@ -58,7 +64,7 @@ def test_the_gram_matrix_is_right_in_its_lower_triangle(generator: torch.Generat
 
 @pytest.fixture
 def float32_from_200(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Matrices of tests are small; what they test is the choice of precision."""
+    """Use float32 for small matrices too, to test the choice of precision."""
     monkeypatch.setattr(linalg, "FLOAT32_FROM", 200)
 
 
@@ -97,7 +103,7 @@ def test_small_matrices_are_always_decomposed_in_float64(generator: torch.Genera
     assert subspace_error(found.left, left[:, :2]) < 1e-5
 
 
-def test_of_a_weight_of_zeros_nothing_leads() -> None:
+def test_a_weight_of_zeros_has_no_leading_directions() -> None:
     found = leading_svd(torch.zeros(40, 60), 0)
     assert (found.left.shape, found.right.shape) == ((40, 0), (60, 0))
 
@@ -125,48 +131,48 @@ def failing_with(words: str) -> Eigensolver:
     return fail
 
 
-def test_on_a_card_the_fastest_solver_that_is_right_is_taken_for_each_size(
+def test_on_a_card_the_fastest_accurate_solver_is_used_for_each_size(
     generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter(range(1000))
     monkeypatch.setattr(eigensolvers.time, "perf_counter", lambda: next(clock))
 
     def wrong(lower: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        values, vectors = whole(lower, count)
+        values, vectors = solve_whole(lower, count)
         return values, vectors + 1e-3
 
     def slow(lower: Tensor, count: int) -> tuple[Tensor, Tensor]:
         next(clock)
-        return partial(lower, count)
+        return solve_partial(lower, count)
 
     matrix = torch.randn(30, 50, generator=generator)
-    measured = Measured((wrong, slow, by_rule), by_rule_on_cpu=False)
+    measured = FastestSolver((wrong, slow, solve_by_rule), rule_on_cpu=False)
     for count in (4, 9):
         values, vectors = measured(gram(matrix), count)
         again, _ = measured(gram(matrix), count)
         assert torch.equal(values, again)
         assert vectors.shape == (30, count)
-    assert set(measured.chosen.values()) == {by_rule}
-    for count in (4, 9):  # a solver that was right once is checked each time
-        measured.chosen[30, count, torch.float32] = wrong
-        assert torch.equal(measured(gram(matrix), count)[1], partial(gram(matrix), count)[1])
-    hopeless = Measured((wrong,), by_rule_on_cpu=False)
-    assert torch.allclose(hopeless(gram(matrix), 4)[0], partial(gram(matrix), 4)[0])
-    assert not hopeless.chosen
+    assert set(measured.fastest.values()) == {solve_by_rule}
+    for count in (4, 9):  # a solver that was accurate once is checked each time
+        measured.fastest[30, count, torch.float32] = wrong
+        assert torch.equal(measured(gram(matrix), count)[1], solve_partial(gram(matrix), count)[1])
+    hopeless = FastestSolver((wrong,), rule_on_cpu=False)
+    assert torch.allclose(hopeless(gram(matrix), 4)[0], solve_partial(gram(matrix), 4)[0])
+    assert not hopeless.fastest
     for words in ("cusolver error: CUSOLVER_STATUS_INVALID_VALUE", "linalg.eigh: failed to converge"):
-        failing = Measured((failing_with(words), partial), by_rule_on_cpu=False)
-        assert torch.equal(failing(gram(matrix), 4)[0], partial(gram(matrix), 4)[0])
-        assert set(failing.chosen.values()) == {partial}
+        failing = FastestSolver((failing_with(words), solve_partial), rule_on_cpu=False)
+        assert torch.equal(failing(gram(matrix), 4)[0], solve_partial(gram(matrix), 4)[0])
+        assert set(failing.fastest.values()) == {solve_partial}
     with pytest.raises(RuntimeError, match="out of memory"):
-        Measured((failing_with("CUDA out of memory"), partial), by_rule_on_cpu=False)(gram(matrix), 4)
-    away_from_the_card = Measured((wrong,))
-    assert torch.equal(away_from_the_card(gram(matrix), 4)[0], by_rule(gram(matrix), 4)[0])
+        FastestSolver((failing_with("CUDA out of memory"), solve_partial), rule_on_cpu=False)(gram(matrix), 4)
+    away_from_the_card = FastestSolver((wrong,))
+    assert torch.equal(away_from_the_card(gram(matrix), 4)[0], solve_by_rule(gram(matrix), 4)[0])
 
 
 @pytest.mark.gpu
 def test_a_card_decomposes_as_float64_does(generator: torch.Generator) -> None:
     matrix = with_spectrum((1280, 2048), torch.arange(1, 1281) ** -0.35, generator)
     left, _, right_t = torch.linalg.svd(matrix.double(), full_matrices=False)
-    found = leading_svd(matrix.cuda(), 320, Measured())
+    found = leading_svd(matrix.cuda(), 320, FastestSolver())
     assert subspace_error(found.left.cpu(), left[:, :320]) < 2e-4
     assert subspace_error(found.right.cpu(), right_t.mT[:, :320]) < 2e-4

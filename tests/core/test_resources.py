@@ -27,7 +27,7 @@ def run(using: Resources, tasks: list[int]) -> list[int]:
     return using.over_layers(tasks, lambda task: task * 10, lambda task: task, str)
 
 
-def test_results_come_in_the_order_of_the_tasks_and_the_costliest_goes_first() -> None:
+def test_results_are_in_the_order_of_the_tasks_and_the_most_expensive_runs_first() -> None:
     steps: list[tuple[int, int, str]] = []
     using = Resources(progress=lambda *step: steps.append(step))
     assert run(using, [2, 3, 1]) == [20, 30, 10]
@@ -67,7 +67,7 @@ def test_figures_and_deltas_do_not_depend_on_the_number_of_workers() -> None:
     assert all(torch.equal(one.deltas[name].up, three.deltas[name].up) for name in one.deltas)
 
 
-def test_a_layer_that_does_not_fit_the_card_goes_to_the_processor_and_that_is_said_once() -> None:
+def test_a_layer_that_does_not_fit_on_the_card_runs_on_the_processor_with_one_note() -> None:
     card = torch.device("meta")  # stands for a card: what matters is where the work is sent
     using = Resources(device=card)
 
@@ -79,9 +79,7 @@ def test_a_layer_that_does_not_fit_the_card_goes_to_the_processor_and_that_is_sa
         return device.type
 
     assert [using.compute(work, f"{index}.q") for index in range(1 + len(FULL))] == ["cpu"] * (1 + len(FULL))
-    assert list(using.notes.values()) == [
-        "meta ran out of memory, first at 0.q: such layers were computed by the processor"
-    ]
+    assert list(using.notes.values()) == ["meta ran out of memory, first at 0.q; the processor computed such layers"]
     assert Resources().compute(lambda device: device, "a") == CPU
 
     def fail(_: torch.device) -> None:
@@ -92,7 +90,7 @@ def test_a_layer_that_does_not_fit_the_card_goes_to_the_processor_and_that_is_sa
 
 
 @pytest.mark.parametrize("method", ["restore_both", "prolora"])
-def test_weights_are_read_before_the_card_takes_its_turn(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_are_read_before_the_card_is_locked(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     turn, in_turn = threading.Lock(), list[bool]()
 
     def compute(self: Resources, work: Any, layer: str) -> Any:

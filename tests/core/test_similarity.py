@@ -48,7 +48,7 @@ def test_unrelated_layers_score_at_their_chance_level() -> None:
 
 
 def test_a_loose_cut_makes_unrelated_square_layers_look_alike(generator: torch.Generator) -> None:
-    """docs/method.md, section 2: they score 0.76, so a bare 0.8 means nothing without the chance level."""
+    """docs/method.md, section 2: they score 0.76, so 0.8 means nothing without the chance level."""
     weights = torch.randn(200, 200, generator=generator), torch.randn(200, 200, generator=generator)
     found = compared(*weights, RankRule("fraction", 0.76))
     assert found.phi == pytest.approx(0.76, abs=0.01)
@@ -61,7 +61,7 @@ def test_equal_layers_score_one() -> None:
     assert side_similarity(basis, basis).above_chance == pytest.approx(1, abs=1e-5)
 
 
-def test_a_complete_side_tells_nothing_and_is_left_out_of_the_mean(generator: torch.Generator) -> None:
+def test_a_complete_side_shows_nothing_and_is_not_in_the_mean(generator: torch.Generator) -> None:
     weights = torch.randn(20, 50, generator=generator), torch.randn(20, 50, generator=generator)
     found = compared(*weights, RankRule("fraction", 1.0))
     assert found.left.phi is None
@@ -109,9 +109,9 @@ def test_by_weight_cosine_each_weight_is_read_once_for_a_whole_transfer_and_noth
         job.source, job.target, job.matching, rule, measure="weight_cosine", deltas=job.deltas, adapter="me"
     )
     plan = job.plan(threshold=0.9)
-    moved = transfer(job.comparison, plan, job.deltas)
+    transferred = transfer(job.comparison, plan, job.deltas)
     assert set(job.source.reads.values()) == set(job.target.reads.values()) == {1}
-    assert all(torch.equal(moved.deltas[name].dense(), plain.deltas[name].dense()) for name in plain.deltas)
+    assert all(torch.equal(transferred.deltas[name].dense(), plain.deltas[name].dense()) for name in plain.deltas)
     assert plan.pairs[0].reason == "weight cosine 0.978 is at least 0.9"
     assert plan.pairs[0].similarity.phi is None
     report = similarity_report(job.comparison, None, 0.0)
@@ -120,7 +120,7 @@ def test_by_weight_cosine_each_weight_is_read_once_for_a_whole_transfer_and_noth
     assert similarity_heatmap(report).shape[2] == 3
 
 
-def test_a_drift_as_large_as_its_weight_is_not_kept() -> None:
+def test_a_drift_as_large_as_its_weight_is_not_stored() -> None:
     generator = torch.Generator().manual_seed(1)
     weights = {name: torch.randn(64, 64, generator=generator) for name in ("a.q", "a.k")}
     base = CountingBase("base", weights)

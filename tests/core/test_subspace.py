@@ -23,14 +23,14 @@ def test_the_gram_route_gives_the_singular_value_decomposition(
     assert float((left * singular_values @ right.mT - matrix).norm() / matrix.norm()) < limit
 
 
-def test_directions_without_weight_are_left_out(generator: torch.Generator) -> None:
+def test_directions_with_a_singular_value_of_zero_are_left_out(generator: torch.Generator) -> None:
     thin = torch.randn(30, 4, generator=generator) @ torch.randn(4, 20, generator=generator)
     left, singular_values, right, _ = leading_svd(thin, 20)
     assert (left.shape, len(singular_values), right.shape) == ((30, 4), 4, (20, 4))
     assert len(leading_svd(torch.zeros(5, 7), 3).singular_values) == 0
 
 
-def test_rank_rules_say_how_many_directions_lead() -> None:
+def test_rank_rules_give_the_number_of_directions() -> None:
     weight = torch.zeros(4, 9)
     weight[range(4), range(4)] = torch.tensor([3.0, 2.0, 1.0, 1.0])  # energies 9, 4, 1, 1 of 15
 

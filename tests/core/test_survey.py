@@ -39,7 +39,7 @@ def looked_at(source: CountingBase, target: CountingBase, **how: str) -> Survey:
     return survey(source, target, source.layers, deltas=lora_on(source), **how)  # pyright: ignore[reportArgumentType]
 
 
-def test_a_pruned_child_is_matched_judged_and_what_is_lost_is_told() -> None:
+def test_a_pruned_child_is_matched_and_judged_with_the_lost_share() -> None:
     source, target = model([0, 1, 2, 3]), model([0, 2, 3])
     found = looked_at(source, target)
     assert [match.source for match in found.block_map.matches if match.target.startswith("blocks")] == [
@@ -55,7 +55,7 @@ def test_a_pruned_child_is_matched_judged_and_what_is_lost_is_told() -> None:
     assert by_name.verdict.word == "refuse"
 
 
-def test_by_names_nothing_is_scored_and_no_more_than_a_sample_is_read() -> None:
+def test_matching_by_name_scores_nothing_and_reads_only_a_sample() -> None:
     source, target = model(list(range(12))), model(list(range(12)))
     found = looked_at(source, target, match_by="names")
     assert source.reads.total() == 16
@@ -64,7 +64,7 @@ def test_by_names_nothing_is_scored_and_no_more_than_a_sample_is_read() -> None:
     assert block_map_picture(found.scores, found.block_map, "a", "b").shape[2] == 3
 
 
-def test_a_given_map_goes_before_what_the_weights_say() -> None:
+def test_the_users_map_overrules_the_weights() -> None:
     source, target = model([0, 1, 2]), model([0, 1, 2])
     found = looked_at(source, target, block_map_text=json.dumps({"blocks.0": "blocks.2"}))
     assert {(pair.source.name, pair.target.name) for pair in found.matching.pairs} == {
@@ -73,7 +73,7 @@ def test_a_given_map_goes_before_what_the_weights_say() -> None:
     }
 
 
-def test_without_a_layer_to_carry_there_is_nothing_to_judge() -> None:
+def test_without_a_requested_layer_there_is_no_verdict() -> None:
     assert survey(model([0]), model([0]), []).verdict is None
 
 
@@ -83,14 +83,16 @@ def test_a_grown_child_gets_a_delta_for_every_copy_and_a_key_counts_once() -> No
     comparison = compare(source, target, looked_at(source, target), RankRule("fraction", 0.5), deltas=deltas)
     modules = [Module(name, delta.shape, (f"{name}.up", f"{name}.down")) for name, delta in deltas.items()]
     plan = plan_transfer(comparison, modules, TransferSettings("restore", threshold=0.5))
-    moved = transfer(comparison, plan, deltas)
+    transferred = transfer(comparison, plan, deltas)
     fed = {planned.pair.target.name: planned.pair.source.name for planned in plan.pairs}
     assert fed["blocks.1.q"] == "blocks.0.q"
     assert fed["blocks.4.k"] == "blocks.2.k"
-    assert set(moved.deltas) == set(target.layers)
-    for name, delta in moved.deltas.items():
+    assert set(transferred.deltas) == set(target.layers)
+    for name, delta in transferred.deltas.items():
         assert torch.allclose(delta.dense(), deltas[fed[name]].dense(), atol=1e-4)
-    report = transfer_report(comparison, plan, moved.layers, Identity("lora", ""), lost=plan.share_lost(deltas, {}))
+    report = transfer_report(
+        comparison, plan, transferred.layers, Identity("lora", ""), lost=plan.share_lost(deltas, {})
+    )
     assert report.counts()["keys"] == report.counts()["keys_transferred"] == 2 * len(modules)
     assert report.lost == 0
     assert report.summary().startswith("works; layers: 11 transferred")
@@ -116,7 +118,7 @@ def test_biases_and_norms_follow_their_blocks() -> None:
     assert sorted(keys) == sorted(key for vector in vectors for key in vector.keys)
 
 
-def test_a_target_below_the_threshold_is_listed_though_another_took_the_delta() -> None:
+def test_a_target_below_the_threshold_is_listed_even_if_another_uses_the_delta() -> None:
     source, target = model([0, 1]), model([0, 0, 1])
     strange = target.layers["blocks.1.q"]
     target.weights = {**target.weights, "blocks.1.q": torch.randn(strange.weight.shape)}
@@ -130,7 +132,7 @@ def test_a_target_below_the_threshold_is_listed_though_another_took_the_delta() 
     assert left.keys == ()
 
 
-def test_strangers_are_not_taken_for_relatives_for_the_text_encoder_that_they_share() -> None:
+def test_unrelated_bases_with_a_shared_text_encoder_are_still_refused() -> None:
     source, target = model([0, 1]), model([5, 6], seed=50)
     shared = {f"clip.{index}": torch.randn(40, 40) for index in range(6)}
     bases = [CountingBase("base", {**one.weights, **shared}) for one in (source, target)]

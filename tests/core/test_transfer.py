@@ -23,7 +23,7 @@ from tests.core.bases import CountingBase, related_bases
 
 
 class Job:
-    """A small adapter on two related bases, ready to be carried over with any settings."""
+    """A small adapter on two related bases, ready for a transfer with any settings."""
 
     def __init__(
         self, drift: float = 0.2, bases: tuple[CountingBase, CountingBase] | None = None, places: bool = False
@@ -63,14 +63,14 @@ def test_every_module_is_planned_or_skipped_with_a_reason() -> None:
     ]
 
 
-def test_layers_below_the_threshold_are_skipped_or_copied_as_asked() -> None:
+def test_layers_below_the_threshold_are_skipped_or_copied_as_set() -> None:
     job = Job(drift=3.0)
     skipped = job.plan(threshold=0.99)
     assert not skipped.pairs
     assert "is below 0.99" in skipped.skipped[0].reason
     assert "found none among 4 modules" in skipped.why_nothing("A", "B")
     job.modules = []
-    assert "changes none of them" in job.plan().why_nothing("A", "B")
+    assert "changes no layer" in job.plan().why_nothing("A", "B")
     job = Job(drift=3.0)
     copied = job.plan(threshold=0.99, below_threshold="copy", method="rotate")
     assert {one.action for one in copied.pairs} == {"copy"}
@@ -95,14 +95,14 @@ def test_a_module_that_widens_its_layer_is_copied_whatever_the_method() -> None:
     assert torch.equal(result.deltas["a.0.q"].down, job.deltas["a.0.q"].down)
 
 
-def test_a_layer_that_was_not_compared_is_skipped_and_says_what_to_connect() -> None:
+def test_a_layer_that_was_not_compared_is_skipped_with_advice() -> None:
     job = Job()
     job.modules.append(Module("a.9.q", (32, 32), ()))
     assert "connect the same adapter" in job.plan().skipped[-1].reason
 
 
 @pytest.mark.parametrize("method", ["lora_x", "prolora"])
-def test_a_truncated_projection_is_never_blown_up_again(method: str) -> None:
+def test_a_truncated_projection_is_never_scaled_up(method: str) -> None:
     with pytest.raises(InvalidSetting, match="more harm than a random LoRA"):
         TransferSettings(method=method, rescale="relative_norm")
 
@@ -110,7 +110,7 @@ def test_a_truncated_projection_is_never_blown_up_again(method: str) -> None:
 def test_settings_out_of_range_and_unknown_methods_are_refused() -> None:
     with pytest.raises(InvalidSetting, match=r"\[0, 1\], found 1.5"):
         TransferSettings(threshold=1.5)
-    with pytest.raises(InvalidSetting, match="Known: copy, lora_x"):
+    with pytest.raises(InvalidSetting, match="expected one of copy, lora_x"):
         Job().plan(method="magic")
 
 
@@ -140,7 +140,7 @@ def test_keeping_the_rank_cuts_prolora_back_and_reports_the_loss() -> None:
         assert (difference / exact.deltas[name].norm()) ** 2 == pytest.approx(after.energy_lost, rel=1e-3)
 
 
-def test_block_energies_share_out_the_whole_delta() -> None:
+def test_block_energies_add_up_to_the_whole_delta() -> None:
     for layer in Job().run(method="prolora").layers:
         assert layer.block_energies is not None
         assert sum(layer.block_energies) == pytest.approx(1, abs=1e-5)
@@ -153,9 +153,9 @@ def test_the_figures_of_a_layer_are_those_of_the_dense_matrices() -> None:
     job = Job()
     result = job.run(method="prolora_full")
     layer = result.layers[0]
-    moved, delta = result.deltas["a.0.q"].dense(), job.deltas["a.0.q"].dense()
-    assert layer.norm_ratio == pytest.approx(float(moved.norm() / delta.norm()), rel=1e-4)
-    cosine = float((moved * delta).sum() / (moved.norm() * delta.norm()))
+    transferred, delta = result.deltas["a.0.q"].dense(), job.deltas["a.0.q"].dense()
+    assert layer.norm_ratio == pytest.approx(float(transferred.norm() / delta.norm()), rel=1e-4)
+    cosine = float((transferred * delta).sum() / (transferred.norm() * delta.norm()))
     assert layer.cosine_to_copy == pytest.approx(cosine, rel=1e-4)
     assert not layer.equals_copy
 
@@ -167,10 +167,10 @@ def test_between_equal_bases_the_report_says_that_the_result_is_the_copy() -> No
 
 
 class Cancelled(BaseException):
-    """Like ComfyUI's own interruption: no Exception."""
+    """Like ComfyUI's interruption, not an Exception."""
 
 
-def test_a_run_that_is_cancelled_finishes_the_layer_in_hand_and_no_more() -> None:
+def test_a_cancelled_run_finishes_the_current_layer_and_starts_no_other() -> None:
     job = Job()
     cancelled = threading.Event()
     steps: list[str] = []
@@ -195,14 +195,14 @@ def test_a_run_that_is_cancelled_finishes_the_layer_in_hand_and_no_more() -> Non
 def test_a_report_accounts_for_every_key_and_survives_json() -> None:
     job = Job()
     plan = job.plan()
-    moved = transfer(job.comparison, plan, job.deltas)
+    transferred = transfer(job.comparison, plan, job.deltas)
     unplaced = (Skipped("x", "adapters of kind OFT are not transferred yet", ("x.oft_blocks",)),)
     unread = {"y.z": "the base has no such layer"}
     vectors = (Vector("norm", "diff", torch.zeros(3), ("norm.diff",)),)
     report = transfer_report(
         job.comparison,
         plan,
-        moved.layers,
+        transferred.layers,
         Identity("lora", "sha"),
         vectors=vectors,
         skipped=unplaced,
@@ -215,7 +215,7 @@ def test_a_report_accounts_for_every_key_and_survives_json() -> None:
     assert counts["keys"] == counts["keys_transferred"] + counts["keys_skipped"] + counts["keys_unread"]
     assert text["settings"]["rank_rule"] == "fraction"
     assert text["notes"] == ["source: made in a test", "target: made in a test"]
-    assert report.summary().startswith("layers: 3 transferred, 2 skipped, 7 of 11 keys read and carried over")
+    assert report.summary().startswith("layers: 3 transferred, 2 skipped, 7 of 11 keys transferred")
     assert text["layers"][0]["chance_left"] == 0.5
     assert "layers" not in report.provenance()
 
@@ -244,7 +244,7 @@ def test_a_change_without_a_low_rank_form_is_cut_to_the_dense_rank_with_the_loss
             assert layer.energy_lost == pytest.approx(lost**2, rel=1e-2)
 
 
-def test_out_rank_cut_keeps_the_smallest_rank_that_holds_a_share_of_the_energy_and_tells_the_loss() -> None:
+def test_out_rank_cut_keeps_the_smallest_rank_that_holds_a_share_of_the_energy_and_reports_the_loss() -> None:
     job = Job()
     for name, delta in job.deltas.items():
         fading = 0.5 ** torch.arange(min(delta.shape), dtype=torch.float32)  # energies 1, 1/4, 1/16, ...
@@ -261,31 +261,31 @@ def test_out_rank_cut_keeps_the_smallest_rank_that_holds_a_share_of_the_energy_a
         job.plan(dense_energy=0.0)
 
 
-def test_the_means_of_similarity_count_the_layers_that_a_threshold_leaves_out() -> None:
+def test_the_means_of_similarity_include_layers_below_the_threshold() -> None:
     job = Job()
     figures = sorted(one.phi for _, one in job.comparison.layers.values() if one.phi is not None)
     plan = job.plan(threshold=figures[-1])  # one layer is left
-    moved = transfer(job.comparison, plan, job.deltas)
-    report = transfer_report(job.comparison, plan, moved.layers, Identity("", ""))
+    transferred = transfer(job.comparison, plan, job.deltas)
+    report = transfer_report(job.comparison, plan, transferred.layers, Identity("", ""))
     assert len(report.layers) == 1
     assert report.means()["phi"] == pytest.approx(sum(figures) / len(figures))
 
 
-def test_biases_and_norms_are_copied_where_the_target_has_them() -> None:
+def test_biases_and_norms_are_copied_if_the_target_has_them() -> None:
     vectors = [Vector(name, "diff", torch.zeros(4), (f"{name}.diff",)) for name in ("here", "longer", "nowhere")]
     copied, skipped = plan_vectors(vectors, {"here": (4,), "longer": (9,)}, "B")
     assert [one.parameter for one in copied] == ["here"]
     assert [one.reason for one in skipped] == [
-        "a bias or norm: B has it with [9] values",
+        "a bias or norm: B has it with shape [9]",
         "a bias or norm: B has no such parameter",
     ]
 
 
 @pytest.mark.parametrize("method", ["lora_x", "restore"])
-def test_a_text_encoder_that_both_bases_share_passes_the_lora_through(method: str) -> None:
+def test_the_lora_is_copied_where_both_bases_share_a_text_encoder(method: str) -> None:
     source, _ = related_bases()
     source.layers = {name: dataclasses.replace(layer, text_encoder=True) for name, layer in source.layers.items()}
     job = Job(bases=(source, source))
     for layer in job.run(method=method).layers:
         assert (layer.decision, layer.equals_copy) == ("copied", True)
-        assert "passed through" in layer.reason
+        assert "copied unchanged" in layer.reason

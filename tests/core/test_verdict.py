@@ -31,7 +31,7 @@ def judged(parent: Weights, child: Weights, *, by_blocks: bool = True, lora: boo
 
 
 @pytest.mark.parametrize("by_blocks", [True, False])
-def test_a_sibling_works_a_far_one_is_risky_and_a_stranger_is_refused(by_blocks: bool) -> None:
+def test_a_close_relative_works_a_distant_relative_is_risky_and_an_unrelated_base_is_refused(by_blocks: bool) -> None:
     def word(child: Weights) -> str:
         return judged(PARENT, child, by_blocks=by_blocks).word
 
@@ -53,7 +53,7 @@ def sum_of_lost(kept: dict[str, str]) -> float:
     return sum(size for (block, _), size in sizes.items() if block not in kept) / sum(sizes.values())
 
 
-def test_the_reasons_are_sentences_with_the_figures_behind_them() -> None:
+def test_the_reasons_contain_the_figures() -> None:
     found = judged(PARENT, child_of(PARENT, ALL, cosine=0.99), lora=True)
     text = " | ".join(found.reasons)
     assert "weight cosine 0.9" in text
@@ -84,7 +84,7 @@ def test_the_reasons_are_sentences_with_the_figures_behind_them() -> None:
         ({"matched": 0.0, "weight_cosine": 0.01}, "refuse"),
     ],
 )
-def test_the_word_is_the_worst_that_any_figure_asks_for(changes: dict[str, float | None], word: str) -> None:
+def test_the_verdict_is_the_most_severe_that_any_figure_calls_for(changes: dict[str, float | None], word: str) -> None:
     found = judge(dataclasses.replace(GOOD, **changes))  # pyright: ignore[reportArgumentType]
     assert found.word == word
     assert found.reasons
@@ -127,7 +127,7 @@ def test_the_sample_is_spread_over_the_model_and_over_the_roles() -> None:
     assert sample_pairs(pairs[:3]) == list(pairs[:3])
 
 
-def test_the_verdict_reads_no_more_than_its_sample_and_says_how_far_it_is() -> None:
+def test_the_verdict_reads_only_its_sample_and_reports_its_progress() -> None:
     shapes = {f"role{index}": (6, 6) for index in range(8)}
     base = BlockBase("base", weights_of({f"blocks.{index}": shapes for index in range(20)}))
     steps: list[int] = []

@@ -131,10 +131,10 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "word_as_steps.safetensors": (_tensors(GOOD, lora_transfer='{"refined": {"steps": "x"}}'), "placed 1"),
     # headers
     "promises.safetensors": (lambda: struct.pack("<Q", 1 << 62) + b"{}", "should have"),
-    "large_header.safetensors": (_header({"__metadata__": {"x": "y" * 17_000_000}}), "are the most that is read"),
+    "large_header.safetensors": (_header({"__metadata__": {"x": "y" * 17_000_000}}), "more than the limit of"),
     "many_words.safetensors": (
         lambda: _header(b'{"__metadata__":{' + b",".join(b'"%x":""' % i for i in range(500_000)) + b"}}")(),
-        "words",
+        "strings",
     ),
     "deep_header.safetensors": (_header(DEEP.encode()), "nested too deep"),
     "huge_shape.safetensors": (_header({f"{MODULE}.alpha": _entry([1 << 40, 1 << 40], 0, 4)}, 4), "should have"),
@@ -147,8 +147,8 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
         _header(b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},' * 2 + b'"b":{}}', 1),
         "expected a whole",
     ),
-    "negative.safetensors": (_header({"a": _entry([-4, -1], 0, 8)}, 8), "is not one of dtype, shape"),
-    "many_keys.safetensors": (_header({f"a{i}": _entry([0], 0, 0) for i in range(90_000)}), "tensors, where"),
+    "negative.safetensors": (_header({"a": _entry([-4, -1], 0, 8)}, 8), "has no valid dtype, shape"),
+    "many_keys.safetensors": (_header({f"a{i}": _entry([0], 0, 0) for i in range(90_000)}), "tensors, more than"),
     "tiny_modules.safetensors": (
         _header(
             {f"lora_unet_{i}_x_{i}.lora_up.weight": _entry([1, 1], 2 * i, 2 * i + 2) for i in range(29_000)}, 58_000
@@ -212,15 +212,15 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
         "expected its boft to fit",
     ),
     # pickles
-    "stride.pt": (_torch({f"{MODULE}.lora_up.weight": torch.zeros(1).expand(60_000, 60_000)}), "out of 1 stored"),
+    "stride.pt": (_torch({f"{MODULE}.lora_up.weight": torch.zeros(1).expand(60_000, 60_000)}), "has only 1 stored"),
     "views.pt": (
         _torch({f"v{i}": _VALUES[i:] for i in range(200)}),
         "its tensors would take",
     ),
     "bomb.pt": (_deflated, "compressed"),
-    "claims.pt": (_claims_more, "does not hold"),
-    "code.pt": (_torch({"a": _Runs()}), "it asks for"),
-    "tuples.pt": (_in_archive(_doubled_tuples()), "not one of a file of tensors"),
+    "claims.pt": (_claims_more, "does not contain"),
+    "code.pt": (_torch({"a": _Runs()}), "which could run code"),
+    "tuples.pt": (_in_archive(_doubled_tuples()), "does not belong into a file of tensors"),
     "deep.pt": (_in_archive(b"\x80\x02" + b"]" * 400_000 + b"a" * 399_999 + b"."), "steps"),
     "memo.pt": (_in_archive(b"\x80\x02}r\xff\xff\xff\x7f."), "empty file"),
     "large_int.pt": (
@@ -232,7 +232,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
         _torch(
             {f"{MODULE}.lora_up.weight": torch.zeros(1).expand(60_000, 60_000)}, _use_new_zipfile_serialization=False
         ),
-        "out of 1 stored",
+        "has only 1 stored",
     ),
     "legacy_promise.bin": (lambda: b"\x80\x04\x8d" + struct.pack("<Q", 1 << 36) + b"x.", "LoRA"),
     "zip_offset.pt": (lambda: _without_its_start(_torch(GOOD)()), "LoRA"),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lora_transfer.core.check import CheckSettings
-from lora_transfer.core.progress import silent
+from lora_transfer.core.progress import ignore_progress
 from lora_transfer.nodes.host.adapter.adapter import Adapter, adapter_from_file, adapter_from_state_dict
 from lora_transfer.nodes.host.check import CheckInputs, CheckResult, check
 from tests.host.conftest import SmallPair
@@ -29,7 +29,7 @@ class Models:
         """Between the two, or what `other` names in their place."""
         source, target = other.pop("source", self.source), other.pop("target", self.target)
         conditioning = other.pop("conditioning", text(768))
-        inputs = {"more": (), "latent": None, "progress": silent, "adapter": self.lora, **other}
+        inputs = {"more": (), "latent": None, "progress": ignore_progress, "adapter": self.lora, **other}
         sides = CheckInputs(source, target, conditioning, conditioning)
         return check(sides, transferred=transferred, settings=settings, **inputs)
 
@@ -72,4 +72,4 @@ def random_like(adapter: Adapter) -> Adapter:
 
 
 def pooled(checked: CheckResult, role: str = "transferred") -> Any:
-    return next(trial for trial in checked.report.trials if trial.role == role).as_it_is().pooled
+    return next(trial for trial in checked.report.trials if trial.role == role).at_strength_one().pooled

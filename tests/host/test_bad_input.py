@@ -71,7 +71,7 @@ class _Code:
         (
             "project",
             {"target": "checkpoints/bad_unrelated.safetensors", "threshold": 0.8},
-            "No method that looks at weights alone carries a LoRA between such bases",
+            "No method that uses weights alone can transfer a LoRA between such bases",
         ),
         ("project", {"method": "lora_x", "rescale": "relative_norm"}, "more harm than a random LoRA"),
     ],

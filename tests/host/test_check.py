@@ -57,7 +57,7 @@ def models(pair: SmallPair) -> Models:
 def test_on_its_own_model_all_of_a_lora_arrives_at_every_level(models: Models) -> None:
     checked = models.check(models.lora, target=models.source)
     for trial in checked.report.trials:
-        for level in (*trial.as_it_is().levels, trial.as_it_is().pooled):
+        for level in (*trial.at_strength_one().levels, trial.at_strength_one().pooled):
             assert level is not None
             assert level.gap_closed == pytest.approx(1, abs=1e-6)
             assert level.change_match == pytest.approx(1, abs=1e-6)
@@ -100,24 +100,24 @@ def test_the_check_is_the_same_every_time_and_another_with_another_seed(models: 
 def test_a_search_finds_that_a_weak_lora_is_better_stronger_and_a_strong_one_weaker(models: Models) -> None:
     weak, strong = (models.check(strengthened(models.lora, by), SEARCH, target=models.source) for by in (0.5, 2.0))
     assert [one.strength for one in weak.report.transferred.attempts] == list(STRENGTHS)
-    assert weak.report.transferred.best().strength == 1.25
-    assert strong.report.transferred.best().strength == 0.5
-    assert strong.report.transferred.best().pooled.gap_closed == pytest.approx(1, abs=1e-3)
+    assert weak.report.transferred.best_attempt().strength == 1.25
+    assert strong.report.transferred.best_attempt().strength == 0.5
+    assert strong.report.transferred.best_attempt().pooled.gap_closed == pytest.approx(1, abs=1e-3)
 
 
 def test_a_search_on_its_own_model_finds_strength_1_and_gives_the_lora_itself(models: Models) -> None:
     checked = models.check(models.lora, SEARCH, target=models.source)
-    assert checked.report.chosen() == (checked.report.transferred, checked.report.transferred.as_it_is())
+    assert checked.report.chosen() == (checked.report.transferred, checked.report.transferred.at_strength_one())
     assert checked.adapter is models.lora
 
 
-def test_the_best_of_several_is_found(models: Models) -> None:
+def test_the_best_trial_several_is_found(models: Models) -> None:
     wild, weak = random_like(models.lora), strengthened(models.lora, 0.8)
     checked = models.check(wild, SEARCH, more=[wild, weak], target=models.source)
     assert [trial.label for trial in checked.report.trials] == ["transferred", "more 1", "more 2", "the plain copy"]
     assert checked.report.chosen()[0].role == "copy"  # the LoRA itself, on its own model
     assert checked.adapter is models.lora
-    best = [trial.best() for trial in checked.report.trials]
+    best = [trial.best_attempt() for trial in checked.report.trials]
     assert best[2].strength == 1.25
     assert best[2].pooled.gap_closed == pytest.approx(1, abs=1e-3)
     assert best[0] == best[1]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lora_transfer.core.refine.outlook import size_of
+from lora_transfer.core.refine.outlook import measure_size
 from lora_transfer.core.refine.speeds import PROCESSOR
 from lora_transfer.nodes.host.refine.estimate import estimate_outlook, measure_device
 from tests.core.refine.test_outlook import FLUX, SDXL
@@ -15,9 +15,9 @@ from tests.host.test_families import base_of
 
 
 def test_published_models_have_the_sizes_that_the_estimate_was_checked_on() -> None:
-    assert size_of(base_of("SDXL")) == SDXL
-    assert size_of(base_of("Flux dev")) == FLUX
-    assert size_of(base_of("SDXL", text_encoder=True)) == SDXL
+    assert measure_size(base_of("SDXL")) == SDXL
+    assert measure_size(base_of("Flux dev")) == FLUX
+    assert measure_size(base_of("SDXL", text_encoder=True)) == SDXL
 
 
 def test_a_device_has_a_speed_and_a_memory() -> None:

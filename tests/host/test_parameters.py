@@ -100,7 +100,7 @@ def test_a_table_goes_to_a_target_that_has_it_in_the_same_shape_and_is_listed_ot
     copied, skipped = plan_vectors(vectors, large.parameters, "the large one")
     assert not copied
     assert [one.keys for one in skipped] == [(f"{MODULATION}.diff",)]
-    assert skipped[0].reason == "a parameter that is no weight: the large one has it with [1, 6, 5120] values"
+    assert skipped[0].reason == "a parameter that is not a weight: the large one has it with shape [1, 6, 5120]"
 
 
 def test_a_table_of_another_shape_than_the_bases_is_skipped_as_comfyui_skips_it() -> None:

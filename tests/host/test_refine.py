@@ -76,8 +76,8 @@ def test_kept_lessons_give_the_same_bit_by_bit_and_ask_the_source_nothing(models
     teaching = replace(FEW, seed=3)
     first_told, then_told = list[str](), list[str]()
     first, then = (models.refined(teaching=teaching, told=told) for told in (first_told, then_told))
-    assert first.report.teaching.seconds > 0
-    assert then.report.teaching.kept
+    assert first.report.teacher.seconds > 0
+    assert then.report.teacher.from_cache
     assert any("makes teacher samples" in one for one in first_told)
     assert not any("makes teacher samples" in one for one in then_told)
     assert models.source.loaded_size() == 0
@@ -93,7 +93,7 @@ def test_damaged_lessons_are_made_anew(models: Emoji, user_folder: Path) -> None
     [entry] = set(kept.glob("*")) - before
     entry.write_bytes(entry.read_bytes()[:-100])
     again = models.refined(replace(SHORT, steps=1), teaching)
-    assert not again.report.teaching.kept
+    assert not again.report.teacher.from_cache
     assert again.report.losses == first.report.losses
 
 
@@ -193,7 +193,7 @@ def test_without_steps_the_adapter_goes_through_itself(models: Emoji) -> None:
 def test_a_run_that_only_gets_worse_gives_the_start_back(models: Emoji) -> None:
     refined = models.refined(replace(SHORT, steps=2, rate=1.0))
     assert refined.adapter is models.lora
-    assert "the LoRA to start from is given out" in refined.report.sentence()
+    assert "the output is the LoRA unchanged" in refined.report.sentence()
 
 
 def test_where_the_lora_is_part_of_the_target_there_is_nothing_to_refine(models: Emoji) -> None:
@@ -204,7 +204,7 @@ def test_where_the_lora_is_part_of_the_target_there_is_nothing_to_refine(models:
 
 def test_a_turbo_target_is_taught_at_its_own_levels_alone(models: Emoji) -> None:
     refined = models.refined(replace(SHORT, steps=0), replace(FEW, target_steps=2))
-    assert refined.report.teaching.rows == 2 * 8
+    assert refined.report.teacher.rows == 2 * 8
 
 
 def test_prompts_of_several_forms_are_taught_and_learnt_together(models: Emoji) -> None:
@@ -358,7 +358,7 @@ def test_between_other_latents_the_pictures_are_carried_by_the_vaes(models: Emoj
         source_vae=with_vae,
         target_vae=demo_vae,
     )
-    assert refined.report.teaching.pictures == 2
+    assert refined.report.teacher.pictures == 2
     assert refined.report.best >= refined.report.before
     assert len(refined.report.losses) == 4
 

@@ -119,11 +119,11 @@ def test_only_the_same_source_lora_prompts_and_seed_use_a_kept_set(
     lora = replace(small.lora, path=None, tensors=strengthened(small.lora, 2).tensors)  # the same name and fingerprint
     prompts = demo_prompts(["ghost"])
     prompts[0][0] = prompts[0][0].clone().index_fill_(1, torch.tensor([1]), 0.1)
-    assert not refined(small).teaching.kept
-    assert refined(small).teaching.kept
-    assert refined(small, source=small.source.clone()).teaching.kept
+    assert not refined(small).teacher.from_cache
+    assert refined(small).teacher.from_cache
+    assert refined(small, source=small.source.clone()).teacher.from_cache
     for inputs in ({"source": other}, {"adapter": lora}, {"conditioning": prompts}):
-        assert not refined(small, **inputs).teaching.kept
+        assert not refined(small, **inputs).teacher.from_cache
 
 
 def test_a_damaged_set_is_never_used(tmp_path: Path) -> None:
@@ -149,8 +149,8 @@ def test_a_damaged_set_is_made_anew_in_a_run(small: Emoji, user_folder: Path) ->
     [path] = (user_folder / "lora_transfer" / "teacher").glob("*.safetensors")
     whole = path.read_bytes()
     path.write_bytes(whole[:-50] + bytes([whole[-50] ^ 1]) + whole[-49:])
-    assert not refined(small).teaching.kept
-    assert refined(small).teaching.kept
+    assert not refined(small).teacher.from_cache
+    assert refined(small).teacher.from_cache
 
 
 @pytest.mark.parametrize("broken", ["a file in its place", "a folder that nothing can be removed from"])
@@ -173,5 +173,5 @@ def test_a_folder_that_cannot_be_used_is_done_without_and_the_log_says_so_once(
         monkeypatch.setattr("os.utime", refuse)
     caplog.clear()
     with caplog.at_level(logging.WARNING):
-        assert not refined(small).teaching.kept
+        assert not refined(small).teacher.from_cache
     assert sum("teacher samples" in record.getMessage() for record in caplog.records) == 1

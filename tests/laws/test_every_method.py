@@ -16,7 +16,7 @@ from tests.laws.conftest import RANK, Case, apply, make_case, relative_error
 HALF = RankRule("fraction", 0.5)
 
 
-def test_every_file_of_methods_stands_in_the_tuple() -> None:
+def test_every_file_of_methods_is_in_the_tuple() -> None:
     folder = Path(str(methods.__file__)).parent
     files = {path.stem for path in folder.glob("*.py")} - {"__init__", "method"}
     assert files == {method.name for method in METHODS} == set(oracle.METHOD_NAMES)
@@ -104,7 +104,7 @@ def test_flipped_and_rotated_singular_vectors_change_nothing(method: Method, cas
 
 
 @pytest.mark.parametrize("name", ["lora_x", "prolora", "prolora_full"])
-def test_what_a_projection_leaves_is_no_larger(name: str, case: Case) -> None:
+def test_a_projection_never_increases_the_norm(name: str, case: Case) -> None:
     assert apply(method_named(name), case).norm() <= case.delta.norm() * (1 + 1e-12)
 
 

@@ -16,7 +16,7 @@ HALF = RankRule("fraction", 0.5)
 WHOLE = RankRule("fraction", 1.0)
 
 
-def unmoved(case: Case) -> Case:
+def without_drift(case: Case) -> Case:
     return dataclasses.replace(case, target=case.source)
 
 
@@ -25,19 +25,19 @@ def unmoved(case: Case) -> Case:
 def test_between_equal_bases_the_delta_comes_back(
     name: str, dtype: torch.dtype, limit: float, shape: tuple[int, int]
 ) -> None:
-    case = unmoved(make_case(shape, HALF, dtype=dtype))
+    case = without_drift(make_case(shape, HALF, dtype=dtype))
     assert relative_error(apply(method_named(name), case), case.delta) < limit
 
 
 def test_between_equal_bases_lora_x_keeps_what_lies_inside(shape: tuple[int, int]) -> None:
-    case = unmoved(make_case(shape, HALF))
+    case = without_drift(make_case(shape, HALF))
     source, _ = case.bases().source_and_target_subspaces()
     inside = source.left @ source.left.mT @ case.delta.dense() @ source.right @ source.right.mT
     assert relative_error(apply(method_named("lora_x"), case), inside) < 1e-10
 
 
 def test_between_equal_bases_prolora_loses_the_cross_blocks_and_nothing_else(shape: tuple[int, int]) -> None:
-    case = unmoved(make_case(shape, HALF))
+    case = without_drift(make_case(shape, HALF))
     source, _ = case.bases().source_and_target_subspaces()
     delta = case.delta.dense()
     lost = project(source.left, reject(source.right, delta.mT).mT) + reject(
@@ -49,7 +49,7 @@ def test_between_equal_bases_prolora_loses_the_cross_blocks_and_nothing_else(sha
 def test_prolora_loses_two_thirds_of_a_random_delta_at_a_90_percent_energy_cut() -> None:
     errors = []
     for seed in range(5):
-        case = unmoved(make_case((200, 200), RankRule("energy", 0.9), seed=seed))
+        case = without_drift(make_case((200, 200), RankRule("energy", 0.9), seed=seed))
         errors.append(relative_error(apply(method_named("prolora"), case), case.delta))
     print(f"relative error of prolora between equal bases: {min(errors):.3f} to {max(errors):.3f}")
     assert sum(errors) / len(errors) == pytest.approx(0.68, abs=0.03)
@@ -91,7 +91,7 @@ def test_directions_at_a_right_angle_are_left_as_m_gives_them_and_counted() -> N
     assert torch.allclose(result.delta.up, torch.stack([one[:, 0], 0 * one[:, 0], 0 * one[:, 0], one[:, 9]], 1))
 
 
-def test_restored_the_target_acts_on_what_the_lora_reads_as_the_source_does(case: Case) -> None:
+def test_restore_makes_the_target_act_like_the_source_on_inputs_that_the_lora_reads(case: Case) -> None:
     result = apply(method_named("restore"), case).dense()
     mixed = torch.randn(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     read = case.delta.down.mT @ mixed.to(DEVICE)

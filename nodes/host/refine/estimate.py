@@ -5,7 +5,7 @@ import time
 import comfy.model_management
 import torch
 
-from ....core.refine.outlook import Device, Outlook, advice, cost_of, size_of
+from ....core.refine.outlook import Device, Outlook, advise, estimate_cost, measure_size
 from ....core.refine.speeds import CARD, PROCESSOR
 from ....core.verdict import Verdict
 from ..base.from_model import HostBase
@@ -21,7 +21,7 @@ def estimate_outlook(verdict: Verdict | None, target: HostBase) -> Outlook | Non
     if verdict is None:
         return None
     pixels = 512 if target.family.startswith(_SMALL_PICTURES) else 1024
-    return Outlook(advice(verdict), cost_of(size_of(target), measure_device(), pixels))
+    return Outlook(advise(verdict), estimate_cost(measure_size(target), measure_device(), pixels))
 
 
 def measure_device() -> Device:

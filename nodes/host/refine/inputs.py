@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ....core.errors import InvalidSetting, NotMeasurable
 from ....core.refine.teacher_samples import Match, make_schedule
-from ....core.reports.refine import Teaching
+from ....core.reports.refine import TeacherRun
 from ..sampling.noise import choose_step_levels, convert_noise, latent_space, levels_at
 from .student import StudentInputs
 from .teacher import TeacherSet, TeacherSettings
@@ -29,7 +29,7 @@ class TargetSamples:
     teacher: Tensor
     plain: Tensor | None
     held_out: int
-    account: Teaching
+    account: TeacherRun
 
     def preview_prompt(self) -> int:
         """The number of the prompt that previews show: one that is not trained on."""
@@ -118,9 +118,9 @@ def _spread_levels(index: int, count: int, target: Any) -> Tensor:
 
 def _summarise(
     samples: TeacherSet, held_out: int, pictures: int = 0, rows: int | None = None, seconds: float | None = None
-) -> Teaching:
-    return Teaching(
-        kept=samples.seconds == 0,
+) -> TeacherRun:
+    return TeacherRun(
+        from_cache=samples.seconds == 0,
         samplings=len(samples.prompts),
         rows=samples.levels.numel() if rows is None else rows,
         held_out=held_out,

@@ -11,7 +11,7 @@ import torch
 
 from ....core.errors import InvalidSetting
 from ....core.files.json_text import read_json
-from ....core.progress import Progress, silent
+from ....core.progress import Progress, ignore_progress
 
 _TRIGGER, _TAGS = "modelspec.trigger_phrase", "ss_tag_frequency"
 
@@ -71,7 +71,7 @@ def read_words(metadata: Mapping[str, str]) -> TrainingWords:
     return TrainingWords(phrase or max(tags, key=lambda tag: tags[tag], default=""), tags, passed_over)
 
 
-def encode_prompts(clip: Any, prompts: tuple[str, ...], name: str, progress: Progress = silent) -> list[Any]:
+def encode_prompts(clip: Any, prompts: tuple[str, ...], name: str, progress: Progress = ignore_progress) -> list[Any]:
     """One entry of ComfyUI's CONDITIONING for each prompt, as its own CLIP Text Encode makes them."""
     if clip is None:
         raise InvalidSetting(

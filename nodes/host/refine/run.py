@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ....core.errors import NotMeasurable
-from ....core.refine.loop import Best, RefineSettings
+from ....core.refine.loop import BestFactors, RefineSettings
 from ....core.reports.envelope import Identity
 from ....core.reports.refine import RefineReport
 from ..adapter.adapter import Adapter, fingerprint_of
@@ -92,7 +92,7 @@ def refine_adapter(
     vae = inputs.vae or inputs.target_vae
     previews = Previews(inputs.target, vae, samples.preview_prompt(), settings.seed, teacher_settings.target_steps)
 
-    def make_adapter(best: Best, before: float) -> Adapter:
+    def make_adapter(best: BestFactors, before: float) -> Adapter:
         return _make_adapter(request, start, bases[1], best, before)
 
     run = Training(teacher_samples, settings, previews, make_adapter, start.tensors, say)
@@ -106,7 +106,7 @@ def refine_adapter(
             start=None if start.adapter is None else Identity.of(start.adapter),
             settings={**vars(settings), **vars(teacher_settings), "size": list(samples.inputs.states.shape[2:])},
             match=settings.match,
-            teaching=samples.account,
+            teacher=samples.account,
             losses=tuple(run.losses),
             scores=run.scores,
             best_step=run.best.step,
@@ -170,7 +170,9 @@ def _digest(prompts: list[Prompt]) -> str | None:
         return None
 
 
-def _make_adapter(request: _Request, start: StartingPoint, target: HostBase, best: Best, before: float) -> Adapter:
+def _make_adapter(
+    request: _Request, start: StartingPoint, target: HostBase, best: BestFactors, before: float
+) -> Adapter:
     """The adapter with the refined factors. Its metadata say where it came from."""
     tensors = start.tensors(best.deltas)
     origin = request.inputs.adapter if start.adapter is None else start.adapter

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ....core.delta import LowRankDelta
 from ....core.errors import LoraTransferError, NotEnoughMemory, RefineStopped
-from ....core.refine.loop import Best, RefineSettings, Step, refine
+from ....core.refine.loop import BestFactors, RefineSettings, Step, refine
 from ....core.refine.teacher_samples import TeacherSamples
 from ....core.refine.trainable import copy_factors
 from ..adapter.adapter import Adapter
@@ -31,7 +31,7 @@ from .student import HostStudent, require_gradients, run_in_host, run_with_room
 _SHOWN = 512  # pixels, of a preview on ComfyUI's page
 
 
-_NONE = Best(0, -math.inf, {})  # before the first score
+_NONE = BestFactors(0, -math.inf, {})  # before the first score
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Training:
     teacher_samples: TeacherSamples
     settings: RefineSettings
     previews: Previews
-    make_adapter: Callable[[Best, float], Adapter]
+    make_adapter: Callable[[BestFactors, float], Adapter]
     tensors: Callable[[Mapping[str, LowRankDelta]], dict[str, Tensor]]
     say: Callable[[str], None]
     losses: list[float | None] = field(default_factory=list[float | None])
@@ -49,7 +49,7 @@ class Training:
     notes: tuple[str, ...] = ()
     ended: str = ""
     seconds: float = 0.0
-    best: Best = _NONE
+    best: BestFactors = _NONE
     pictures: Tensor | None = None  # what was painted on the way (n, height, width, 3)
     _done: int = 0  # steps of an attempt before this one
 
@@ -171,7 +171,7 @@ class Training:
         saved = save_in_any_folder(self._to_adapter(best))
         return f"{what} {saved}. Load the file with Load LoRA (Transfer) and connect it as `transferred` to go on."
 
-    def _choose_factors(self) -> Best | None:
+    def _choose_factors(self) -> BestFactors | None:
         """The best so far; before the second score the factors as they are now, which nothing has judged yet."""
         if self.best.step > 0:
             return self.best
@@ -182,9 +182,9 @@ class Training:
         except RuntimeError:  # a lost device: what lies on it is lost too
             return None
         finite = all(bool(one.isfinite().all()) for delta in deltas.values() for one in (delta.up, delta.down))
-        return Best(len(self.losses), math.nan, deltas) if finite else None
+        return BestFactors(len(self.losses), math.nan, deltas) if finite else None
 
-    def _to_adapter(self, best: Best) -> Adapter:
+    def _to_adapter(self, best: BestFactors) -> Adapter:
         try:
             return self.make_adapter(best, self.scores[0])
         except Exception:  # noqa: BLE001  (metadata are no reason to lose the factors: they are saved without)

@@ -63,7 +63,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(path: Path, change: Cal
         change(path)
 
 
-def test_what_goes_wrong_in_a_file_that_changed_is_told_as_the_change(path: Path) -> None:
+def test_an_error_in_a_changed_file_is_reported_as_the_change(path: Path) -> None:
     def fail(change: Callable[[Path], None] | None) -> None:
         with open_unchanged(path, state_of(path)):
             if change is not None:
@@ -77,7 +77,7 @@ def test_what_goes_wrong_in_a_file_that_changed_is_told_as_the_change(path: Path
 
 
 def test_two_changes_at_once_have_two_states(path: Path) -> None:
-    """A kernel's clock ticks slowly: without a pause the second change would get the time of the first."""
+    """A kernel's clock ticks slowly: without a pause the second change would have the time of the first."""
     states: set[FileState] = set()
     for content in range(50):
         path.write_bytes(bytes([content] * 10))
@@ -100,7 +100,7 @@ def test_a_clock_of_the_file_system_that_is_ahead_does_not_make_it_wait(path: Pa
     assert time.monotonic() - started < 1
 
 
-def test_a_file_that_cannot_be_read_gets_a_sentence(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_cannot_be_read_is_an_error_with_the_reason(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 

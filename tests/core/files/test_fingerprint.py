@@ -33,7 +33,7 @@ def test_it_is_a_hash_of_all_bytes(path: Path) -> None:
     assert fingerprint(path) == f"blake3:{blake3(path.read_bytes()).hexdigest()}"
 
 
-def test_it_tells_files_apart_that_differ_in_any_one_byte(path: Path) -> None:
+def test_files_that_differ_in_one_byte_have_different_fingerprints(path: Path) -> None:
     content = path.read_bytes()
     found = {fingerprint(path)}
     places = range(len(content) - 1, 10_000, -len(content) // 50)
@@ -71,7 +71,9 @@ def test_every_shard_is_in_it(tmp_path: Path) -> None:
     assert fingerprint(paths[0]) != before
 
 
-def test_a_file_that_changed_since_it_was_opened_has_none_and_none_is_kept(path: Path, tmp_path: Path) -> None:
+def test_a_file_that_changed_since_it_was_opened_has_no_fingerprint_and_none_is_stored(
+    path: Path, tmp_path: Path
+) -> None:
     cache = SubspaceCache(tmp_path / "cache")
     opened = open_tensor_file(path)
     content = path.read_bytes()

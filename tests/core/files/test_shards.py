@@ -14,7 +14,7 @@ TENSORS = {f"layer{index}": torch.full((3, 2), float(index)) for index in range(
 
 
 def write(folder: Path, names: list[str], index: str | None = None) -> list[Path]:
-    """The tensors dealt out to files of these names, and an index if it has a name."""
+    """Distribute tensors over files with these names, and write an index if it has a name."""
     homes = {key: names[place % len(names)] for place, key in enumerate(TENSORS)}
     for name in names:
         save_file({key: TENSORS[key] for key in TENSORS if homes[key] == name}, folder / name, {"from": name})
@@ -32,7 +32,7 @@ NAMES = [
 
 
 @pytest.mark.parametrize("names", NAMES)
-def test_any_shard_stands_for_all_by_the_numbers_in_the_names(tmp_path: Path, names: list[str]) -> None:
+def test_any_shard_opens_all_by_the_numbers_in_their_names(tmp_path: Path, names: list[str]) -> None:
     for path in write(tmp_path, names):
         file = open_model_file(path)
         assert set(file.tensors) == set(TENSORS)
@@ -42,7 +42,7 @@ def test_any_shard_stands_for_all_by_the_numbers_in_the_names(tmp_path: Path, na
 
 
 @pytest.mark.parametrize("index", ["model.safetensors.index.json", "x.safetensors.index.fp16.json"])
-def test_an_index_tells_shards_of_any_names(tmp_path: Path, index: str) -> None:
+def test_an_index_gives_the_shards_whatever_their_names(tmp_path: Path, index: str) -> None:
     first, *_ = write(tmp_path, ["a.safetensors", "b.safetensors"], index)
     file = open_model_file(first)
     assert set(file.tensors) == set(TENSORS)
@@ -60,13 +60,13 @@ def test_a_missing_shard_is_named(tmp_path: Path, names: list[str], index: str |
 
 
 @pytest.mark.parametrize("content", [b"no json", b"\xff\xfe\x00", b"[]", b'{"weight_map": 3}', b"[" * 100_000])
-def test_an_index_that_cannot_be_read_leaves_the_numbers(tmp_path: Path, content: bytes) -> None:
+def test_without_a_readable_index_the_numbers_in_the_names_are_used(tmp_path: Path, content: bytes) -> None:
     first, *_ = write(tmp_path, NAMES[0])
     (tmp_path / "model.safetensors.index.json").write_bytes(content)
     assert set(open_model_file(first).tensors) == set(TENSORS)
 
 
-def test_an_index_that_leads_out_of_the_folder_is_no_index(tmp_path: Path) -> None:
+def test_an_index_that_leads_out_of_the_folder_is_ignored(tmp_path: Path) -> None:
     first, *_ = write(tmp_path, ["a.safetensors", "b.safetensors"])
     homes = {"layer0": "a.safetensors", "layer1": "../b.safetensors"}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": homes}))
@@ -76,7 +76,7 @@ def test_an_index_that_leads_out_of_the_folder_is_no_index(tmp_path: Path) -> No
 def test_shards_of_two_models_are_refused(tmp_path: Path) -> None:
     first, second, _ = write(tmp_path, NAMES[0], "model.safetensors.index.json")
     save_file({"another": torch.ones(2)}, second)
-    with pytest.raises(UnreadableFile, match="not of one model"):
+    with pytest.raises(UnreadableFile, match="not belong to one model"):
         open_model_file(first)
     (tmp_path / "model.safetensors.index.json").unlink()
     save_file(TENSORS, second)
@@ -85,7 +85,7 @@ def test_shards_of_two_models_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["whole", "model-00001-of-00001", "best-of-3", "epoch-7-of-3", "a-1-of-10"])
-def test_a_file_that_is_no_shard_is_opened_alone(tmp_path: Path, name: str) -> None:
+def test_a_file_that_is_not_a_shard_is_opened_alone(tmp_path: Path, name: str) -> None:
     path = tmp_path / f"{name}.safetensors"
     save_file(TENSORS, path)
     (tmp_path / "other.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": "other.safetensors"}}))

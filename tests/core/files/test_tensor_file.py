@@ -19,7 +19,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "some.safetensors"
 
 
-def test_the_header_tells_shapes_dtypes_and_metadata(path: Path) -> None:
+def test_the_header_gives_shapes_dtypes_and_metadata(path: Path) -> None:
     file = open_tensor_file(path)
     assert {key: (one.shape, one.dtype) for key, one in file.tensors.items()} == {
         "a": ((4, 3), "F32"),
@@ -36,7 +36,7 @@ def test_a_tensor_or_some_of_its_rows_are_read(path: Path) -> None:
     assert file.read("b").dtype == torch.float32
 
 
-def test_a_missing_a_truncated_and_a_foreign_file_each_get_a_sentence(path: Path, tmp_path: Path) -> None:
+def test_a_missing_a_truncated_and_a_foreign_file_have_their_own_errors(path: Path, tmp_path: Path) -> None:
     with pytest.raises(UnreadableFile, match=r"nowhere.safetensors: not found"):
         open_tensor_file(tmp_path / "nowhere.safetensors")
     whole = path.read_bytes()
@@ -55,7 +55,7 @@ def test_writing_takes_the_next_free_number_and_never_overwrites(tmp_path: Path)
     assert sorted(os.listdir(tmp_path / "loras")) == [first.name, second.name]
 
 
-def test_where_links_are_not_to_be_had_it_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writing_works_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError
 
@@ -88,8 +88,8 @@ def test_many_threads_at_once_each_write_a_file_of_their_own(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("folder", "stem"), [("a_file", "x"), ("a_file/below", "x"), ("new", "x" * 250)])
-def test_a_place_that_cannot_be_written_to_is_told_in_a_sentence(tmp_path: Path, folder: str, stem: str) -> None:
+def test_a_path_that_cannot_be_written_is_an_error(tmp_path: Path, folder: str, stem: str) -> None:
     (tmp_path / "a_file").write_text("in the way")
-    with pytest.raises(UnwritableFile, match="expected a place to write to"):
+    with pytest.raises(UnwritableFile, match="it cannot be written"):
         write_new(tmp_path / folder, stem, {"a": torch.ones(2)}, {})
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "a_file"]

@@ -18,7 +18,7 @@ SKIPPING = {"conv1": (24, 48, 3, 3), "emb": (24, 30), "conv2": (24, 24, 3, 3), "
 
 
 class BlockBase(CountingBase):
-    """A base in memory whose blocks and roles are given."""
+    """A base in memory with explicit blocks and roles."""
 
     def __init__(self, name: str, weights: Weights) -> None:
         names = {".".join(filter(None, key)): key for key in weights}
@@ -26,7 +26,8 @@ class BlockBase(CountingBase):
 
 
 def weights_of(blocks: Mapping[str, Mapping[str, tuple[int, ...]]], seed: int = 0) -> Weights:
-    """Noise for every layer, with the mean that real weights share, so that plain cosines of strangers are not zero."""
+    """Noise for every layer, with the mean that real weights share, so that plain cosines of unrelated models are not
+    zero."""
     generator = torch.Generator().manual_seed(seed)
     return {
         (block, role): torch.randn(*shape, generator=generator) + 0.3
@@ -67,7 +68,7 @@ def perturbed(weight: Tensor, cosine: float, generator: torch.Generator) -> Tens
     return cosine * weight + (1 - cosine**2) ** 0.5 * weight.norm() / noise.norm() * noise
 
 
-def carried(method: str, delta: LowRankDelta, weights: tuple[Tensor, Tensor]) -> LowRankDelta:
-    """A delta carried from one weight to another by copy or restore."""
+def transfer_delta(method: str, delta: LowRankDelta, weights: tuple[Tensor, Tensor]) -> LowRankDelta:
+    """Transfer a delta from one weight to another by copy or restore."""
     _, drift = compare_weights(*weights, delta)
     return method_named(method).function(delta, LayerPairBases(drift=drift)).delta

@@ -34,7 +34,7 @@ def test_the_free_assignment_uses_each_source_once(generator: torch.Generator) -
 
 
 @pytest.mark.parametrize("align", [align_in_order, align_freely])
-def test_scores_below_the_floor_and_impossible_pairs_are_never_taken(
+def test_scores_below_the_floor_and_impossible_pairs_are_never_assigned(
     align: Callable[[torch.Tensor, float], list[int | None]],
 ) -> None:
     scores = torch.tensor([[0.9, 0.1, torch.nan], [torch.nan, 0.1, torch.nan]])

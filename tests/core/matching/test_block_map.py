@@ -23,7 +23,7 @@ def test_a_map_goes_through_json_and_back() -> None:
     assert [block.source for block in given.unused_blocks] == [block.source for block in found.unused_blocks]
 
 
-def test_a_person_may_write_a_plain_map_and_leave_blocks_out() -> None:
+def test_a_user_may_write_a_plain_map_and_leave_blocks_out() -> None:
     given = parse_block_map('{"t.1": "s.2"}', SOURCES, TARGETS)
     assert [(match.target, match.source, match.score) for match in given.matches] == [
         ("t.0", None, None),

@@ -76,7 +76,7 @@ def test_similarity_of_subspaces_finds_them_too(order: str) -> None:
     assert share_right(found_map(PARENT, child, "subspace", order=order), CHILDREN["SSD-1B"]) == 1
 
 
-def test_blocks_that_were_left_out_say_what_they_resemble_most_and_why_that_is_not_enough() -> None:
+def test_unused_blocks_name_the_most_similar_block_and_why_it_is_not_enough() -> None:
     found = found_map(PARENT, child_of(PARENT, CHILDREN["SSD-1B"], cosine=0.9))
     alone = {block.source: block for block in found.unused_blocks}
     assert len(alone) == 6 + 6 + 5
@@ -86,7 +86,7 @@ def test_blocks_that_were_left_out_say_what_they_resemble_most_and_why_that_is_n
     assert "no better than unrelated weights" in gone.why
 
 
-def test_a_block_that_lost_to_its_neighbour_says_to_which() -> None:
+def test_a_block_that_lost_to_its_neighbour_names_it() -> None:
     parent = weights_of(transformers("blocks", 2))
     names = list(dict.fromkeys(block for block, _ in parent))
     twins = {(block, role): weight + 0.8 * parent[names[0], role] for (block, role), weight in parent.items()}
@@ -94,8 +94,8 @@ def test_a_block_that_lost_to_its_neighbour_says_to_which() -> None:
     assert [block.why.partition(", ")[2] for block in found.unused_blocks] == [f"which {names[0]} feeds instead"]
 
 
-def test_a_grown_model_takes_one_block_several_times() -> None:
-    """Anima grew from 28 to 40 and 52 blocks by copies."""
+def test_a_grown_model_uses_a_block_several_times() -> None:
+    """Like Anima, which grew from 28 to 40 and 52 blocks by copying blocks."""
     parent = weights_of(transformers("blocks", 5))
     origins = (0, 0, 1, 2, 2, 2, 3, 4)
     names = [f"blocks.transformer_blocks.{index}" for index in range(len(origins))]
@@ -107,7 +107,7 @@ def test_a_grown_model_takes_one_block_several_times() -> None:
 
 
 def test_decoys_of_equal_shape_do_not_win_over_the_true_parent() -> None:
-    """Each target block is as much as possible like another block of the source, and still more like its parent."""
+    """Each target block is very similar to another source block, but more similar to its parent."""
     parent = weights_of(transformers("blocks", 8))
     names = list(dict.fromkeys(block for block, _ in parent))
     mixed = {
@@ -118,7 +118,7 @@ def test_decoys_of_equal_shape_do_not_win_over_the_true_parent() -> None:
 
 
 def test_the_order_of_the_blocks_decides_where_the_scores_do_not() -> None:
-    """Two distant blocks of the source are the same: only one of them stands where the copy does."""
+    """Two distant source blocks are equal; only one of them is in the position of the copy."""
     parent = weights_of(transformers("blocks", 6))
     names = list(dict.fromkeys(block for block, _ in parent))
     twins = {(block, role): parent[names[4] if block == names[0] else block, role] for block, role in parent}
@@ -147,7 +147,7 @@ def test_unrelated_models_share_no_block_though_their_weights_have_means_in_comm
     assert all("no better than unrelated weights" in match.why for match in found.matches)
 
 
-def test_models_of_different_makes_and_dead_weights_give_a_map_of_nothing() -> None:
+def test_models_of_different_kinds_and_zero_weights_give_an_empty_map() -> None:
     narrow = weights_of({"blocks.0": {"attn1.to_q": (8, 8)}, "blocks.1": {"other": (8, 8)}})
     found = found_map(PARENT, narrow)
     assert [match.why for match in found.matches] == [
@@ -179,7 +179,7 @@ def test_a_few_cheap_roles_stand_for_a_block_and_each_is_read_once() -> None:
     assert len(blocks_of(bases[0].layers.values())) == 4
 
 
-def test_the_measurement_says_how_far_it_is() -> None:
+def test_the_measurement_reports_its_progress() -> None:
     steps: list[tuple[int, int, str]] = []
     base = BlockBase("base", weights_of(transformers("blocks", 2)))
     map_blocks(base, base, device=CPU, progress=lambda *step: steps.append(step))

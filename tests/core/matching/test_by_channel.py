@@ -5,7 +5,7 @@ from torch import Tensor
 from lora_transfer.core.delta import LowRankDelta
 from lora_transfer.core.errors import ShapeMismatch
 from lora_transfer.core.matching import Matching, match_by_channels, match_by_name
-from tests.core.matching.models import BlockBase, Weights, carried, perturbed, weights_of
+from tests.core.matching.models import BlockBase, Weights, perturbed, transfer_delta, weights_of
 
 # A small UNet level: layer -> (rows, input channels) by the stream whose channels they are, and the kernel.
 STREAMS = {"latent": 4, "time": 40, "text": 30, "wide": 64, "hidden": 48, "inner": 56, "narrow": 32}
@@ -31,7 +31,7 @@ def parent_weights(seed: int = 0) -> Weights:
 
 
 def pruned(parent: Weights, cosine: float = 1.0) -> tuple[Weights, dict[str, Tensor]]:
-    """The parent with channels left out of four of its streams, and the channels that were kept."""
+    """The parent without some channels of four of its streams, and the channels that were kept."""
     generator = torch.Generator().manual_seed(5)
     kept = {
         stream: torch.randperm(width, generator=generator)[: KEPT.get(stream, width)].sort().values
@@ -71,9 +71,9 @@ def test_a_narrower_child_gets_the_kept_part_of_its_parents_delta_exactly(method
         delta = LowRankDelta(torch.ones(rows, 2) + torch.eye(rows, 2), torch.arange(2.0 * columns).reshape(2, columns))
         channels = found.channels[pair.target.name]
         weights = found.source_weight(pair, source.read(pair.source)), target.read(pair.target)
-        moved = carried(method, channels.delta(delta), weights)
+        transferred = transfer_delta(method, channels.delta(delta), weights)
         whole = delta.dense().unflatten(1, pair.source.weight.shape[1:])
-        assert torch.allclose(moved.dense(), whole[kept[out]][:, kept[into]].flatten(1), rtol=1e-3)
+        assert torch.allclose(transferred.dense(), whole[kept[out]][:, kept[into]].flatten(1), rtol=1e-3)
 
 
 def test_unrelated_weights_of_another_width_are_refused_with_the_reason() -> None:
@@ -83,10 +83,10 @@ def test_unrelated_weights_of_another_width_are_refused_with_the_reason() -> Non
     reasons = {one.layer: one.reason for one in found.unpaired}
     assert set(reasons) == {f"{name}.weight" for name in PLACES}
     assert "was not made by removing channels" in reasons["conv_in.weight"]
-    assert "neither side is shared by both bases" in reasons["res.conv2.weight"]
+    assert "no other layer tells which channels" in reasons["res.conv2.weight"]
 
 
-def test_wider_targets_and_other_kernels_are_refused_in_words() -> None:
+def test_wider_targets_and_other_kernels_are_refused_with_the_reason() -> None:
     parent = weights_of({"a": {"w": (16, 8)}, "b": {"w": (8, 4, 3, 3)}})
     child = weights_of({"a": {"w": (20, 8)}, "b": {"w": (8, 4, 1, 1)}})
     _, _, found = followed(parent, child)
@@ -104,7 +104,7 @@ def test_a_chain_that_breaks_in_the_middle_keeps_what_came_before() -> None:
     assert torch.equal(found.channels["res.conv1.weight"].rows, kept["hidden"])
 
 
-def test_a_matrix_that_does_not_come_in_groups_of_the_kernel_is_an_error() -> None:
+def test_a_matrix_whose_columns_do_not_form_kernels_is_an_error() -> None:
     child, _ = pruned(parent_weights())
     _, _, found = followed(parent_weights(), child)
     with pytest.raises(ShapeMismatch, match="groups of 9"):

@@ -2,7 +2,7 @@ from lora_transfer.core.matching import match_by_name
 from tests.core.bases import related_bases
 
 
-def test_layers_of_one_name_and_shape_are_paired_and_the_rest_say_why() -> None:
+def test_layers_of_equal_name_and_shape_pair_and_all_others_have_a_reason() -> None:
     source, target = related_bases()
     reshaped = {**target.layers, "a.0.q": target.layers["a.0.up"]}
     matching = match_by_name(source.layers, reshaped, [*source.layers, "nowhere"])

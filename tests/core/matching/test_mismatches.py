@@ -1,4 +1,4 @@
-"""Whatever two models differ in, the way from the bases to a plan ends in a plan with reasons, or in a refusal."""
+"""Any two models give a plan with reasons, or a refusal."""
 
 import json
 

@@ -13,7 +13,7 @@ from lora_transfer.core.matching import (
     parse_block_map,
     share_lost,
 )
-from tests.core.matching.models import BlockBase, Weights, carried, child_of, sdxl, transformers, weights_of
+from tests.core.matching.models import BlockBase, Weights, child_of, sdxl, transfer_delta, transformers, weights_of
 
 CPU = torch.device("cpu")
 PARENT = weights_of(transformers("blocks", 10))
@@ -47,21 +47,21 @@ def test_with_the_right_map_a_pruned_child_gets_its_parents_delta_exactly(method
     assert len(matching.pairs) == len(target.layers)
     for pair in matching.pairs:
         weights = source.read(pair.source), target.read(pair.target)
-        moved = carried(method, deltas[pair.source.name], weights)
+        transferred = transfer_delta(method, deltas[pair.source.name], weights)
         expected = deltas[parents_delta(pair.target.name)]
-        assert moved.minus(expected).norm() <= 1e-5 * expected.norm()
+        assert transferred.minus(expected).norm() <= 1e-5 * expected.norm()
 
 
 @pytest.mark.parametrize("method", ["copy", "restore"])
-def test_with_the_same_names_it_gets_the_delta_of_another_block(method: str) -> None:
+def test_matching_a_pruned_child_by_name_gives_it_the_delta_of_another_block(method: str) -> None:
     source, target = BlockBase("parent", PARENT), BlockBase("child", child_of(PARENT, KEPT))
     deltas = adapter_on(source)
     wrong: set[str] = set()
     for pair in match_by_name(source.layers, target.layers, source.layers).pairs:
         weights = source.read(pair.source), target.read(pair.target)
-        moved = carried(method, deltas[pair.source.name], weights)
+        transferred = transfer_delta(method, deltas[pair.source.name], weights)
         expected = deltas[parents_delta(pair.target.name)]
-        if moved.minus(expected).norm() > 0.5 * expected.norm():
+        if transferred.minus(expected).norm() > 0.5 * expected.norm():
             wrong.add(pair.target.block)
     assert wrong == {"blocks.transformer_blocks.3"}
 

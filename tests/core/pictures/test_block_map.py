@@ -29,7 +29,7 @@ def test_equal_blocks_are_bright_and_the_chosen_ones_are_framed() -> None:
     assert numpy.array_equal(drawn, picture(PARENT, PARENT))
 
 
-def test_nothing_is_framed_between_strangers() -> None:
+def test_nothing_has_a_frame_between_unrelated_models() -> None:
     drawn = picture(PARENT, weights_of(sdxl(), seed=4))
     assert not holds(drawn, CHOSEN)
     assert not holds(drawn, similarity_colour(1.0))

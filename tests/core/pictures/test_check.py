@@ -20,8 +20,8 @@ def report_of(
     name: str = "a",
     apart: float = -1.0,
 ) -> CheckReport:
-    """Adapters whose effect on the target is that factor times the one on the source; so is what parts the target from
-    the source with its adapter."""
+    """A report of adapters whose effect on the target is a factor times that on the source. apart: the same for the gap
+    between the bare target and the source with its adapter."""
     source = torch.randn(levels, 2, 4, generator=torch.Generator().manual_seed(1))
 
     def trial(role: str, factor: float) -> Trial:
@@ -41,7 +41,7 @@ def top_of(drawn: numpy.ndarray, colour: tuple[int, int, int]) -> int:
     return int((drawn == numpy.array(colour)).all(-1).any(1).argmax())
 
 
-def test_what_arrives_whole_runs_along_the_top_and_what_does_not_below() -> None:
+def test_a_closed_gap_is_drawn_at_the_top_and_an_open_gap_below() -> None:
     drawn = check_picture(report_of(1.0, 0.0))
     assert drawn.dtype == numpy.uint8
     assert top_of(drawn, GREEN) < 165
@@ -50,39 +50,39 @@ def test_what_arrives_whole_runs_along_the_top_and_what_does_not_below() -> None
 
 
 def marks(drawn: numpy.ndarray) -> int:
-    """Squares of 5 pixels of the transferred adapter's colour: there are some in the dots of a thick line only."""
+    """Squares of 5 pixels of the transferred adapter's colour: only the dots of a thick line contain them."""
     found = (drawn == numpy.array(GREEN)).all(-1)
     return int(numpy.lib.stride_tricks.sliding_window_view(found, (5, 5)).all((-1, -2)).sum())
 
 
-def test_the_thick_line_is_closed_and_the_thin_one_g() -> None:
-    """Twice the change on the source, where that is all of the way: closed is 1 and G 0."""
+def test_the_thick_line_is_the_gap_closed_and_the_thin_line_is_g() -> None:
+    """Twice the change on the source, where that is the whole gap: gap closed is 1 and G is 0."""
     drawn = check_picture(report_of(2.0, None, apart=-2.0))
     assert marks(drawn[150:170]) > 0
     assert marks(drawn[410:430]) == 0
     assert (drawn[410:430] == numpy.array(GREEN)).all(-1).sum() > 500
 
 
-def test_where_there_is_nothing_to_close_no_thick_line_is_drawn() -> None:
+def test_without_a_gap_no_thick_line_is_drawn() -> None:
     searched, nothing = (report_of(0.5, None, strengths=STRENGTHS, apart=apart) for apart in (-1.0, 0.0))
     assert marks(check_picture(searched)) > 0
     assert marks(check_picture(nothing)) == 0
 
 
-def test_of_many_adapters_no_cosine_is_drawn() -> None:
-    """At 0.5 of the change the cosine is 1 nonetheless, along the top."""
+def test_with_many_adapters_no_cosine_is_drawn() -> None:
+    """At half of the change the cosine is still 1, at the top."""
     one = report_of(0.5, None)
     many = replace(one, trials=one.trials + 4 * (replace(one.transferred, role="more"),))
     top = [(check_picture(report)[150:170] == numpy.array(GREEN)).all(-1).any() for report in (one, many)]
     assert top == [True, False]
 
 
-def test_without_a_copy_there_is_none_in_the_picture() -> None:
+def test_without_a_copy_the_picture_has_none() -> None:
     drawn = check_picture(report_of(1.0, None))
     assert not (drawn == numpy.array(ORANGE)).all(-1).any()
 
 
-def test_a_search_is_a_second_panel_with_the_best_strength_ringed() -> None:
+def test_a_search_has_a_second_panel_with_a_ring_at_the_best_strength() -> None:
     off, on = check_picture(report_of(2.0, 1.0)), check_picture(report_of(2.0, None, strengths=STRENGTHS))
     right = slice(750, None)
     ring = numpy.array(RING)

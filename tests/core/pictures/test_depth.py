@@ -12,7 +12,7 @@ def top_of(drawn: numpy.ndarray, colour: tuple[int, int, int]) -> int:
     return int((drawn == numpy.array(colour)).all(-1).any(1).argmax())
 
 
-def test_equal_models_run_along_the_top_and_strangers_along_the_bottom() -> None:
+def test_equal_models_are_drawn_at_the_top_and_unrelated_models_at_the_bottom() -> None:
     names = [f"blocks.{index}.{role}" for index in range(6) for role in ("q", "k")]
     near, far = depth_picture(report_of(names, drift=0.0)), depth_picture(report_of(names, drift=100.0))
     assert near.dtype == numpy.uint8

@@ -1,4 +1,4 @@
-"""Whether refining is worth it and what it costs: in words, from figures that were counted."""
+"""The advice on refining and the estimate of its cost."""
 
 import dataclasses
 import json
@@ -7,7 +7,7 @@ import pytest
 
 from lora_transfer.core.layers import Layer, Rows, WeightRef
 from lora_transfer.core.refine.loop import RefineSettings
-from lora_transfer.core.refine.outlook import Device, ModelSize, Outlook, advice, cost_of, size_of
+from lora_transfer.core.refine.outlook import Device, ModelSize, Outlook, advise, estimate_cost, measure_size
 from lora_transfer.core.verdict import PairFigures, judge
 from tests.core.bases import CountingBase, related_bases
 from tests.core.test_verdict import GOOD
@@ -18,31 +18,31 @@ CARD = Device("this card", speed=75e12, memory=24e9)
 
 
 def of(**changes: float | None) -> str:
-    return advice(judge(dataclasses.replace(GOOD, **changes)))  # pyright: ignore[reportArgumentType]
+    return advise(judge(dataclasses.replace(GOOD, **changes)))  # pyright: ignore[reportArgumentType]
 
 
-def test_the_advice_follows_the_word_and_what_is_left_behind() -> None:
-    assert of().startswith("adds little where the LoRA is strong")
+def test_the_advice_depends_on_the_verdict_and_the_lost_share() -> None:
+    assert of().startswith("adds little for a strong LoRA")
     assert of(lost=0.01) == of()
     assert of(lost=0.3) == of(weight_cosine=0.7) == of(matched=0.4)
     assert of(lost=0.3).startswith("is worth it")
-    assert of(weight_cosine=0.01).startswith("from zeros is the only way")
-    assert advice(judge(PairFigures(sampled=0, matched=0.0))) == of(weight_cosine=0.01)
+    assert of(weight_cosine=0.01).startswith("must start from zeros")
+    assert advise(judge(PairFigures(sampled=0, matched=0.0))) == of(weight_cosine=0.01)
 
 
 @pytest.mark.parametrize(
     ("size", "counted", "together"), [(SDXL, 6.8e12, 6.8e9), (FLUX, 69.8e12, 27.2e9)], ids=["SDXL", "Flux dev"]
 )
-def test_the_estimate_is_that_of_the_counted_models(size: ModelSize, counted: float, together: float) -> None:
+def test_the_estimate_agrees_with_the_counted_models(size: ModelSize, counted: float, together: float) -> None:
     """counted, together: operations of a forward pass and bytes of benchmarks/refine/memory.py, depth 2."""
-    once = cost_of(size, CARD, 1024, RefineSettings(steps=0, checks=0), samplings=64)
+    once = estimate_cost(size, CARD, 1024, RefineSettings(steps=0, checks=0), samplings=64)
     assert once.seconds == pytest.approx((512 + 2 * 64) * counted / 75e12, rel=0.05)
     assert once.bytes == pytest.approx(1.1 * together, rel=0.05)
 
 
 def test_time_goes_with_steps_batch_and_area_and_memory_with_area_alone() -> None:
     def cost(pixels: int = 1024, **settings: int) -> tuple[float, float]:
-        found = cost_of(SDXL, CARD, pixels, RefineSettings(**settings))  # pyright: ignore[reportArgumentType]
+        found = estimate_cost(SDXL, CARD, pixels, RefineSettings(**settings))  # pyright: ignore[reportArgumentType]
         return found.seconds, found.bytes
 
     seconds, size = cost()
@@ -54,41 +54,41 @@ def test_time_goes_with_steps_batch_and_area_and_memory_with_area_alone() -> Non
     assert SDXL.bytes < smaller[1] < size
 
 
-def test_the_sentence_says_what_it_is_an_estimate_of() -> None:
-    found = Outlook(of(), cost_of(SDXL, CARD, 1024))
+def test_the_sentence_says_what_the_estimate_is_for() -> None:
+    found = Outlook(of(), estimate_cost(SDXL, CARD, 1024))
     assert found.sentence() == (
-        "Refine LoRA adds little where the LoRA is strong (85% of a trained one's gain became 95%), most where it is "
-        "subtle (51% became 83%); about 7 minutes and at least 7.6 GB on this card "
+        "Refine LoRA adds little for a strong LoRA (it raised 85% of a trained LoRA's gain to 95%) and most for a "
+        "subtle one (51% to 83%); about 7 minutes and at least 7.6 GB on this card "
         "(estimated, for 80 steps at 1024 px)"
     )
-    told = json.loads(json.dumps(found.as_json()))
-    assert told["sentence"] == found.sentence()
-    assert told["steps"] == 80
-    assert told["basis"] == "estimated"
+    written = json.loads(json.dumps(found.as_json()))
+    assert written["sentence"] == found.sentence()
+    assert written["steps"] == 80
+    assert written["basis"] == "estimated"
 
 
-def test_the_sentence_says_on_what_the_speed_was_measured() -> None:
-    measured = Outlook(of(), cost_of(SDXL, dataclasses.replace(CARD, measured_on="an H100 with SDXL"), 1024))
+def test_the_sentence_names_the_device_on_which_the_speed_was_measured() -> None:
+    measured = Outlook(of(), estimate_cost(SDXL, dataclasses.replace(CARD, measured_on="an H100 with SDXL"), 1024))
     assert measured.sentence().endswith("(by the speed measured on an H100 with SDXL, for 80 steps at 1024 px)")
     assert "estimated" not in measured.sentence()
     assert measured.as_json()["basis"] == "measured on an H100 with SDXL"
 
 
-def test_a_card_that_is_too_small_is_told() -> None:
-    small = cost_of(FLUX, dataclasses.replace(CARD, memory=12e9), 1024)
-    assert "30 GB on this card, which has 12 GB: take weights in fp8 or smaller pictures (estimated" in small.sentence()
+def test_the_sentence_warns_if_the_card_is_too_small() -> None:
+    small = estimate_cost(FLUX, dataclasses.replace(CARD, memory=12e9), 1024)
+    assert "30 GB on this card, which has 12 GB: use weights in fp8, or smaller pictures (estimated" in small.sentence()
 
 
 @pytest.mark.parametrize(
     ("speed", "said"), [(5e15, "7 seconds"), (1e12, "9 hours"), (25e9, "15 days"), (1e13, "56 minutes")]
 )
-def test_times_are_spoken_as_people_say_them(speed: float, said: str) -> None:
-    assert f"about {said} and" in cost_of(SDXL, dataclasses.replace(CARD, speed=speed), 1024).sentence()
+def test_times_have_at_most_two_digits(speed: float, said: str) -> None:
+    assert f"about {said} and" in estimate_cost(SDXL, dataclasses.replace(CARD, speed=speed), 1024).sentence()
 
 
-def test_a_size_is_read_off_shapes_without_slices_and_text_encoders() -> None:
+def test_a_size_comes_from_shapes_without_slices_and_text_encoders() -> None:
     base, _ = related_bases()
-    found = size_of(base)
+    found = measure_size(base)
     assert found.parameters == 32 * 32 + 48 * 20 + 16 * 6 * 9 + 8 * 12
     assert found.sides == 64 + 68 + (16 + 54) + 20
     assert found.bytes == 2 * found.parameters
@@ -102,7 +102,7 @@ def test_a_size_is_read_off_shapes_without_slices_and_text_encoders() -> None:
     layers["b.gone"] = Layer("b.gone", "gone", "b", WeightRef("b.gone", (8, 12), "F8_E4M3"))
     transformer = CountingBase("transformer", {})
     transformer.layers = layers
-    found = size_of(transformer)
+    found = measure_size(transformer)
     assert found.parameters == 32 * 32 + 48 * 20 + 8 * 12
     assert found.bytes == 2 * found.parameters - 8 * 12
     assert not found.unet

@@ -5,7 +5,7 @@ import numpy
 
 from lora_transfer.core.pictures.refine import refine_picture
 from lora_transfer.core.reports.envelope import Identity
-from lora_transfer.core.reports.refine import RefineReport, Teaching
+from lora_transfer.core.reports.refine import RefineReport, TeacherRun
 
 SCORE, RING = (0x5E, 0xC9, 0x62), (0xEC, 0xEC, 0xF0)
 WHO = Identity("a", "sha")
@@ -16,7 +16,7 @@ REPORT = RefineReport(
     start=WHO,
     settings={"steps": 4},
     match="outputs",
-    teaching=Teaching(False, 8, 72, 9, 3.0),
+    teacher=TeacherRun(False, 8, 72, 9, 3.0),
     losses=(0.9, None, 0.5, 0.4),
     scores={0: 0.2, 2: 0.6, 4: 0.5},
     best_step=2,
@@ -25,29 +25,30 @@ REPORT = RefineReport(
 )
 
 
-def test_the_sentence_tells_start_best_and_cost() -> None:
+def test_the_sentence_gives_start_best_and_cost() -> None:
     assert REPORT.sentence() == (
-        "score 0.20 at the start, 0.60 after 2 steps: the share of the way from the bare target to the source with its "
-        "LoRA on noised latents that were not trained on (4 steps, 7 s; 3 s of teaching; all steps done)"
+        "score 0.20 at the start, 0.60 after 2 steps; the score is the share of the way from the bare target to the "
+        "source with its LoRA, on noised latents that were not trained on (4 steps, 7 s; teacher samples 3 s; all "
+        "steps done)"
     )
-    kept = replace(REPORT, teaching=replace(REPORT.teaching, kept=True), match="differences")
-    assert "of the change that the LoRA makes to the source" in kept.sentence()
-    assert "lessons kept from before" in kept.sentence()
+    cached = replace(REPORT, teacher=replace(REPORT.teacher, from_cache=True), match="differences")
+    assert "of the change that the LoRA makes to the source" in cached.sentence()
+    assert "teacher samples from the cache" in cached.sentence()
 
 
-def test_a_run_that_was_no_better_says_what_is_given_out() -> None:
+def test_a_run_without_improvement_says_what_it_outputs() -> None:
     worse = replace(REPORT, best_step=0)
-    assert worse.sentence().startswith("not improved: no step was better than the start, score 0.20; the LoRA to start")
-    assert "an empty LoRA is given out" in replace(worse, start=None).sentence()
+    assert worse.sentence().startswith("not improved: no step was better than the start, score 0.20; the output is")
+    assert "the output is an empty LoRA" in replace(worse, start=None).sentence()
 
 
-def test_the_json_has_every_figure_and_no_number_that_json_lacks() -> None:
-    told = json.loads(REPORT.dumps())
-    assert told["kind"] == "refine"
-    assert told["losses"] == [0.9, None, 0.5, 0.4]
-    assert told["scores"] == [{"step": 0, "score": 0.2}, {"step": 2, "score": 0.6}, {"step": 4, "score": 0.5}]
-    assert told["score"] == {"before": 0.2, "best": 0.6, "best_step": 2}
-    assert told["teaching"]["rows"] == 72
+def test_the_json_has_every_figure_and_is_valid() -> None:
+    written = json.loads(REPORT.dumps())
+    assert written["kind"] == "refine"
+    assert written["losses"] == [0.9, None, 0.5, 0.4]
+    assert written["scores"] == [{"step": 0, "score": 0.2}, {"step": 2, "score": 0.6}, {"step": 4, "score": 0.5}]
+    assert written["score"] == {"before": 0.2, "best": 0.6, "best_step": 2}
+    assert written["teacher"]["rows"] == 72
 
 
 def test_the_picture_shows_a_higher_score_higher_and_rings_the_best() -> None:
@@ -56,7 +57,7 @@ def test_the_picture_shows_a_higher_score_higher_and_rings_the_best() -> None:
     assert top_of(high, RING, left=400) <= top_of(high, SCORE) - 3
 
 
-def test_a_run_without_steps_and_one_of_harm_are_drawn_too() -> None:
+def test_a_run_without_steps_and_a_harmful_run_are_drawn_too() -> None:
     none = replace(REPORT, losses=(), scores={0: -4.0}, best_step=0)
     assert refine_picture(none).shape == refine_picture(REPORT).shape
 
