@@ -116,10 +116,10 @@ class CheckTransfer(io.ComfyNode):
         target_conditioning: Any = None,
         more: dict[str, Adapter] | None = None,
     ) -> io.NodeOutput:
-        sides = CheckInputs(source_model, target_model, conditioning, target_conditioning or conditioning)
+        inputs = CheckInputs(source_model, target_model, conditioning, target_conditioning or conditioning)
         others = [candidate for candidate in (more or {}).values() if candidate is not None]
         settings = CheckSettings(search, seed, seeds, timesteps, size)
-        checked = check(sides, adapter, transferred, others, latent, settings, host_progress())
+        checked = check(inputs, adapter, transferred, others, latent, settings, host_progress())
         report = checked.report
         show(cls.hidden.unique_id, report.sentence())
         plot = image_of(check_picture(report))

@@ -96,7 +96,7 @@ def test_a_real_file_of_numbered_modules_is_refused_on_a_smaller_model_and_not_a
 @pytest.mark.parametrize("path", NAMED, ids=lambda path: path.name)
 def test_a_real_file_is_applied_as_far_as_the_small_model_has_its_layers(model: Any, path: Any) -> None:
     applied = apply(adapter_from_file(path, path.name), model, None, 1.0, 0.0)
-    assert applied.keys + len(applied.left) == len(adapter_from_file(path, path.name).state_dict())
+    assert applied.keys + len(applied.not_applied) == len(adapter_from_file(path, path.name).state_dict())
     assert len(applied.model.patches) > 0
 
 
@@ -138,7 +138,7 @@ def test_a_module_that_does_not_fit_is_told_and_the_others_are_applied(model: An
     wrong = {"lora_unet_time_embedding_linear_1.lora_up.weight": torch.ones(7, 2)}
     wrong |= {"lora_unet_time_embedding_linear_1.lora_down.weight": torch.ones(2, 9)}
     applied = apply(adapter(module(LORA) | wrong), model, None, 1.0, 0.0)
-    assert (applied.keys, set(applied.left)) == (2, set(wrong))
+    assert (applied.keys, set(applied.not_applied)) == (2, set(wrong))
     assert "expected its lora to fit" in applied.summary()
 
 

@@ -96,4 +96,4 @@ def test_a_vae_without_room_is_not_said_to_be_of_another_model(
     other = comfy.sd.load_checkpoint_guess_config(str(pair.source), output_clip=False)[2]
     refined = emoji().refined(replace(SHORT, steps=1, checks=1), vae=other)
     assert refined.pictures is not None
-    assert any("no room for the VAE" in one for one in refined.report.notes)
+    assert any("no memory for the VAE" in one for one in refined.report.notes)

@@ -229,7 +229,7 @@ def test_the_report_has_every_field_and_says_what_stands_beside_the_figures(mode
     assert told["trials"][0]["applied"].startswith("all ")
     notes = "\n".join(told["notes"])
     assert "the connected target model has" in notes
-    assert "the LoRA's part on text encoders is not measured" in notes
+    assert "the LoRA's part for text encoders is not measured" in notes
 
 
 def test_a_whole_graph_shows_the_plot_the_sentence_and_gives_an_adapter_that_is_saved(host: Host) -> None:

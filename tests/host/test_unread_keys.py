@@ -221,7 +221,7 @@ def test_pefts_dora_is_applied_with_its_norms(model, base: HostBase, strength: f
         {".lora_up.weight": up, ".lora_down.weight": down, ".alpha": torch.tensor(2.0), ".magnitude": norms}
     )
     applied = apply(Adapter("made", "here", {}, tensors=tensors), model, None, strength, 0.0)
-    assert not applied.left
+    assert not applied.not_applied
     weight = patched(model).double()
     moved = weight + up.double() @ down.double() / 2
     change = moved * norms.double()[:, None] / moved.norm(dim=1, keepdim=True) - weight
@@ -234,5 +234,5 @@ def test_pefts_dora_is_applied_with_its_norms(model, base: HostBase, strength: f
 def test_norms_of_another_number_are_not_applied(model) -> None:  # noqa: F811
     tensors = module({**LORA, ".lora_magnitude_vector": torch.ones(5)})
     applied = apply(Adapter("made", "here", {}, tensors=tensors | GOOD), model, None, 1.0, 0.0)
-    assert set(applied.left) == set(tensors)
-    assert all("lora_magnitude_vector has 5 values" in reason for reason in applied.left.values())
+    assert set(applied.not_applied) == set(tensors)
+    assert all("lora_magnitude_vector has 5 values" in reason for reason in applied.not_applied.values())

@@ -26,16 +26,16 @@ class ApplyResult:
     model: Any
     clip: Any | None
     keys: int = 0
-    left: Mapping[str, str] = field(default_factory=dict[str, str])
+    not_applied: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def summary(self) -> str:
         """What was applied in one line, for a person."""
         if not self.keys:
             return "strength 0: nothing changed"
-        if not self.left:
+        if not self.not_applied:
             return f"all {self.keys} keys applied"
-        reason, count = Counter(self.left.values()).most_common(1)[0]
-        left = len(self.left)
+        reason, count = Counter(self.not_applied.values()).most_common(1)[0]
+        left = len(self.not_applied)
         return f"{self.keys} of {self.keys + left} keys applied; not applied: {left} ({count}: {reason})"
 
 

@@ -86,8 +86,8 @@ def test_odd_keys_never_stop_a_file(small: Callable[[], HostBase], made: dict[st
 @given(made=odd_modules(MODULE))
 def test_an_odd_module_is_applied_or_told(model: Any, made: dict[str, Tensor]) -> None:
     applied = apply(adapter_from_state_dict(made | GOOD, "odd"), model, None, 1.0, 0.0)
-    assert applied.keys + len(applied.left) == len(made | GOOD)
-    assert not applied.left.keys() & GOOD.keys()
+    assert applied.keys + len(applied.not_applied) == len(made | GOOD)
+    assert not applied.not_applied.keys() & GOOD.keys()
 
 
 NUMBERED = st.tuples(
