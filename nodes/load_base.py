@@ -4,7 +4,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..core.shards import shard_paths
+from ..core.files.shards import shard_paths
 from .host.base.from_file import base_from_file
 from .host.base.from_model import HostBase, base_from_model, with_text_encoder
 from .host.paths import base_names, base_path, state_of

@@ -8,7 +8,7 @@ from comfy_api.latest import io, ui
 from ..core.methods import list_methods
 from ..core.similarity import Measure
 from ..core.subspace import RankRule
-from ..core.survey import MatchBy
+from ..core.survey import MATCH_BY
 from .host.adapter.adapter import Adapter
 from .host.base.from_model import HostBase
 from .host.compare import CompareSettings, compare_bases
@@ -91,7 +91,7 @@ class ComputeSimilarity(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "match_by",
-                    options=list(get_args(MatchBy)),
+                    options=list(MATCH_BY),
                     tooltip="blocks: pairs whole blocks with similar weights, in the model's order, even if blocks "
                     "were removed or added.\n"
                     "blocks by subspaces: the same by singular directions; slower.\n"
@@ -136,7 +136,7 @@ class ComputeSimilarity(io.ComfyNode):
         target: HostBase,
         rank_rule: dict[str, Any],
         measure: Measure,
-        match_by: MatchBy,
+        match_by: str,
         block_map: str = "",
         adapter: Adapter | None = None,
     ) -> io.NodeOutput:

@@ -4,18 +4,18 @@ import resource
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from PIL import Image
 
-from core.matching import BlockMap, Measure, map_blocks, match_by_blocks, score_blocks
+from core.matching import MEASURES, BlockMap, map_blocks, match_by_blocks, score_blocks
 from core.pictures.block_map import block_map_picture
 from core.pictures.depth import depth_picture
 from core.reports.transfer import similarity_report
 from core.similarity import compare
 from core.subspace import RankRule
-from core.verdict import verdict
+from core.verdict import judge_bases
 
 from . import unets
 from .seeded import Child, Parent, SeededBase, WithDecoys
@@ -30,7 +30,7 @@ def share_right(found: BlockMap, parents: Mapping[str, str]) -> float:
 
 
 def run(
-    divisor: int, cosines: Sequence[float] = COSINES, measures: Sequence[Measure] = ("weight_cosine", "subspace")
+    divisor: int, cosines: Sequence[float] = COSINES, measures: Sequence[str] = ("weight_cosine", "subspace")
 ) -> list[dict[str, Any]]:
     """A line for each child and measure: share of blocks right at each cosine, with and without decoys, and by name."""
     lines: list[dict[str, Any]] = []
@@ -58,14 +58,14 @@ def run_full_size() -> list[dict[str, Any]]:
     above, below, parents = unets.pairs(1)["SSD-1B"]
     parent = Parent("SSD-1B", attention(above))
     lines: list[dict[str, Any]] = []
-    for measure in get_args(Measure):
+    for measure in MEASURES:
         for cosine in COSINES[2:]:
             child = Child("full-size child", attention(below), parent, parents, cosine)
             started = time.monotonic()
             found = map_blocks(parent, child, measure=measure, device=CPU)
             mapped = time.monotonic()
             matching = match_by_blocks(parent.layers, child.layers, found, parent.layers)
-            judged = verdict(parent, child, matching, device=CPU)
+            judged = judge_bases(parent, child, matching, device=CPU)
             lines.append(
                 {
                     "measure": measure,

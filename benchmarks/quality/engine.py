@@ -13,7 +13,7 @@ from core.plan import TransferSettings, modules_of, plan_transfer
 from core.resources import Resources
 from core.similarity import Comparison, compare
 from core.subspace import RankRule
-from core.survey import MatchBy, Survey, survey
+from core.survey import Survey, survey
 from core.transfer import transfer
 
 Factors = Mapping[str, tuple[Tensor, Tensor]]
@@ -26,7 +26,7 @@ class Journey:
     source: Base
     target: Base
     lora: Factors
-    match_by: MatchBy = "blocks"
+    match_by: str = "blocks"
     _compared: dict[RankRule, Comparison[Base]] = field(default_factory=dict[RankRule, Comparison[Base]])
 
     @cached_property

@@ -14,7 +14,7 @@ from ...core.reports.transfer import Report, similarity_report
 from ...core.resources import Resources
 from ...core.similarity import Comparison, Measure, compare
 from ...core.subspace import RankRule
-from ...core.survey import MatchBy, Survey, survey
+from ...core.survey import Survey, survey
 from .adapter.adapter import Adapter
 from .adapter.read import read_adapter
 from .base.from_model import HostBase
@@ -27,7 +27,7 @@ class CompareSettings:
 
     rule: RankRule
     measure: Measure = "subspace"
-    match_by: MatchBy = "blocks"
+    match_by: str = "blocks"
     block_map: str = ""
 
 
@@ -65,7 +65,13 @@ def compare_bases(
     layers = source.own_layers() if placed is None else placed.layers()
     deltas = None if placed is None else placed.factored
     surveyed = survey(
-        source, target, layers, match_by=settings.match_by, given=settings.block_map, deltas=deltas, using=using
+        source,
+        target,
+        layers,
+        match_by=settings.match_by,
+        block_map_text=settings.block_map,
+        deltas=deltas,
+        using=using,
     )
     refine = estimate_outlook(surveyed.verdict, target)
     if surveyed.verdict is not None and refine is not None:

@@ -6,7 +6,7 @@ import folder_paths
 from comfy.cli_args import args
 
 from ...core.errors import InvalidSetting, UnreadableFile, UnwritableFile
-from ...core.file_state import state_at
+from ...core.files.file_state import state_at
 
 BASE_FOLDERS = ("checkpoints", "diffusion_models")
 

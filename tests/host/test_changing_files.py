@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lora_transfer.core import file_state
 from lora_transfer.core.cache import SubspaceCache
 from lora_transfer.core.errors import ChangedFile
+from lora_transfer.core.files import file_state
 from lora_transfer.core.layers import WeightRef
 from lora_transfer.core.matching import match_by_name
 from lora_transfer.core.plan import TransferSettings, plan_transfer

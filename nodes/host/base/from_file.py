@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ....core.errors import UnsupportedBase
 from ....core.files import TensorFile
-from ....core.fingerprint import model_fingerprint
+from ....core.files.fingerprint import model_fingerprint
+from ....core.files.shards import open_model_file, require_whole
 from ....core.layers import Layer, WeightRef
-from ....core.shards import open_model_file, require_whole
 from ..settings import subspace_cache
 from .detect import DetectedModel, Tensors, detect_model, make_stand_ins, select_diffusion_model
 from .from_model import Fingerprint, HostBase, diffusers_names, find_missing_names, join_encoder, parameters_of
