@@ -88,7 +88,7 @@ NAMED = [path for path in REAL if path not in NUMBERED]
 def test_a_real_file_of_numbered_modules_is_refused_on_a_smaller_model_and_not_applied_in_part(
     model: Any, path: Any
 ) -> None:
-    with pytest.raises(UnsupportedAdapter, match=r"numbered modules of the unet: .* found none that does"):
+    with pytest.raises(UnsupportedAdapter, match=r"numbered modules of the unet: .* found that no order fits"):
         apply(adapter_from_file(path, path.name), model, None, 1.0, 0.0)
 
 

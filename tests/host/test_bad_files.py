@@ -73,7 +73,7 @@ def test_a_base_without_a_layer_that_tells_its_family_is_refused_in_a_sentence(p
 
 @pytest.mark.parametrize("prefix", ["../x", "/tmp/x", "loras/../../x"])  # noqa: S108  (refused, not written)
 def test_a_place_outside_the_output_folder_is_refused(prefix: str) -> None:
-    with pytest.raises(InvalidSetting, match="found one outside"):
+    with pytest.raises(InvalidSetting, match="found a path outside"):
         choose_output_path(prefix)
 
 

@@ -140,7 +140,7 @@ def test_of_two_changes_in_one_module_the_one_that_comfyui_takes_is_transferred_
     assert placed.deltas[LAYER].dense().eq(16).all()  # the LoHa: (4 x 4) elementwise
     assert sorted(placed.modules[0].keys) == sorted(module(LOHA))
     assert set(placed.unread) == set(module(LORA))
-    assert set(placed.unread.values()) == {"the module holds two changes, of which ComfyUI takes the loha"}
+    assert set(placed.unread.values()) == {"the module holds two changes, of which ComfyUI uses the loha"}
 
 
 def test_a_change_of_a_fused_weight_and_one_of_its_slice_add_up_as_in_comfyui() -> None:

@@ -43,7 +43,7 @@ def test_a_check_goes_one_latent_at_a_time_whoever_finds_no_memory(
         return one_pass(model, conditioning, start, *others)
 
     monkeypatch.setattr(host_outputs, "_pass", small_card)
-    assert pooled(models.check(models.lora)).arrived == pytest.approx(pooled(whole).arrived, abs=1e-4)
+    assert pooled(models.check(models.lora)).gap_closed == pytest.approx(pooled(whole).gap_closed, abs=1e-4)
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=str)
@@ -78,7 +78,9 @@ def test_weights_go_to_main_memory_whoever_finds_no_memory(error: RuntimeError) 
 def test_a_vae_that_fails_at_the_end_for_the_first_time_costs_the_pictures_and_not_the_run(
     pair: SmallPair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Previews, "_fits", lambda self, latent: False)  # the card is full while the model trains
+    monkeypatch.setattr(
+        Previews, "_decoder_fits", lambda self, latent: False
+    )  # the card is full while the model trains
     other = comfy.sd.load_checkpoint_guess_config(str(pair.source), output_clip=False)[2]
     refined = emoji().refined(replace(SHORT, steps=2, checks=2), vae=other)
     assert refined.pictures is not None

@@ -111,7 +111,8 @@ def test_frames_that_would_be_taken_for_pictures_are_refused_in_words(models: Mo
 def test_biases_of_the_text_encoder_are_none_of_the_students(models: Models) -> None:
     bias = Vector("clip_l.transformer.text_model.final_layer_norm.bias", "diff", torch.ones(768), ())
     start = start_from_adapter(models.lora, base_from_model(models.target), models.target, 0)
-    assert replace(start, vectors=(bias,)).add_untrained(models.target) is models.target
+    with_bias = replace(start, untrained=replace(start.untrained, vectors=(bias,)))
+    assert with_bias.add_untrained(models.target) is models.target
 
 
 def test_a_lora_that_was_carried_to_another_target_is_refused_in_words(models: Models) -> None:

@@ -254,7 +254,7 @@ def test_scale_and_shift_of_fluxs_last_modulation_change_places_once() -> None:
 def test_an_adapter_as_it_was_loaded_is_saved_as_it_is_spelled_and_not_otherwise(pair: SmallPair) -> None:
     adapter = adapter_from_file(pair.lora, "kohya")
     assert set(respell(adapter, "comfy")) == set(adapter.state_dict())
-    with pytest.raises(InvalidSetting, match="Project it first"):
+    with pytest.raises(InvalidSetting, match="Transfer it first"):
         respell(adapter, "diffusers")
 
 
