@@ -1,4 +1,4 @@
-"""The rules that hold the design together, read out of ARCHITECTURE.md and checked on the imports."""
+"""Checks every import against the rules of the design in ARCHITECTURE.md."""
 
 import ast
 import re
