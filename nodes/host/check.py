@@ -128,10 +128,10 @@ def _candidates(
     """The adapters to try on the target, and a note if the plain copy does not fit it. Any other adapter that does not
     fit is an error."""
     named: list[tuple[Role, str, Adapter]] = [("transferred", "transferred", transferred)]
-    named += [("more", f"more {index}", other) for index, other in enumerate(more, 1)]
+    named += [("more", f"more {index}", further) for index, further in enumerate(more, 1)]
     candidates = [
-        _Candidate(role, _label(label, other), other, apply(other, target, None, 1.0, 0.0))
-        for role, label, other in named
+        _Candidate(role, _label(label, candidate), candidate, apply(candidate, target, None, 1.0, 0.0))
+        for role, label, candidate in named
     ]
     try:
         candidates.append(_Candidate("copy", "the plain copy", adapter, apply(adapter, target, None, 1.0, 0.0)))

@@ -73,7 +73,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_a_bad_module_is_skipped_with_its_reason_and_the_rest_is_placed(base: HostBase, what: str) -> None:
+def test_a_bad_module_is_skipped_with_its_reason_and_the_rest_is_read(base: HostBase, what: str) -> None:
     tensors, reason = BAD[what]
     placed = read_on(base, module(tensors) | GOOD)
     assert placed.layers() == ["time_embed.0"]

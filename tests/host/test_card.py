@@ -22,7 +22,7 @@ ERRORS = [torch.OutOfMemoryError("CUDA out of memory"), *(RuntimeError(words) fo
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=str)
-def test_a_library_that_finds_no_memory_is_known_by_its_words(error: RuntimeError) -> None:
+def test_a_library_that_finds_no_memory_is_recognised_by_its_words(error: RuntimeError) -> None:
     assert is_out_of_memory(error)
 
 

@@ -67,7 +67,7 @@ def test_a_lora_that_is_cut_short_while_it_is_in_use_keeps_its_values(tmp_path: 
     assert float(tensors["a.lora_up.weight"].sum()) == 1e6
 
 
-def test_a_lora_that_is_cut_short_between_its_header_and_its_values_is_told_in_a_sentence(tmp_path: Path) -> None:
+def test_a_lora_that_is_cut_short_between_its_header_and_its_values_is_reported_in_a_sentence(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     save_file(GOOD, path)
     adapter = adapter_from_file(path, "x")

@@ -44,7 +44,7 @@ def read_on(base: HostBase, tensors: dict[str, Tensor]) -> AdapterOnBase:
 
 @pytest.mark.parametrize("family", ["SD15", "SD21"])
 @pytest.mark.parametrize("order", ORDERS)
-def test_every_order_in_which_diffusers_built_a_block_is_told_by_shapes(family: str, order: str) -> None:
+def test_every_order_in_which_diffusers_built_a_block_is_reported_by_shapes(family: str, order: str) -> None:
     base = cached_base(family)
     tensors, deltas = numbered(base, ORDERS[order])
     placed = read_on(base, tensors)

@@ -121,7 +121,7 @@ def test_the_bundled_prompts_are_varied_and_clean() -> None:
         ('{"a": {"x": "many", "y": null, "z": true, " ": 1, "n": NaN, "m": -1, "i": 1e999}}', "7 odd entries"),
     ],
 )
-def test_malformed_metadata_is_passed_over_and_told(written: str, said: str) -> None:
+def test_malformed_metadata_is_ignored_and_reported(written: str, said: str) -> None:
     found = choose_prompts("", {"ss_tag_frequency": written, "modelspec.trigger_phrase": "sks"}, 3, 0)
     assert said in found.origin
     assert all(one.startswith("sks, ") for one in found.prompts)
@@ -139,7 +139,7 @@ def test_an_empty_table_of_tags_is_not_called_odd() -> None:
     )
 
 
-def test_a_clip_that_is_missing_is_told_in_a_sentence() -> None:
+def test_a_clip_that_is_missing_is_reported_in_a_sentence() -> None:
     with pytest.raises(InvalidSetting, match="target_clip: expected a text encoder, found none"):
         encode_prompts(None, ("a cat",), "target_clip")
 

@@ -184,7 +184,7 @@ def test_a_quantised_model_is_read_as_the_host_dequantises_it(pair: SmallPair, k
         assert torch.allclose(base.read(layer), weight, rtol=1e-2, atol=1e-3)
 
 
-def test_a_lora_of_biases_and_norms_alone_is_carried_over(host: Host) -> None:
+def test_a_lora_of_biases_and_norms_alone_is_transferred(host: Host) -> None:
     key = "diffusion_model.input_blocks.1.0.in_layers.0.w_norm"
     save_file({key: torch.ones(320)}, host.base / "models" / "loras" / "norms.safetensors")
     result = host.client.queue(transfer_prompt(lora="norms.safetensors", prefix="loras/norms"))

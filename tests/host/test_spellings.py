@@ -119,7 +119,7 @@ def lora_on(base: HostBase, names: dict[str, str]) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_lora_on_every_layer_is_placed_saved_and_read_again_in_all_spellings(family: str) -> None:
+def test_a_lora_on_every_layer_is_read_saved_and_read_again_in_all_spellings(family: str) -> None:
     base = cached_base(family)
     if family in DIFFUSERS:
         others = [name for name, _ in expanded(family)]

@@ -108,13 +108,13 @@ HARMLESS: dict[str, dict[str, Tensor]] = {
 
 
 @pytest.mark.parametrize("what", HARMLESS)
-def test_a_key_that_changes_nothing_is_told_and_the_module_is_placed(base: HostBase, what: str) -> None:
+def test_a_key_that_changes_nothing_is_reported_and_the_module_is_read(base: HostBase, what: str) -> None:
     placed = read_on(base, module(HARMLESS[what]))
     assert torch.equal(placed.deltas[LAYER].dense(), torch.full((320, 768), 4.0))
     assert len(placed.unread) == 1
 
 
-def test_alpha_beside_a_full_difference_is_told_and_scales_nothing(base: HostBase) -> None:
+def test_alpha_beside_a_full_difference_is_reported_and_scales_nothing(base: HostBase) -> None:
     placed = read_on(base, module({".diff": torch.ones(320, 768), ".alpha": torch.tensor(0.5)}))
     assert torch.equal(placed.deltas[LAYER].dense(), torch.ones(320, 768))
     assert placed.unread == {f"{MODULE}.alpha": "alpha scales factors, and this module has none"}
@@ -150,7 +150,7 @@ def reasons_of(base: HostBase, tensors: dict[str, Tensor]) -> set[str]:
     return set(placed.unread.values()) | {one.reason for one in placed.skipped}
 
 
-def test_ia3_on_a_text_encoder_is_not_told_to_connect_a_clip(base: HostBase) -> None:
+def test_ia3_on_a_text_encoder_is_not_reported_to_connect_a_clip(base: HostBase) -> None:
     name = "lora_te_text_model_encoder_layers_0_mlp_fc2"
     tensors = {f"{name}.on_input": torch.tensor(True), f"{name}.weight": torch.ones(1, 3072)}
     assert reasons_of(base, tensors) == {"it is of the kind IA3, which is not read"}
@@ -164,7 +164,7 @@ def test_what_stands_under_pefts_wrapper_tells_its_own_kind_and_no_other_keys(ba
     }
 
 
-def test_embeddings_in_a_file_are_told_as_such(base: HostBase) -> None:
+def test_embeddings_in_a_file_are_reported_as_such(base: HostBase) -> None:
     tensors = {"bundle_emb.style.string_to_param.*": torch.ones(2, 768), "<style>": torch.ones(768)}
     (reason,) = reasons_of(base, tensors)
     assert "save it as an embedding" in reason

@@ -77,7 +77,7 @@ def test_every_spelling_names_every_layer_of_a_family_or_its_fused_weight(family
         assert again.deltas[layer].minus(delta).norm() <= 1e-5 * delta.norm()
 
 
-def test_kohya_names_are_those_of_the_trainer_and_diffusers_names_carry_no_alpha(pair: SmallPair) -> None:
+def test_kohya_names_are_those_of_the_trainer_and_diffusers_names_have_no_alpha(pair: SmallPair) -> None:
     base = base_from_file(pair.source, "small")
     placed = read_adapter(adapter_from_file(pair.lora, "kohya"), base)
     original = set(adapter_from_file(pair.lora, "kohya").state_dict())

@@ -69,7 +69,7 @@ def to_state_dict(
             tensors[f"{module}.reshape_weight"] = torch.tensor(shape)
         kernel = shape[2:]
         # alpha = 0 means a delta of zeros, for which any scale will do; joined slices use the scale of the first.
-        scale = 1.0 if chosen.scaled else scales.get(layer) or next((scales[one] for one in scales if scales[one]), 1.0)
+        scale = 1.0 if chosen.scaled else scales.get(layer) or next((value for value in scales.values() if value), 1.0)
         up, down = _ends(module, chosen)
         tensors[f"{module}{up}"] = (delta.up / scale).reshape(-1, delta.rank, *(1 for _ in kernel)).contiguous()
         # A copy, because slices of one fused delta share it, and file formats do not allow that.
@@ -134,8 +134,7 @@ def _whole_where_unnamed(
     deltas: Mapping[str, LowRankDelta], names: Mapping[str, str], base: HostBase
 ) -> dict[str, LowRankDelta]:
     """The deltas, with slices that the spelling cannot name joined into one delta on the fused weight. This is exact.
-    Its rank is the sum of theirs, or the rank of one if they share `down`, as slices of a LoRA on the fused weight
-    do."""
+    Ranks add up, unless the slices share `down`, as slices of a LoRA on the fused weight do."""
     whole: dict[str, LowRankDelta] = {}
     for layer, delta in deltas.items():
         fused, rows = slice_of(layer)

@@ -221,8 +221,8 @@ def _clone_tensors(value: Any) -> Any:
     return {key: _clone_tensors(item) for key, item in value.items()} if type(value) is dict else value
 
 
-def _have_equal_shapes(first: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    return comfy.samplers.cond_equal_size(first, other)
+def _have_equal_shapes(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    return comfy.samplers.cond_equal_size(first, second)
 
 
 def _merge(conds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

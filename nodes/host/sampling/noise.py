@@ -84,8 +84,8 @@ def choose_step_levels(steps: int, source: Any, target: Any) -> Tensor:
 def _range(source: Any, target: Any) -> tuple[float, float]:
     """The smallest and the largest of the source's sigma that both models know."""
     own = source.get_model_object("model_sampling")
-    other = target.get_model_object("model_sampling")
+    targets = target.get_model_object("model_sampling")
     back = convert_noise(source, target).back()
-    ends = back.levels(torch.tensor([float(other.sigma_min), float(other.sigma_max)]))
+    ends = back.levels(torch.tensor([float(targets.sigma_min), float(targets.sigma_max)]))
     low, high = ends.tolist()
     return max(low, float(own.sigma_min)), min(high, float(own.sigma_max))

@@ -82,9 +82,9 @@ def latents_of(model: Any, latent: Mapping[str, Any] | None, size: int) -> Tenso
     ratios = connected.get("downscale_ratio_spacial"), connected.get("downscale_ratio_temporal")
     samples = comfy.sample.fix_empty_latent_channels(model, connected["samples"], *ratios)
     if samples.is_nested or samples.shape[1] != space.latent_channels:
-        found = "several latents in one (sound and picture)" if samples.is_nested else f"{samples.shape[1]}"
+        channels = "several latents in one (sound and picture)" if samples.is_nested else f"{samples.shape[1]}"
         raise NotMeasurable(
-            f"The latent: expected {space.latent_channels} channels, as the source model has, found {found}. Encode "
+            f"The latent: expected {space.latent_channels} channels, as the source model has, found {channels}. Encode "
             "the picture with this model's VAE, or leave the input empty."
         )
     return samples

@@ -59,8 +59,8 @@ def extra_names(config: Any, shapes: Mapping[str, tuple[int, ...]], prefix: str)
 
 def _apply_rule(rule: _Rule, numbers: tuple[str, ...], key: str, shape: tuple[int, ...]) -> dict[str, Any]:
     names: dict[str, Any] = {}
-    for other in rule.others:
-        name = _fill_template(other, numbers)
+    for template in rule.others:
+        name = _fill_template(template, numbers)
         braces = _BRACES.fullmatch(name)
         if braces is None:
             names[name] = (key, None, comfy.utils.swap_scale_shift) if rule.word == _SWAPPED else key
