@@ -31,6 +31,13 @@ def adapter_of(tensors: Mapping[str, Tensor], name: str) -> Any:
     return adapter_from_state_dict(tensors, name)
 
 
+def build_all_weights() -> Any:
+    """The context in which the pack builds ComfyUI's models on the meta device."""
+    from lora_transfer.nodes.host.base import detect
+
+    return detect.build_all_weights()
+
+
 def adapter_at(path: Path) -> Any:
     from lora_transfer.nodes.host.adapter.adapter import adapter_from_file
 

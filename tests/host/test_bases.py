@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import comfy.memory_management
 import comfy.ops
 import comfy.sd
 import pytest
@@ -25,7 +26,12 @@ from tests.host.families import header_of
 PREFIX = "model.diffusion_model."
 
 
-def test_a_file_gives_every_matrix_of_the_model_by_its_own_name(pair: SmallPair) -> None:
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_a_file_gives_every_matrix_of_the_model_by_its_own_name(
+    pair: SmallPair, monkeypatch: pytest.MonkeyPatch, dynamic: bool
+) -> None:
+    """ComfyUI loads weights dynamically on NVIDIA's cards: it then builds linear layers without a weight."""
+    monkeypatch.setattr(comfy.memory_management, "aimdo_enabled", dynamic)
     base = base_from_file(pair.source, "small")
     stored = load_file(pair.source)
     matrices = {

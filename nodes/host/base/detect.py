@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import comfy.memory_management
 import comfy.model_detection
 import comfy.utils
 import torch
@@ -122,17 +123,30 @@ def select_diffusion_model(tensors: Tensors) -> Tensors:
 def _build(config: Any, tensors: Mapping[str, Tensor], name: str) -> Any:
     """ComfyUI's model on meta tensors. The keys of its state dict are the names of the layers."""
     try:
-        try:
-            return config.get_model(dict(tensors), "", device=torch.device("meta"))
-        except RuntimeError:
-            with KeepClassValues():
+        with build_all_weights():
+            try:
                 return config.get_model(dict(tensors), "", device=torch.device("meta"))
+            except RuntimeError:
+                with KeepClassValues():
+                    return config.get_model(dict(tensors), "", device=torch.device("meta"))
     except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise UnsupportedBase(
             f"Base {name}: expected a {type(config).__name__}, as ComfyUI detects it, found shapes from which ComfyUI "
             f"cannot build that model ({type(error).__name__}: {error}). Load the file with ComfyUI's own loader and "
             "connect that MODEL."
         ) from error
+
+
+@contextmanager
+def build_all_weights() -> Iterator[None]:
+    """Builds a model with all its weights. With dynamic loading, which is ComfyUI's default on NVIDIA's cards, linear
+    layers are built without a weight: their names would be missing."""
+    dynamic = comfy.memory_management.aimdo_enabled
+    comfy.memory_management.aimdo_enabled = False
+    try:
+        yield
+    finally:
+        comfy.memory_management.aimdo_enabled = dynamic
 
 
 class KeepClassValues(TorchFunctionMode):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ....core.check import CheckSettings
-from ....core.errors import NotMeasurable
+from ....core.errors import NotEnoughMemory, NotMeasurable
 from ..card import is_out_of_memory
 from .conditioning import part
 from .noise import latent_space, noise_of
@@ -95,7 +95,7 @@ def predict_outputs(
 ) -> Outputs:
     """The model's denoised predictions on the states (levels, n, ...), or on states that it makes itself from `start`.
     All latents go at once, or one at a time if they do not fit on the card together."""
-    outputs = _predict_within_memory(model, conditioning, start, states, tick)
+    outputs = _predict_within_memory(model, conditioning, start, states, tick, what)
     if not bool(outputs.denoised.isfinite().all()):
         raise NotMeasurable(
             f"Output of {what}: expected finite numbers, found NaN or infinity. Load the model in another precision "
@@ -104,20 +104,36 @@ def predict_outputs(
     return outputs
 
 
-def _predict_within_memory(model: Any, conditioning: Any, start: Start, states: Tensor | None, tick: Tick) -> Outputs:
-    count = len(start.noise)
+def _predict_within_memory(
+    model: Any, conditioning: Any, start: Start, states: Tensor | None, tick: Tick, what: str
+) -> Outputs:
+    """All latents at once; if they do not fit on the card, one at a time and without other models beside this one."""
     try:
         return _pass(model, conditioning, start, states, tick)
     except RuntimeError as error:
-        if count == 1 or not is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
+    comfy.model_management.unload_all_models()
     comfy.model_management.soft_empty_cache()
+    try:
+        return _predict_one_by_one(model, conditioning, start, states, tick)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise NotEnoughMemory(
+            f"Output of {what}: the card has no room for one latent ({error}). Choose a smaller size, or load the "
+            "model in a smaller precision (fp8, GGUF)."
+        ) from error
+
+
+def _predict_one_by_one(model: Any, conditioning: Any, start: Start, states: Tensor | None, tick: Tick) -> Outputs:
+    count = len(start.noise)
     parts: list[Outputs] = []
     for index in range(count):
-        row, before = slice(index, index + 1), index * len(start.levels)
-        own = None if states is None else states[:, row]
-        alone = part(conditioning, index, count)
-        parts.append(_pass(model, alone, start.part(row), own, lambda done, before=before: tick(before + done)))
+        latent, before = slice(index, index + 1), index * len(start.levels)
+        own = None if states is None else states[:, latent]
+        prompt = part(conditioning, index, count)
+        parts.append(_pass(model, prompt, start.part(latent), own, lambda done, before=before: tick(before + done)))
     return Outputs(*(torch.cat([getattr(part, name) for part in parts], 1) for name in ("states", "denoised")))
 
 
