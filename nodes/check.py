@@ -64,9 +64,8 @@ class CheckTransfer(io.ComfyNode):
                 io.Latent.Input(
                     "latent",
                     optional=True,
-                    tooltip="An empty latent, to set a size that is not square, or the latent of a picture (VAE "
-                    "Encode), to compare the models on that picture. Without it they are compared on what the source "
-                    "paints with the LoRA.",
+                    tooltip="An empty latent sets the size of the pictures. Connect the latent of a picture (VAE "
+                    "Encode) to compare the models on that picture.",
                 ),
                 target_conditioning_input(),
                 io.Autogrow.Input(

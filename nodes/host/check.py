@@ -128,7 +128,8 @@ def _candidates(
     """The adapters to try on the target, and a note if the plain copy does not fit it. Any other adapter that does not
     fit is an error."""
     named: list[tuple[Role, str, Adapter]] = [("transferred", "transferred", transferred)]
-    named += [("more", f"more {index}", further) for index, further in enumerate(more, 1)]
+    for index, further in enumerate(more, 1):
+        named.append(("more", f"more {index}", further))
     candidates = [
         _Candidate(role, _label(label, candidate), candidate, apply(candidate, target, None, 1.0, 0.0))
         for role, label, candidate in named

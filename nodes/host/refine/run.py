@@ -125,8 +125,8 @@ def _pair_prompts(inputs: RefineInputs) -> tuple[list[Prompt], list[Prompt]]:
     target = split_conditioning(inputs.target_conditioning or inputs.conditioning)
     if len(source) != len(target) or not source:
         raise NotMeasurable(
-            f"conditioning and target_conditioning: expected the same prompts for both models, found {len(source)} and "
-            f"{len(target)}. Encode the same list with both text encoders."
+            f"conditioning and target_conditioning: expected the same prompts for both models, found {len(source)} "
+            f"prompts and {len(target)}. Encode the same list with both text encoders."
         )
     return source, target
 

@@ -20,7 +20,8 @@ _LEAST = 0.004  # share of the schedule; below it nothing is left to learn, and 
 
 
 def noise_of(model: Any) -> str:
-    """A model's kind of noise in words. It is measured, because a class of another name may do the same."""
+    """A model's kind of noise in words. It is measured, because classes of other names may mix noise in the same
+    way."""
     sampling, half = model.get_model_object("model_sampling"), torch.tensor(0.5)
     ends = ((torch.ones(1, 1), torch.zeros(1, 1)), (torch.zeros(1, 1), torch.ones(1, 1)))
     noise, latent = (round(float(sampling.noise_scaling(half, *end)), 4) for end in ends)
