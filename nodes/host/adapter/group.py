@@ -1,6 +1,6 @@
 """The tensors of an adapter file by the module that they belong to."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,7 +64,8 @@ class _Entry:
 
 
 def grouped(tensors: dict[str, Tensor], base: HostBase) -> tuple[dict[str, Group], dict[str, str]]:
-    """The file's modules by their name in the base's key map, and the keys that belong to none, with the reason.
+    """The file's modules by their name in the base's key map, and the keys that belong to none, with the reason. Of
+    two names for one layer the first is the one that counts.
 
     UnsupportedAdapter where a name has two readings on this base, or numbered modules fit it in no order.
     """
@@ -79,8 +80,18 @@ def grouped(tensors: dict[str, Tensor], base: HostBase) -> tuple[dict[str, Group
             ending = _ending_of_norms(key[len(module) :], tensor)
             entry = _Entry(file_key, module, ending, f"{module} {adapter_name}", tensor)
             entries.setdefault(own, []).append(entry)
-    groups = {own: _one_change(own, found, unread) for own, found in entries.items()}
+    groups = {own: _one_change(own, entries[own], unread) for own in _in_order(entries, base)}
     return groups, unread
+
+
+def _in_order(names: Collection[str], base: HostBase) -> list[str]:
+    """Names of modules in the file's order; of several for one layer first the one that ComfyUI takes: it goes through
+    its map, and the last one overwrites the others."""
+    places = {name: place for place, name in enumerate(base.key_map)}
+    first: dict[Any, int] = {}
+    for name in names:
+        first.setdefault(base.key_map[name], len(first))
+    return sorted(names, key=lambda name: (first[base.key_map[name]], name in base.extra, -places[name]))
 
 
 def why_nothing_is_named(adapter: str, base: HostBase, unread: Mapping[str, str]) -> str:
