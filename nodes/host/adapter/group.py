@@ -10,13 +10,20 @@ from torch import Tensor
 from ..base.from_model import HostBase
 from .spelling.endings import rewrite_ending, split_adapter_name
 from .spelling.numbered import named_by_number
-from .unread_kinds import is_of_unread_kind, kinds_of_keys, why_not_read
+from .unread_kinds import check_not_packed, is_of_unread_kind, kinds_of_keys, why_not_read
 
 OF_TEXT_ENCODER = "it belongs to a text encoder: connect the CLIP to take it along"
 
 NO_SUCH_LAYER = "the base has no layer of this name"
 
 EMBEDDING = "a learned word (textual inversion): save it as an embedding to keep it"
+
+_SECOND = "transformer_2."  # diffusers' name for the second transformer of a pipeline with two
+
+OF_SECOND_EXPERT = (
+    "it belongs to a second transformer (transformer_2: Wan 2.2's expert for low noise), and the file holds the first "
+    "one's changes too: save these keys as a file of their own to transfer them"
+)
 
 MAGNITUDE = ".lora_magnitude_vector"  # PEFT's DoRA, which ComfyUI does not read
 
@@ -67,10 +74,12 @@ def grouped(tensors: dict[str, Tensor], base: HostBase) -> tuple[dict[str, Group
     """The file's modules by their name in the base's key map, and the keys that belong to none, with the reason. Of
     two names for one layer the first is the one that counts.
 
-    UnsupportedAdapter where a name has two readings on this base, or numbered modules fit it in no order.
+    UnsupportedAdapter where a name has two readings on this base, numbered modules fit it in no order, or the file was
+    packed for another program's kernels.
     """
+    check_not_packed(tensors)
+    tensors, unread = _without_second_expert(tensors)
     entries: dict[str, list[_Entry]] = {}
-    unread: dict[str, str] = {}
     kinds = kinds_of_keys(tensors)
     for key, file_key, adapter_name, tensor in _in_host_spelling(tensors, base):
         own, module = base.names.module_of(key)
@@ -92,6 +101,15 @@ def _in_order(names: Collection[str], base: HostBase) -> list[str]:
     for name in names:
         first.setdefault(base.key_map[name], len(first))
     return sorted(names, key=lambda name: (first[base.key_map[name]], name in base.extra, -places[name]))
+
+
+def _without_second_expert(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors, and the keys that belong to another model than the others, with the reason. In a file of the second
+    expert alone they belong to the base that was chosen."""
+    if not any(key.startswith("transformer.") for key in tensors):
+        return tensors, {}
+    unread = {key: OF_SECOND_EXPERT for key in tensors if key.startswith(_SECOND)}
+    return {key: tensor for key, tensor in tensors.items() if key not in unread}, unread
 
 
 def why_nothing_is_named(adapter: str, base: HostBase, unread: Mapping[str, str]) -> str:

@@ -24,11 +24,12 @@ _ENCODERS = (
     ("text_encoder", ("text_encoder.", "lora_te_", "lora_te1_", "text_model.")),
 )
 _DIFFUSION = ("unet", "transformer")
-_PARTS = ("", *_DIFFUSION, *(part for part, _ in _ENCODERS))
+_SECOND = "transformer_2"
+_PARTS = ("", *_DIFFUSION, _SECOND, *(part for part, _ in _ENCODERS))
 
 # What stands before the name that a module has inside its model, where PEFT's patterns begin.
 _PREFIX = re.compile(
-    r"(?:base_model\.model|diffusion_model|model|unet|transformer|text_encoder(?:_[23])?|pipe|dit)\.(?=.)"
+    r"(?:base_model\.model|diffusion_model|model|unet|transformer(?:_2)?|text_encoder(?:_[23])?|pipe|dit)\.(?=.)"
 )
 
 _TRUTH = {"true": True, "1": True, "false": False, "0": False, "none": False, "null": False, "": False}
@@ -67,7 +68,8 @@ class PeftSettings:
 
     def _of(self, module: str) -> Mapping[str, Any]:
         encoder = next((part for part, prefixes in _ENCODERS if module.startswith(prefixes)), None)
-        wanted = _DIFFUSION if encoder is None else (encoder,)
+        diffusion = (_SECOND,) if module.startswith(f"{_SECOND}.") else _DIFFUSION
+        wanted = diffusion if encoder is None else (encoder,)
         return next((self.parts[part] for part in (*wanted, "") if part in self.parts), {})
 
     def _value(self, settings: Mapping[str, Any], pattern: str, names: tuple[str, ...], module: str) -> float | None:

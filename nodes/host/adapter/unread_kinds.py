@@ -1,7 +1,10 @@
 """Kinds of adapters that are not read, by a key that only they have: each is told by its name, and never read as a
 simpler kind whose keys it has too."""
 
+import re
 from collections.abc import Iterable, Mapping
+
+from ....core.errors import UnsupportedAdapter
 
 # A part of a key between dots -> the kind. AdaLoRA, for instance, has LoRA's lora_A and lora_B, and its own lora_E.
 _MARKS: dict[str, str] = {
@@ -39,8 +42,24 @@ _MARKS: dict[str, str] = {
 }
 _PREFIXES = {"oft_unet": "OFT of sd-scripts", "oft_te": "OFT of sd-scripts"}
 
+# Fused modules of Nunchaku's models, with factors that no trainer calls so.
+_NUNCHAKU = re.compile(
+    r"transformer_blocks\.\d+\.(?:qkv_proj|out_proj|mlp_fc[12]|mlp_context_fc[12]|(?:qkv|out)_proj_context)"
+    r"\.lora_(?:up|down)$"
+)
+
 # Names of wrappers around a whole model: what stands right below them belongs to no module.
 _NO_MODULE = ("", "base_model", "base_model.model")
+
+
+def check_not_packed(keys: Iterable[str]) -> None:
+    """UnsupportedAdapter for a file of Nunchaku's converter. It packs most factors for its kernels, and those of
+    modulations stand in another order under names that are read: the file must not be read in part."""
+    if packed := next((key for key in keys if _NUNCHAKU.search(key)), None):
+        raise UnsupportedAdapter(
+            f"Key {packed}: expected factors as they were trained, found those of a LoRA that was converted for "
+            "Nunchaku, which packs and reorders them: take the file that it was converted from."
+        )
 
 
 def kinds_of_keys(keys: Iterable[str]) -> dict[str, str]:
