@@ -1,7 +1,7 @@
 """An adapter on the layers of a base: ComfyUI's reader behind a table of spellings, and every key accounted for."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from comfy.weight_adapter import LoRAAdapter
@@ -25,6 +25,10 @@ from .vectors import together, vectors_of_module
 # How reasons begin that another base, or a whole file, would take away.
 _OF_DAMAGE = ("expected its ", "its diff has shape", "its set has shape", "it is incomplete")
 
+# All exact factors of an adapter are in memory at once: 4 GB in float32, and as much again while they are saved.
+_MOST_VALUES = 1 << 30
+_GROWN = 4  # times what the file holds: a LoRA's own factors never are, those of a LoKr or LoHa can be a thousand times
+
 _PlacedDeltas = dict[str, tuple[PlacedDelta, tuple[str, ...]]]
 
 
@@ -34,6 +38,7 @@ class PlacedAdapter:
 
     deltas: layer -> delta, scale inside, float32. factored: those of them whose kind has factors. scales: layer ->
     alpha / rank. A change of a fused weight is split into its slices; its keys are counted with the first of them.
+    notes: what a reader of the report should know.
     """
 
     modules: tuple[Module, ...]
@@ -43,6 +48,7 @@ class PlacedAdapter:
     vectors: tuple[Vector, ...]
     skipped: tuple[Skipped, ...]
     unread: Mapping[str, str]
+    notes: tuple[str, ...] = ()
 
     def layers(self) -> list[str]:
         return [module.layer for module in self.modules]
@@ -79,6 +85,7 @@ def place(adapter: Adapter, base: HostBase) -> PlacedAdapter:
             skipped = Skipped(layer_name(base.key_map[spelled]), str(error), group.keys())
             placed.append(_Placed(skipped=(skipped,)))
     deltas, doubled = _together(zip(groups, placed, strict=True), base)
+    deltas, notes = _bounded(deltas)
     vectors, doubled_vectors = together(vector for one in placed for vector in one.vectors)
     skipped = (*(skipped for one in placed for skipped in one.skipped), *doubled, *doubled_vectors)
     if not deltas and not vectors:
@@ -96,6 +103,7 @@ def place(adapter: Adapter, base: HostBase) -> PlacedAdapter:
         vectors=vectors,
         skipped=skipped,
         unread={key: reason for part in (unread, *(one.unread for one in placed)) for key, reason in part.items()},
+        notes=notes,
     )
 
 
@@ -128,6 +136,20 @@ def _together(placed: Iterable[tuple[str, _Placed]], base: HostBase) -> tuple[_P
             before = deltas.get(layer)
             deltas[layer] = (delta, keys) if before is None else (before[0].plus(delta), (*before[1], *keys))
     return deltas, tuple(skipped)
+
+
+def _bounded(deltas: _PlacedDeltas) -> tuple[_PlacedDeltas, tuple[str, ...]]:
+    """The deltas, those whose exact factors are far larger than the file's as such without a low-rank form where all of
+    them together would take the memory of a base; a note says so."""
+    total = sum(delta.values for delta, _ in deltas.values())
+    grown = [layer for layer, (delta, _) in deltas.items() if delta.values > _GROWN * delta.stored]
+    if total <= _MOST_VALUES or not grown:
+        return deltas, ()
+    note = (
+        f"its exact factors would take {total * 4 / 1e9:.0f} GB, for {len(grown)} of its layers are products of small "
+        "matrices: these are cut to dense_rank, and the report tells what each of them loses"
+    )
+    return deltas | {layer: (replace(deltas[layer][0], exact=False), deltas[layer][1]) for layer in grown}, (note,)
 
 
 def _place_module(spelled: str, group: Group, settings: PeftSettings, base: HostBase) -> _Placed:
