@@ -66,7 +66,7 @@ def base_from_header(file: TensorFile, name: str, fingerprint: Fingerprint) -> H
     if wrapped := next((key for key in file.tensors if ".base_layer." in key), None):
         raise UnsupportedBase(
             f"Base {name}: expected a model's own layers, found layers with a LoRA of PEFT around them ({wrapped}): "
-            "the LoRA is a part of what the model does. Merge it (PEFT's merge_and_unload), save the model and take that."
+            "the LoRA is a part of what the model does. Merge it (PEFT's merge_and_unload) and save the model again."
         )
     check_depth(file, name)
     with torch.inference_mode(False):  # inference tensors do not know what they are a slice of
