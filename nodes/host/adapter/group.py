@@ -16,6 +16,8 @@ OF_TEXT_ENCODER = "it belongs to a text encoder: connect the CLIP to take it alo
 
 NO_SUCH_LAYER = "the base has no layer of this name"
 
+NOT_IN_TEXT_ENCODER = "it belongs to a text encoder, and that of the base has no layer of this name"
+
 EMBEDDING = "a learned word (textual inversion): save it as an embedding to keep it"
 
 _SECOND = "transformer_2."  # diffusers' name for the second transformer of a pipeline with two
@@ -84,7 +86,7 @@ def grouped(tensors: dict[str, Tensor], base: HostBase) -> tuple[dict[str, Group
     for key, file_key, adapter_name, tensor in _in_host_spelling(tensors, base):
         own, module = base.names.module_of(key)
         if own is None:
-            unread[file_key] = why_not_read(kinds[file_key]) if file_key in kinds else _why_unnamed(key)
+            unread[file_key] = why_not_read(kinds[file_key]) if file_key in kinds else _why_unnamed(key, base)
         else:
             ending = _ending_of_norms(key[len(module) :], tensor)
             entry = _Entry(file_key, module, ending, f"{module} {adapter_name}", tensor)
@@ -170,5 +172,7 @@ def _ending_of_norms(ending: str, tensor: Tensor) -> str:
     return MAGNITUDE if ending == ".dora_scale" and tensor.ndim == 1 else ending
 
 
-def _why_unnamed(key: str) -> str:
-    return next((reason for start, reason in _OTHER_PARTS.items() if key.startswith(start)), NO_SUCH_LAYER)
+def _why_unnamed(key: str, base: HostBase) -> str:
+    reason = next((reason for start, reason in _OTHER_PARTS.items() if key.startswith(start)), NO_SUCH_LAYER)
+    has_encoder = reason == OF_TEXT_ENCODER and any(layer.text_encoder for layer in base.layers.values())
+    return NOT_IN_TEXT_ENCODER if has_encoder else reason
