@@ -1,8 +1,10 @@
 """Files of trainers and converters with keys of their own: read to the last value, or refused in a true sentence."""
 
+import json
 from functools import cache
 from pathlib import Path
 
+import comfy.lora
 import pytest
 import torch
 from torch import Tensor
@@ -11,6 +13,7 @@ from lora_transfer.core.errors import UnsupportedAdapter, UnsupportedBase
 from lora_transfer.core.files import TensorFile
 from lora_transfer.nodes.host.adapter.adapter import Adapter
 from lora_transfer.nodes.host.adapter.place import PlacedAdapter, place
+from lora_transfer.nodes.host.adapter.write import to_state_dict
 from lora_transfer.nodes.host.base.from_file import base_from_header
 from lora_transfer.nodes.host.base.from_model import HostBase
 from tests.host.families import header_of
@@ -127,3 +130,70 @@ def test_a_base_that_is_still_wrapped_by_peft_is_refused(family: str, wrapped: s
     file = TensorFile(Path("wrapped"), {names[key]: header for key, header in whole.items()}, {})
     with pytest.raises(UnsupportedBase, match=r"found layers with a LoRA of PEFT around them .*merge_and_unload"):
         base_from_header(file, "wrapped", "header")
+
+
+LINEAR = "transformer.time_text_embed.timestep_embedder.linear_1"
+
+
+def lora_on_linear() -> dict[str, Tensor]:
+    return factors(LINEAR, FLUX, 256, ".lora_B.weight", ".lora_A.weight")
+
+
+@pytest.mark.parametrize("spelling", ["comfy", "kohya"])
+def test_a_bias_that_peft_trained_takes_the_place_of_the_bases_in_the_saved_file_too(spelling: str) -> None:
+    """bias="lora_only" saves the whole bias, not its change, and nothing of the base's weight."""
+    base, bias = small("Flux dev"), "diffusion_model.time_in.in_layer.bias"
+    tensors = lora_on_linear() | {f"{LINEAR}.base_layer.bias": torch.arange(float(FLUX))}
+    placed = read(tensors, base)
+    assert [(one.parameter, one.kind) for one in placed.vectors] == [(bias, "set")]
+    assert torch.equal(placed.vectors[0].values, torch.arange(float(FLUX)))
+    saved = to_state_dict(placed.deltas, placed.scales, base, spelling, placed.vectors)
+    (patch,) = (
+        patch
+        for key, patch in comfy.lora.load_lora(saved, dict(base.key_map), log_missing=False).items()
+        if key == bias
+    )
+    assert patch[0] == "set"
+    assert torch.equal(patch[1][0], torch.arange(float(FLUX)))
+
+
+def test_a_bias_saved_with_the_weight_beside_it_is_the_bases_own() -> None:
+    own = {f"{LINEAR}.base_layer.bias": torch.ones(FLUX), f"{LINEAR}.base_layer.weight": torch.ones(FLUX, 256)}
+    placed = read(lora_on_linear() | own, small("Flux dev"))
+    assert not placed.vectors
+    assert set(placed.unread) == set(own)
+
+
+@pytest.mark.parametrize("start", ["pissa", "pissa_niter_16", "olora", "corda", "loftq"])
+@pytest.mark.parametrize("prefix", ["", "transformer."])
+def test_a_lora_that_began_by_changing_its_base_is_not_read_as_a_plain_one(start: str, prefix: str) -> None:
+    metadata = {"lora_adapter_metadata": json.dumps({f"{prefix}init_lora_weights": start, f"{prefix}r": 2})}
+    with pytest.raises(UnsupportedAdapter, match=rf"its training began with {start} .*takes a part out of the base"):
+        read(lora_on_linear(), small("Flux dev"), metadata)
+
+
+@pytest.mark.parametrize("start", [True, False, "gaussian", "eva", "orthogonal", None])
+def test_other_starts_of_a_lora_leave_its_meaning_as_it_is(start: object) -> None:
+    metadata = {"lora_adapter_metadata": json.dumps({"transformer.init_lora_weights": start})}
+    assert read(lora_on_linear(), small("Flux dev"), metadata).modules
+
+
+def test_a_file_of_wan_fun_is_accounted_for_by_its_own_keys() -> None:
+    """Its prefix ends in two underscores; ComfyUI renames the keys in place where it finds this one."""
+    wan = base_from_header(header_of("Wan 2.1 1.3B"), "Wan", "header")
+    tensors: dict[str, Tensor] = {}
+    for module, rows in (("lora_unet__blocks_0_cross_attn_k", 1536), ("lora_unet__blocks_3_ffn_0", 8960)):
+        tensors |= factors(module, rows, 1536, ".lora_up.weight", ".lora_down.weight")
+    placed = read(tensors, wan)
+    assert sorted(key for module in placed.modules for key in module.keys) == sorted(tensors)
+
+
+def test_a_second_adapter_in_the_file_is_not_called_another_spelling() -> None:
+    tensors = lora_on_linear() | {
+        f"{LINEAR}.lora_B.other.weight": torch.ones(FLUX, 2),
+        f"{LINEAR}.lora_A.other.weight": torch.ones(2, 256),
+    }
+    placed = read(tensors, small("Flux dev"))
+    assert placed.unread[f"{LINEAR}.lora_A.other.weight"] == (
+        f"of another adapter in the file than {LINEAR}.lora_A.weight, which was read"
+    )

@@ -17,7 +17,7 @@ from .module import read_module
 from .peft import PeftSettings, peft_settings
 from .peft_dora import with_norms
 from .row_order import in_file_order
-from .scale import check_dora, check_norms, with_scale
+from .scale import check_norms, check_settings, with_scale
 from .vectors import vectors_of_module
 
 # Where a patch is not what ComfyUI's own loader makes of the same keys, and the pack's is what the trainer did.
@@ -141,7 +141,7 @@ def _on_layer(patch: Any, spelled: str, group: Group, settings: PeftSettings, ba
     target = base.key_map[spelled]
     layer, magnitude = base.layers[layer_name(target)], group.tensors.get(f"{spelled}{MAGNITUDE}")
     placed_delta(patch, layer, lambda: base.read(layer))
-    check_dora(patch, magnitude, group.module, settings)
+    check_settings(patch, magnitude, group.module, settings)
     scaled, differs = with_scale(patch, group.module, settings), list[str]()
     if scaled is not patch:
         differs.append(_SCALE)

@@ -29,6 +29,8 @@ OF_SECOND_EXPERT = (
 
 MAGNITUDE = ".lora_magnitude_vector"  # PEFT's DoRA, which ComfyUI does not read
 
+_BIAS_OF_BASE, _WEIGHT_OF_BASE = ".base_layer.bias", ".base_layer.weight"
+
 # Keys of no module, by how they begin.
 _OTHER_PARTS = {
     "<": EMBEDDING,
@@ -62,13 +64,13 @@ class Group:
 class _Entry:
     """A tensor of the file: the key and the module's name as the file has them, and what stands behind the name.
 
-    source: the file's spelling of the module, and PEFT's adapter. Two sources of one module are two changes of it.
+    adapter: PEFT's name of it. Two spellings of one module, or two adapters, are two changes of it.
     """
 
     file_key: str
     module: str
     ending: str
-    source: str
+    adapter: str
     tensor: Tensor
 
 
@@ -89,7 +91,8 @@ def grouped(tensors: dict[str, Tensor], base: HostBase) -> tuple[dict[str, Group
             unread[file_key] = why_not_read(kinds[file_key]) if file_key in kinds else _why_unnamed(key, base)
         else:
             ending = _ending_of_norms(key[len(module) :], tensor)
-            entry = _Entry(file_key, module, ending, f"{module} {adapter_name}", tensor)
+            own, ending = _of_trained_bias(own, ending, key, tensors, base)
+            entry = _Entry(file_key, module, ending, adapter_name, tensor)
             entries.setdefault(own, []).append(entry)
     groups = {own: _one_change(own, entries[own], unread) for own in _in_order(entries, base)}
     return groups, unread
@@ -134,19 +137,18 @@ def why_nothing_is_named(adapter: str, base: HostBase, unread: Mapping[str, str]
 def _one_change(own: str, entries: list[_Entry], unread: dict[str, str]) -> Group:
     """The tensors of a module. Where the file holds several changes of it (two prefixes, two adapters of PEFT), the
     one of the most keys is taken whole, else the first: factors of two changes must not mix."""
-    by_source: dict[str, list[_Entry]] = {}
+    by_source: dict[tuple[str, str], list[_Entry]] = {}
     for entry in entries:
-        by_source.setdefault(entry.source, []).append(entry)
+        by_source.setdefault((entry.module, entry.adapter), []).append(entry)
     sources = sorted(by_source.values(), key=len, reverse=True)
     group = Group(sources[0][0].module)
     for several in sources:
         taken = {key.removeprefix(own): file_key for key, file_key in group.file_keys.items()}
         if again := [entry for entry in several if entry.ending in taken]:
             other = taken[again[0].ending]
-            unread |= {
-                entry.file_key: f"another spelling of {taken.get(entry.ending, other)}, which was read"
-                for entry in several
-            }
+            is_adapter = several[0].module == group.module  # and so of another name in PEFT
+            what = "of another adapter in the file than" if is_adapter else "another spelling of"
+            unread |= {entry.file_key: f"{what} {taken.get(entry.ending, other)}, which was read" for entry in several}
             continue
         for entry in several:
             group.put(own + entry.ending, entry.file_key, entry.tensor)
@@ -159,11 +161,21 @@ def _in_host_spelling(tensors: dict[str, Tensor], base: HostBase) -> Iterator[tu
     belongs to no key of the file."""
     file_keys = {id(tensor): key for key, tensor in tensors.items()}
     numbered = named_by_number(tensors, base)
-    converted = comfy.lora_convert.convert_lora(tensors)
+    converted = comfy.lora_convert.convert_lora(dict(tensors))  # a copy: of Wan-Fun's keys it takes the old ones out
     for key, tensor in converted.items():
         plain, adapter_name = split_adapter_name(key)
-        file_key = key if converted is tensors else file_keys.get(id(tensor), "")  # two keys may share a tensor
+        # Two keys may share a tensor.
+        file_key = key if tensors.get(key) is tensor else file_keys.get(id(tensor), "")
         yield numbered.get(key) or rewrite_ending(plain), file_key, adapter_name, tensor
+
+
+def _of_trained_bias(own: str, ending: str, key: str, tensors: Mapping[str, Tensor], base: HostBase) -> tuple[str, str]:
+    """(module, end) of a key; of a bias that PEFT trained (bias="lora_only"), which takes the place of the base's, that
+    of the bias. Where the weight of the base stands beside it, both were saved as they are."""
+    if ending != _BIAS_OF_BASE or key.removesuffix(_BIAS_OF_BASE) + _WEIGHT_OF_BASE in tensors:
+        return own, ending
+    bias = str(base.key_map[own]).removesuffix(".weight") + ".bias"
+    return (bias, ".set_weight") if bias in base.key_map else (own, ".trained_bias")
 
 
 def _ending_of_norms(ending: str, tensor: Tensor) -> str:

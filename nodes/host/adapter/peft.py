@@ -32,6 +32,10 @@ _PREFIX = re.compile(
     r"(?:base_model\.model|diffusion_model|model|unet|transformer(?:_2)?|text_encoder(?:_[23])?|pipe|dit)\.(?=.)"
 )
 
+# Ways to start a LoRA that take what its factors begin with out of the base (arXiv 2404.02948 and others): at the end
+# the change is up down less that beginning, which the file does not hold. PEFT can convert such a file.
+_CHANGES_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+
 _TRUTH = {"true": True, "1": True, "false": False, "0": False, "none": False, "null": False, "": False}
 
 
@@ -65,6 +69,16 @@ class PeftSettings:
     def says_dora(self, module: str) -> bool:
         """Whether the module was trained as DoRA, which keeps its norms in a tensor of their own."""
         return self._is_set(self._of(module), "use_dora")
+
+    def check_start(self, module: str) -> None:
+        """UnsupportedAdapter where training began by changing the base: the factors alone are not the change."""
+        start = str(self._of(module).get("init_lora_weights", ""))
+        if start.lower().startswith(_CHANGES_THE_BASE):
+            raise UnsupportedAdapter(
+                f"its training began with {start[:40]} (init_lora_weights in the file's metadata), which takes a part "
+                "out of the base that the file does not hold; PEFT can save it as a LoRA of the whole base "
+                "(path_initial_model_for_weight_conversion)"
+            )
 
     def _of(self, module: str) -> Mapping[str, Any]:
         encoder = next((part for part, prefixes in _ENCODERS if module.startswith(prefixes)), None)

@@ -19,7 +19,7 @@ from .group import MAGNITUDE, Group, grouped, why_nothing_is_named
 from .kinds import LazyDeltas, PlacedDelta, peft_dora, placed_delta
 from .module import read_module
 from .peft import PeftSettings, peft_settings
-from .scale import check_dora, check_norms, with_scale
+from .scale import check_norms, check_settings, with_scale
 from .vectors import together, vectors_of_module
 
 # How reasons begin that another base, or a whole file, would take away.
@@ -184,7 +184,7 @@ def _delta(patch: Any, spelled: str, group: Group, layer: str, settings: PeftSet
         return in_file_order(base.key_map[spelled], base.read(place_of))
 
     module, magnitude = group.module, group.tensors.get(f"{spelled}{MAGNITUDE}")
-    check_dora(patch, magnitude, module, settings)
+    check_settings(patch, magnitude, module, settings)
     patch = with_scale(patch, module, settings)
     placed = placed_delta(patch, place_of, source_weight)
     if magnitude is None or not isinstance(patch, LoRAAdapter):

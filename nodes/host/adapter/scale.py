@@ -35,11 +35,13 @@ def with_scale(patch: Any, module: str, settings: PeftSettings) -> Any:
     return type(patch)(patch.loaded_keys, tuple(weights))
 
 
-def check_dora(patch: Any, magnitude: Tensor | None, module: str, settings: PeftSettings) -> None:
-    """UnsupportedAdapter where a LoRA's norms cannot be those of DoRA: they are missing though the metadata ask for
-    them, they are there twice, or they stand beside a Tucker core, which PEFT does not know."""
+def check_settings(patch: Any, magnitude: Tensor | None, module: str, settings: PeftSettings) -> None:
+    """UnsupportedAdapter where a LoRA is not what its factors say by the file's metadata: it began by changing the
+    base, or its norms cannot be those of DoRA. They are missing though the metadata ask for them, they are there
+    twice, or they stand beside a Tucker core, which PEFT does not know."""
     if not isinstance(patch, LoRAAdapter):
         return
+    settings.check_start(module)
     norms_of_host, mid = patch.weights[DORA["lora"]], patch.weights[3]
     if magnitude is None and norms_of_host is None and settings.says_dora(module):
         raise UnsupportedAdapter("its norms (lora_magnitude_vector) are missing, for the file's metadata say use_dora")

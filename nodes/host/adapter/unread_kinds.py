@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from ....core.errors import UnsupportedAdapter
 
 # A part of a key between dots -> the kind. AdaLoRA, for instance, has LoRA's lora_A and lora_B, and its own lora_E.
-_MARKS: dict[str, str] = {
+MARKS: dict[str, str] = {
     **dict.fromkeys(("lora_E", "ranknum"), "AdaLoRA"),
     **dict.fromkeys(("vera_lambda_b", "vera_lambda_d", "vera_A", "vera_B"), "VeRA"),
     **dict.fromkeys(("pvera_lambda_b", "pvera_lambda_d", "pvera_A", "pvera_B"), "PVeRA"),
@@ -34,7 +34,10 @@ _MARKS: dict[str, str] = {
     "bone_block": "Bone",
     "shira_weight": "SHiRA",
     "psoft_R": "PSOFT",
-    "tinylora_v": "TinyLoRA",
+    **dict.fromkeys(("tinylora_v", "tinylora_A", "tinylora_B", "tinylora_P"), "TinyLoRA"),
+    **dict.fromkeys(("frod_lambda_l", "frod_lambda_s_values"), "FRoD"),
+    **dict.fromkeys(("peanut_A", "peanut_B"), "PEANuT"),
+    **dict.fromkeys(("supertuning_indices", "supertuning_values"), "SuperTuning"),
     "unilora_theta_d": "Uni-LoRA",
     "osf_svd_params": "OSF",
     "ln_tuning_layers": "LN tuning",
@@ -88,8 +91,8 @@ def is_of_unread_kind(reason: str) -> bool:
 def _marked(key: str) -> tuple[str | None, str]:
     parts = key.split(".")
     for index, part in enumerate(parts):
-        if part in _MARKS:
-            return _MARKS[part], ".".join(parts[:index])
+        if part in MARKS:
+            return MARKS[part], ".".join(parts[:index])
     kind = next((kind for prefix, kind in _PREFIXES.items() if key.startswith(prefix)), None)
     return kind, parts[0]
 

@@ -156,7 +156,7 @@ def _sum(one: LowRankDelta, other: LowRankDelta) -> LowRankDelta:
 def _written_vector(vector: Vector) -> tuple[str, Tensor]:
     """A bias, norm or table under ComfyUI's own names, which all loaders but diffusers' take in any file."""
     prefix = "" if vector.parameter.startswith(UNET) else "text_encoders."
-    if vector.parameter.endswith(".bias"):
+    if vector.parameter.endswith(".bias") and vector.kind == "diff":
         return f"{prefix}{vector.parameter.removesuffix('.bias')}.diff_b", vector.values
     end = ".diff" if vector.kind == "diff" else ".set_weight"
     return f"{prefix}{vector.parameter.removesuffix('.weight')}{end}", vector.values
