@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""LoRA Transfer's one command line. It needs nothing but Python: every command does its own set-up in .run/ first.
+"""LoRA Transfer's command line. It needs only Python: every command first sets up what it needs in .run/.
 
-    python3 run.py demo             the main job in a real ComfyUI: a LoRA's style carried to other bases, and refined
-    python3 run.py test [args]      the checks and the tests; with arguments, pytest alone with them
-    python3 run.py serve            the same ComfyUI with the demo's workflows and the examples, for a person to look at
-    python3 run.py bench NAME       a benchmark of benchmarks/
-    python3 run.py clean            removes .run/
+    python3 run.py demo             transfer a LoRA's style to other bases in a real ComfyUI, and refine it
+    python3 run.py test [args]      run the checks and the tests; with arguments, only pytest with these
+    python3 run.py serve            open the same ComfyUI with the demo's workflows and the examples
+    python3 run.py bench NAME       run a benchmark of benchmarks/
+    python3 run.py clean            remove .run/
 
-COMFYUI_PATH names a ComfyUI to use in place of a fresh one.
+Set COMFYUI_PATH to use your own ComfyUI instead of a fresh one.
 """
 
 import argparse
@@ -23,8 +23,8 @@ def main() -> int:
         prog="run.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     choices = parser.add_subparsers(dest="command", required=True)
-    choices.add_parser("demo", help="run the main job end to end")
-    choices.add_parser("test", help="pass the tests; more arguments go to pytest")
+    choices.add_parser("demo", help="transfer and refine a LoRA in a real ComfyUI")
+    choices.add_parser("test", help="run the tests; more arguments go to pytest")
     choices.add_parser("serve", help="start ComfyUI with the pack and its workflows")
     choices.add_parser("bench", help="run a benchmark").add_argument("name")
     choices.add_parser("clean", help="remove everything that run.py made")

@@ -29,7 +29,18 @@ def partial(lower: Tensor, count: int) -> tuple[Tensor, Tensor]:
 def whole(lower: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The whole spectrum where the matrix is, by torch; what was not asked for is left out."""
     values, vectors = torch.linalg.eigh(lower, UPLO="L")
-    return values.flip(0)[:count], vectors.flip(1)[:, :count]
+    values, vectors = values.flip(0)[:count], vectors.flip(1)[:, :count]
+    return values, vectors if lower.device.type == "cpu" else straighten(vectors)
+
+
+def straighten(vectors: Tensor) -> Tensor:
+    """Vectors (n, k) that are orthonormal but for small errors, with the square of those errors: a Newton-Schulz step.
+
+    A residual does not show such errors, but a projector made of the vectors does: on an H200, deltas were off by
+    3e-4 where the processor's were off by 6e-6.
+    """
+    identity = torch.eye(vectors.shape[1], dtype=vectors.dtype, device=vectors.device)
+    return vectors @ (1.5 * identity - 0.5 * (vectors.mT @ vectors))
 
 
 def by_rule(lower: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -1,36 +1,46 @@
-"""What is decided about two bases before anything is computed in full: which layers pair, and whether it can work."""
+"""Surveys two bases from a few layers: which layers pair, and whether a transfer can work."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from .delta import LowRankDelta
+from .errors import InvalidSetting
 from .layers import Base
 from .matching import (
+    MEASURES,
     BlockMap,
     BlockScores,
     Matching,
     block_map_by_name,
     blocks_of,
-    given_block_map,
     match_by_blocks,
     match_by_channels,
     match_by_name,
+    parse_block_map,
     score_blocks,
 )
+from .matching.by_block import Order
 from .resources import CPU, Resources, single_threaded
-from .verdict import Verdict, verdict
+from .verdict import Verdict, judge_bases
 
-# blocks: whole blocks by the cosine of their weights, in the model's order | blocks by subspaces: by the overlap of
-# their leading singular directions, which takes longer and fades sooner | blocks in any order: each source block feeds
-# one target block at most (Hungarian assignment) | names: what loading the old LoRA does; nothing is measured for it
-MatchBy = Literal["blocks", "blocks by subspaces", "blocks in any order", "names"]
+# The ways to pair layers, with the measure and the order of the block scores. Each measure has one that keeps the
+# model's order. "blocks in any order": a source block feeds one target block at most (Hungarian assignment). "names":
+# layers of the same name pair, as loading the old LoRA does, and nothing is measured.
+MATCH_BY: Mapping[str, tuple[str, Order] | None] = {
+    **{measure.match_by: (name, "in order") for name, measure in MEASURES.items()},
+    "blocks in any order": ("weight_cosine", "free"),
+    "names": None,
+}
+_DEFAULT_SEARCH: tuple[str, Order] = ("weight_cosine", "in order")  # scores shown beside a user's block map
 
 
 @dataclass(frozen=True)
 class Survey:
-    """scores: every block of one base against every block of the other; empty by names. block_map: which feeds which.
-    matching: the pairs of layers that follow. verdict: None where no layer was asked for."""
+    """What a few layers of two bases show.
+
+    scores: every source block against every target block; empty if layers pair by name. block_map: which source block
+    feeds which target block. matching: the pairs of layers. verdict: None if no layer was requested.
+    """
 
     scores: BlockScores
     block_map: BlockMap
@@ -43,34 +53,39 @@ def survey(
     target: Base,
     wanted: Iterable[str],
     *,
-    match_by: MatchBy = "blocks",
-    given: str = "",
+    match_by: str = "blocks",
+    block_map_text: str = "",
     deltas: Mapping[str, LowRankDelta] | None = None,
     using: Resources | None = None,
 ) -> Survey:
-    """Pair the wanted source layers with the target's, and judge the pair of bases, from a few layers of each block.
+    """Pair the requested source layers with the target's, and judge the pair of bases, from a few layers of each block.
 
-    given: a block map as JSON (matching.given_block_map), which goes before what the weights say.
+    wanted: names of source layers. match_by: a key of MATCH_BY. block_map_text: the user's block map as JSON
+    (matching.parse_block_map), which overrules the weights. deltas: the adapter's, by source layer; the verdict then
+    says what they lose. InvalidSetting for an unknown `match_by` or a block map that does not fit the bases.
     """
-    resources, names = using or Resources(), list(wanted)
-    device, progress = CPU, resources.progress  # a few layers, bound by reading: no card is worth emptying for them
+    if match_by not in MATCH_BY:
+        raise InvalidSetting(f"Match by: expected one of {', '.join(MATCH_BY)}, found {match_by!r}.")
+    resources, names, search = using or Resources(), list(wanted), MATCH_BY[match_by]
+    device, progress = CPU, resources.progress  # reading dominates for a few layers: not worth moving models off a card
     with single_threaded():
-        if match_by == "names" and not given.strip():
+        if search is None and not block_map_text.strip():
             sides = blocks_of(source.layers.values()), blocks_of(target.layers.values())
             scores = BlockScores(*sides, (), "weight_cosine")
             block_map = block_map_by_name(*([block.name for block in blocks] for blocks in sides))
             matching = match_by_name(source.layers, target.layers, names)
         else:
-            by = "subspace" if match_by == "blocks by subspaces" else "weight_cosine"
-            scores = score_blocks(source, target, measure=by, device=device, progress=progress)
-            block_map = _given_or_found(scores, given, match_by)
+            measure, order = search or _DEFAULT_SEARCH
+            scores = score_blocks(source, target, measure=measure, device=device, progress=progress)
+            block_map = _choose_block_map(scores, block_map_text, order)
             matching = match_by_blocks(source.layers, target.layers, block_map, names)
         matching = match_by_channels(source, target, matching, device=device, progress=progress)
-        judged = verdict(source, target, matching, deltas, device=device, progress=progress) if names else None
-    return Survey(scores, block_map, matching, judged)
+        judgement = judge_bases(source, target, matching, deltas, device=device, progress=progress) if names else None
+    return Survey(scores, block_map, matching, judgement)
 
 
-def _given_or_found(scores: BlockScores, given: str, match_by: MatchBy) -> BlockMap:
-    if not given.strip():
-        return scores.best_map("free" if match_by == "blocks in any order" else "in order")
-    return given_block_map(given, *([block.name for block in blocks] for blocks in (scores.sources, scores.targets)))
+def _choose_block_map(scores: BlockScores, block_map_text: str, order: Order) -> BlockMap:
+    if not block_map_text.strip():
+        return scores.best_map(order)
+    names = ([block.name for block in blocks] for blocks in (scores.sources, scores.targets))
+    return parse_block_map(block_map_text, *names)

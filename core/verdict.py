@@ -1,4 +1,4 @@
-"""Will it work? Two bases judged from a sample of their layers, in seconds, with the figures behind the word."""
+"""Judges in seconds whether a transfer between two bases can work, from a sample of their layers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,31 +11,33 @@ from .delta import LowRankDelta
 from .drift import compare_weights
 from .layers import Base, LayerPair
 from .matching import Matching, match_by_name, share_lost
-from .matching.by_block import UNRELATED
-from .matching.scores import spread, unit_vector
+from .matching.scores import MEASURES, sample_evenly, unit_vector
 from .methods import DEFAULT
 from .progress import Progress, silent
 
 Word = Literal["works", "risky", "refuse"]
 
-# The thresholds, each from measured pairs: benchmarks/matching/RESULTS.md, "The verdict".
-RELATED = UNRELATED["weight_cosine"]  # median weight cosine: strangers stayed below 0.03, relatives above 0.34
+# The thresholds, from measured pairs: benchmarks/matching/RESULTS.md, "The verdict".
+RELATED = MEASURES[
+    "weight_cosine"
+].floor  # median weight cosine: unrelated bases stayed below 0.03, relatives above 0.34
 DRIFTED = 0.97  # median weight cosine: LoRAs kept .4 to .9 of their effect at .99; at .95 no method follows the source
-RISKY_LOSS = 0.45  # share left behind: a pruned child without 42 % of a LoRA's layers kept .88 of its effect
-LOST = 0.9  # and where next to nothing is left; by judgement, for nothing between was measured
+RISKY_LOSS = 0.45  # lost share of the LoRA: a pruned child without 42 % of a LoRA's layers kept .88 of its effect
+LOST = 0.9  # lost share above which a transfer is refused: a guess, because nothing between 0.45 and 1 was measured
 
-# Layers that stand for all, and the side of the part of each whose subspaces are compared.
+# The number of sampled layers, and the side of the part of each whose subspaces are compared.
 _SAMPLE, _SIDE = 16, 512
 
 
 @dataclass(frozen=True)
 class PairFigures:
-    """What a sample of matched layers shows; None where there is nothing to measure.
+    """The figures of a sample of matched layers; None where there is nothing to measure.
 
-    weight_cosine: median, row and column means taken off; weight_cosine_least: of the least alike layer. similarity:
-    mean, above chance. drift: median of ||W_t - W_s|| / ||W_s||. matched: share of the adapter's layers with a partner;
-    lost: share of its ||dW||^2 on the others. drift_against_lora: median of ||(W_t - W_s) V|| / ||dW||, V the inputs
-    that the adapter reads: the base's drift as the adapter meets it, in units of the adapter's own change.
+    sampled: number of layers. matched: share of the adapter's layers with a partner. lost: share of its ||dW||^2 on
+    layers without a partner. weight_cosine: median, without row and column means. weight_cosine_least: the smallest.
+    similarity: mean above chance. drift: median of ||W_t - W_s|| / ||W_s||. drift_against_lora: median of
+    ||(W_t - W_s) V|| / ||dW|| with V an orthonormal basis of the inputs that the adapter reads: the base's drift on
+    those inputs, in units of the adapter's own change.
     """
 
     sampled: int
@@ -50,21 +52,21 @@ class PairFigures:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A word, the reasons for it as sentences, and the figures that they rest on."""
+    """Whether a transfer can work, the reasons in words, and the figures behind them."""
 
     word: Word
     reasons: tuple[str, ...]
     figures: PairFigures
 
     def summary(self) -> str:
-        """The word and its reasons in one line, for a person."""
+        """The verdict and its reasons in one line."""
         return f"{self.word}: {'; '.join(self.reasons)}"
 
     def as_json(self) -> dict[str, Any]:
         return {"word": self.word, "reasons": list(self.reasons), "figures": vars(self.figures)}
 
 
-def verdict(
+def judge_bases(
     source: Base,
     target: Base,
     matching: Matching,
@@ -73,60 +75,73 @@ def verdict(
     device: torch.device,
     progress: Progress = silent,
 ) -> Verdict:
-    """Judge a pair of bases by a sample of matched layers; with the adapter's deltas, by what it changes too."""
+    """Judge two bases by a sample of matched layers, and by what the adapter changes if its deltas are given.
+
+    deltas: by source layer, (m, n) each. device: where the sample is compared.
+    """
     return judge(measure_pair(source, target, matching, deltas, device=device, progress=progress))
 
 
 def judge(figures: PairFigures) -> Verdict:
-    """The worst word that any figure asks for, and a sentence for each figure that has a say."""
-    found = [*_matched(figures), *_related(figures), *_drifted(figures), *_against_lora(figures)]
-    worst = max((_SEVERITY.index(word) for word, _ in found), default=0)
-    return Verdict(_SEVERITY[worst], tuple(reason for _, reason in found), figures)
+    """Turn figures into a verdict: the most severe word that any figure calls for, with a reason for each figure."""
+    judgements = [
+        *_judge_matching(figures),
+        *_judge_relation(figures),
+        *_describe_drift(figures),
+        *_describe_drift_against_lora(figures),
+    ]
+    worst = max((_SEVERITY.index(word) for word, _ in judgements), default=0)
+    return Verdict(_SEVERITY[worst], tuple(reason for _, reason in judgements), figures)
 
 
 _SEVERITY: tuple[Word, ...] = ("works", "risky", "refuse")
 
 
-def _matched(figures: PairFigures) -> list[tuple[Word, str]]:
+def _judge_matching(figures: PairFigures) -> list[tuple[Word, str]]:
     if figures.matched == 0:
-        return [("refuse", "no layer of the target is like a layer of the source that the LoRA changes")]
+        return [("refuse", "no layer that the LoRA changes has a partner in the target")]
     lost = 1 - figures.matched if figures.lost is None else figures.lost
-    counted = "of its layers have" if figures.lost is None else "of the LoRA, by energy, has"
+    counted = "of the LoRA's layers have" if figures.lost is None else "of the LoRA's energy has"
     word: Word = "refuse" if lost > LOST else "risky" if lost > RISKY_LOSS else "works"
     sentence = f"{1 - lost:.0%} {counted} a partner in the target"
-    return [(word, sentence if word == "works" else f"{sentence}; the rest is left behind")]
+    return [(word, sentence if word == "works" else f"{sentence}; the rest is lost")]
 
 
-def _related(figures: PairFigures) -> list[tuple[Word, str]]:
+def _judge_relation(figures: PairFigures) -> list[tuple[Word, str]]:
     cosine = figures.weight_cosine
     if cosine is None and figures.sampled > 0:
-        return [("risky", "the weights of the sample are zero in one of the bases: they tell nothing")]
+        return [("risky", "the sampled weights are zero in one of the bases, so they show nothing")]
     if cosine is None:
         return []
     above = "" if figures.similarity is None else f", similarity above chance {figures.similarity:.2f}"
     measured = f"weight cosine {cosine:.3f}{above} (unrelated bases: 0 and 0)"
     if cosine < RELATED:
-        return [("refuse", f"{measured}: the target was not made from the source, or is too far from it")]
+        return [("refuse", f"{measured}: the target was not made from the source, or changed too much since")]
     if cosine < DRIFTED:
-        return [("risky", f"{measured}: the target has moved far from the source; expect part of the LoRA to arrive")]
-    return [("works", f"{measured}: the target is a near relative of the source")]
+        return [
+            (
+                "risky",
+                f"{measured}: the target has drifted far from the source; expect only a part of the LoRA's effect",
+            )
+        ]
+    return [("works", f"{measured}: the target is a close relative of the source")]
 
 
-def _drifted(figures: PairFigures) -> list[tuple[Word, str]]:
+def _describe_drift(figures: PairFigures) -> list[tuple[Word, str]]:
     if figures.drift is None or figures.weight_cosine is None or figures.weight_cosine < RELATED:
         return []
     return [("works", f"the target's weights differ from the source's by {figures.drift:.0%} of their norm")]
 
 
-def _against_lora(figures: PairFigures) -> list[tuple[Word, str]]:
+def _describe_drift_against_lora(figures: PairFigures) -> list[tuple[Word, str]]:
     ratio = figures.drift_against_lora
     if ratio is None or figures.weight_cosine is None or figures.weight_cosine < RELATED:
         return []
-    seen = f"on the inputs that the LoRA reads, the bases differ by {ratio:.2g} times the LoRA's own change"
+    measured = f"on the inputs that the LoRA reads, the bases differ by {ratio:.2g} times the LoRA's own change"
     if DEFAULT.drift_undone is None:
-        return [("works", seen)]
+        return [("works", measured)]
     undone = f"{DEFAULT.name}, the default, undoes about {DEFAULT.drift_undone(ratio):.0%} of that"
-    return [("works", f"{seen}: where no blocks or channels are missing {undone}")]
+    return [("works", f"{measured}; where no blocks or channels are missing, {undone}")]
 
 
 def measure_pair(
@@ -138,27 +153,30 @@ def measure_pair(
     device: torch.device,
     progress: Progress = silent,
 ) -> PairFigures:
-    """Read a few matched layers of both bases, spread over depth and roles; where none is matched, layers of one name,
-    for the figures that a refusal rests on."""
-    matching = _of_the_diffusion_model(source, matching)
-    alone = (one.layer for one in matching.unpaired)
-    sample = sampled_pairs(matching.pairs or match_by_name(source.layers, target.layers, alone).pairs)
+    """Measure a few matched layers of both bases, spread over depth and roles.
+
+    If no layers match, layers of the same name are measured, so that a refusal shows figures.
+    """
+    matching = _without_text_encoders(source, matching)
+    unpaired = (skipped.layer for skipped in matching.unpaired)
+    sample = sample_pairs(matching.pairs or match_by_name(source.layers, target.layers, unpaired).pairs)
     cosines: list[float | None] = []
     similarities: list[float | None] = []
     drifts: list[float | None] = []
     ratios: list[float | None] = []
     for index, pair in enumerate(sample):
         progress(index, len(sample), pair.target.name)
-        ours = matching.source_weight(pair, source.read(pair.source)).to(device)
-        theirs = target.read(pair.target).to(device)
-        cosines.append(_product(unit_vector(ours, "weight_cosine"), unit_vector(theirs, "weight_cosine")))
-        parts = (unit_vector(spread(weight, _SIDE), "subspace") for weight in (ours, theirs))
-        similarities.append(_product(*parts))
-        delta = _delta_on(pair, matching, deltas, ours)
-        weights, taken = compare_weights(ours, theirs, delta)
-        drifts.append(weights.drift)
+        source_weight = matching.source_weight(pair, source.read(pair.source)).to(device)
+        target_weight = target.read(pair.target).to(device)
+        weights = source_weight, target_weight
+        cosines.append(_inner_product(*(unit_vector(weight, "weight_cosine") for weight in weights)))
+        parts = (unit_vector(sample_evenly(weight, _SIDE), "subspace") for weight in weights)
+        similarities.append(_inner_product(*parts))
+        delta = _delta_on(pair, matching, deltas, source_weight)
+        layer_figures, drift = compare_weights(*weights, delta)
+        drifts.append(layer_figures.drift)
         norm = 0.0 if delta is None else delta.norm()
-        ratios.append(taken.read.norm() / norm if taken is not None and norm > 0 else None)
+        ratios.append(drift.read.norm() / norm if drift is not None and norm > 0 else None)
     progress(len(sample), len(sample), "")
     paired = {pair.source.name for pair in matching.pairs}
     total = len(paired) + len(matching.unpaired)
@@ -166,7 +184,7 @@ def measure_pair(
     return PairFigures(
         sampled=len(sample),
         matched=len(paired) / total if total else 0.0,
-        lost=share_lost(matching, _of(matching, deltas)) if deltas and _all_known(matching, deltas) else None,
+        lost=share_lost(matching, _requested(matching, deltas)) if deltas and _all_known(matching, deltas) else None,
         weight_cosine=_median(cosines),
         weight_cosine_least=min((figure for figure in cosines if figure is not None), default=None),
         similarity=sum(known) / len(known) if known else None,
@@ -175,30 +193,32 @@ def measure_pair(
     )
 
 
-def _of_the_diffusion_model(source: Base, matching: Matching) -> Matching:
-    """The layers that tell: strangers often share a text encoder to the last bit. Where only that is asked for, it."""
+def _without_text_encoders(source: Base, matching: Matching) -> Matching:
+    """The diffusion model's layers only: unrelated models often share a text encoder to the last bit. An adapter that
+    changes nothing but text encoders keeps them."""
     pairs = tuple(pair for pair in matching.pairs if not pair.source.text_encoder)
     names = {name for name, layer in source.layers.items() if not layer.text_encoder}
-    unpaired = tuple(one for one in matching.unpaired if one.layer in names)
+    unpaired = tuple(skipped for skipped in matching.unpaired if skipped.layer in names)
     return Matching(pairs, unpaired, matching.channels) if pairs or unpaired else matching
 
 
-def _of(matching: Matching, deltas: Mapping[str, LowRankDelta]) -> dict[str, LowRankDelta]:
-    wanted = _wanted(matching)
-    return {name: delta for name, delta in deltas.items() if name in wanted}
+def _requested(matching: Matching, deltas: Mapping[str, LowRankDelta]) -> dict[str, LowRankDelta]:
+    names = _requested_names(matching)
+    return {name: delta for name, delta in deltas.items() if name in names}
 
 
-def _wanted(matching: Matching) -> set[str]:
-    return {pair.source.name for pair in matching.pairs} | {one.layer for one in matching.unpaired}
+def _requested_names(matching: Matching) -> set[str]:
+    return {pair.source.name for pair in matching.pairs} | {skipped.layer for skipped in matching.unpaired}
 
 
 def _all_known(matching: Matching, deltas: Mapping[str, LowRankDelta]) -> bool:
-    """Whether every layer's delta is at hand. Those without factors (DoRA, OFT) are not: layers are counted then."""
-    return _wanted(matching) <= deltas.keys()
+    """Whether every requested layer has a delta. Kinds without factors (DoRA, OFT) have none."""
+    return _requested_names(matching) <= deltas.keys()
 
 
-def sampled_pairs(pairs: Sequence[LayerPair]) -> list[LayerPair]:
-    """Pairs spread evenly over the model; each step is one longer, or the same role would come again and again."""
+def sample_pairs(pairs: Sequence[LayerPair]) -> list[LayerPair]:
+    """Choose pairs that are spread evenly over the model. The extra index in each step changes the role, which would
+    otherwise be the same every time."""
     if len(pairs) <= _SAMPLE:
         return list(pairs)
     return [pairs[(index * len(pairs) // _SAMPLE + index) % len(pairs)] for index in range(_SAMPLE)]
@@ -207,16 +227,16 @@ def sampled_pairs(pairs: Sequence[LayerPair]) -> list[LayerPair]:
 def _delta_on(
     pair: LayerPair, matching: Matching, deltas: Mapping[str, LowRankDelta] | None, weight: Tensor
 ) -> LowRankDelta | None:
-    """The adapter's change of the source layer as the target's shape has it; None where it has none that fits."""
+    """The adapter's delta of the source layer, cut to the target's shape; None if it has none of that shape."""
     delta = None if deltas is None else deltas.get(pair.source.name)
     if delta is None or delta.shape != pair.source.weight.matrix_shape:
         return None
-    kept = matching.channels.get(pair.target.name)
-    return (delta if kept is None else kept.delta(delta)).to(weight.device, torch.float32)
+    channels = matching.channels.get(pair.target.name)
+    return (delta if channels is None else channels.delta(delta)).to(weight.device, torch.float32)
 
 
-def _product(one: Tensor | None, other: Tensor | None) -> float | None:
-    return None if one is None or other is None else float(one @ other)
+def _inner_product(first: Tensor | None, second: Tensor | None) -> float | None:
+    return None if first is None or second is None else float(first @ second)
 
 
 def _median(figures: Sequence[float | None]) -> float | None:

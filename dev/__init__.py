@@ -1,1 +1,1 @@
-"""Set-up, demo and test tools of the repository. Not part of the pack that users install."""
+"""Tools to set up, demonstrate and test the repository. They are not part of the pack that users install."""

@@ -1,4 +1,4 @@
-"""Talks to a running ComfyUI the way its own page does: HTTP for prompts and files, a websocket for what happens."""
+"""Talks to a running ComfyUI as its own page does: HTTP for prompts and files, a websocket for events."""
 
 import json
 import struct
@@ -13,15 +13,15 @@ from typing import Any
 
 import websocket
 
-TIME_LIMIT = 600  # seconds without a word from the server
+TIME_LIMIT = 600  # seconds without a message from the server
 
 
 @dataclass
 class RunResult:
-    """What became of a prompt. status: success, error, interrupted, or refused (by validation, before anything ran).
+    """The result of a prompt. status: success, error, interrupted, or refused (by validation, before anything ran).
 
-    outputs: node id -> what the node showed. errors: node id -> sentence. progress: node id -> (last value, maximum).
-    said: node id -> the texts that it showed while it ran. previews: how many pictures came on the way.
+    outputs: node id -> what the node showed. errors: node id -> message. progress: node id -> (last value, maximum).
+    texts: node id -> texts that it showed while it ran. previews: the number of preview pictures.
     """
 
     status: str = "running"
@@ -29,17 +29,17 @@ class RunResult:
     outputs: dict[str, Any] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
     progress: dict[str, tuple[int, int]] = field(default_factory=dict)
-    said: dict[str, list[str]] = field(default_factory=dict)
+    texts: dict[str, list[str]] = field(default_factory=dict)
     previews: int = 0
     seconds: float = 0.0
 
 
 def silent(kind: str, event: dict[str, Any]) -> None:
-    """A listener that does not listen."""
+    """A listener that ignores every event."""
 
 
 class ComfyClient:
-    """One client of the server at `address` (host:port)."""
+    """A client of the server at `address` (host:port)."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -59,7 +59,7 @@ class ComfyClient:
         return self.get("/object_info")
 
     def view(self, image: dict[str, str]) -> bytes:
-        """The bytes of an image of a node's output."""
+        """Downloads an image of a node's output."""
         query = urllib.parse.urlencode(image)
         with urllib.request.urlopen(f"http://{self.address}/view?{query}", timeout=60) as answer:
             return answer.read()
@@ -68,19 +68,19 @@ class ComfyClient:
         self.post("/interrupt", {})
 
     def queue(self, prompt: dict[str, Any], listener: Callable[[str, dict[str, Any]], None] = silent) -> RunResult:
-        """Run a prompt to its end. `listener` hears every event of it as it arrives."""
+        """Runs a prompt to its end. `listener` gets each of its events at once."""
         started = time.monotonic()
         socket = websocket.create_connection(
             f"ws://{self.address}/ws?clientId={self.client_id}", timeout=TIME_LIMIT, skip_utf8_validation=True
         )
         try:
             result = self._submit(prompt)
-            over = result.status == "refused"
-            while not over:
+            finished = result.status == "refused"
+            while not finished:
                 message = socket.recv()
                 if isinstance(message, str):
                     event = json.loads(message)
-                    over = _take(result, event["type"], event["data"], listener)
+                    finished = _take(result, event["type"], event["data"], listener)
                 else:
                     _take_binary(result, message)
         finally:
@@ -93,11 +93,11 @@ class ComfyClient:
     def _submit(self, prompt: dict[str, Any]) -> RunResult:
         try:
             answer = self.post("/prompt", {"prompt": prompt, "client_id": self.client_id})
-        except urllib.error.HTTPError as error:
-            answer = json.load(error)
+        except urllib.error.HTTPError as refusal:
+            answer = json.load(refusal)
             sentences = {
-                node: "; ".join(f"{one['message']}: {one['details']}" for one in found["errors"])
-                for node, found in answer.get("node_errors", {}).items()
+                node: "; ".join(f"{error['message']}: {error['details']}" for error in failures["errors"])
+                for node, failures in answer.get("node_errors", {}).items()
             }
             return RunResult(status="refused", errors=sentences or {"": answer["error"]["message"]})
         return RunResult(prompt_id=answer["prompt_id"])
@@ -107,18 +107,20 @@ _PREVIEWS, _TEXT = (1, 4), 3  # ComfyUI's numbers of its binary messages
 
 
 def _take_binary(result: RunResult, message: bytes) -> None:
-    """A preview picture, or a text as (length of the node's id, id, text)."""
+    """Records a binary message: a preview picture, or a text as (length of the node's id, id, text)."""
     kind, length = struct.unpack_from(">II", message)
     if kind in _PREVIEWS:
         result.previews += 1
     elif kind == _TEXT:
         node, text = message[8 : 8 + length].decode(), message[8 + length :].decode()
-        result.said.setdefault(node, []).append(text)
+        result.texts.setdefault(node, []).append(text)
 
 
 def _take(result: RunResult, kind: str, event: dict[str, Any], listener: Callable[[str, dict[str, Any]], None]) -> bool:
-    """Note what an event says; True at the last one. That is "executing" no node: at "execution_success" the history,
-    from which the outputs are read, is not written yet."""
+    """Records an event, and returns True if it is the last one.
+
+    The last event is "executing" without a node. "execution_success" comes too early: the history with the outputs is
+    not written yet."""
     if event.get("prompt_id") not in (None, result.prompt_id):
         return False
     listener(kind, event)

@@ -1,4 +1,4 @@
-"""What each command of run.py does once the environment stands."""
+"""The commands of run.py. Each sets up the environment first."""
 
 import sys
 
@@ -7,7 +7,7 @@ from .paths import ROOT
 
 
 def test(arguments: list[str]) -> int:
-    """The checks, then pytest; with arguments, pytest alone with them."""
+    """Runs the checks and pytest; with arguments, only pytest with these arguments."""
     environment = set_up()
     if not arguments:
         checks = (("ruff", "check"), ("ruff", "format", "--check", "--quiet"), ("basedpyright",))
@@ -26,8 +26,8 @@ def serve() -> int:
 
 
 def bench(name: str, arguments: list[str]) -> int:
-    """Run benchmarks/NAME as a module."""
+    """Runs benchmarks/NAME as a module."""
     known = sorted(path.parent.name for path in (ROOT / "benchmarks").glob("*/__main__.py"))
     if name not in known:
-        sys.exit(f"Benchmark {name}: expected one of {', '.join(known) or 'none yet'}.")
+        sys.exit(f"Benchmark {name}: expected one of {', '.join(known)}.")
     return set_up().run("-m", f"benchmarks.{name}", *arguments)

@@ -1,4 +1,4 @@
-"""Rows of small drawings on one sheet, with captions."""
+"""Draws rows of small images on a sheet, with captions."""
 
 import io
 import textwrap
@@ -7,20 +7,20 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
-SIDE, MARGIN, BAND, TOP, LEFT = 192, 8, 18, 56, 210  # pixels; BAND parts the rows of one base from the next
+SIDE, MARGIN, BAND, TOP, LEFT = 192, 8, 18, 56, 210  # pixels; BAND separates the rows of different bases
 GROUND, TEXT, QUIET = "#202020", "#f0f0f0", "#b0b0b0"
 
 
 @dataclass(frozen=True)
 class Row:
-    """A title as "base: what is done to it", and encoded images."""
+    """A row: its title as "base: treatment", and encoded images."""
 
     title: str
     images: Sequence[bytes]
 
 
 def contact_sheet(rows: Sequence[Row], columns: Sequence[str]) -> Image.Image:
-    """One row under the other, each image SIDE pixels wide under the caption of its column."""
+    """Draws the rows below each other. Each image is SIDE pixels wide, and each column has a caption."""
     bases = [row.title.split(": ")[0] for row in rows]
     gaps = [BAND if index and bases[index - 1] != base else 0 for index, base in enumerate(bases)]
     size = (LEFT + len(columns) * (SIDE + MARGIN), TOP + len(rows) * (SIDE + MARGIN) + sum(gaps))
@@ -32,8 +32,8 @@ def contact_sheet(rows: Sequence[Row], columns: Sequence[str]) -> Image.Image:
     top = TOP
     for row, gap in zip(rows, gaps, strict=True):
         top += gap
-        base, _, what = row.title.partition(": ")
-        draw.multiline_text((MARGIN, top + SIDE // 2 - 30), f"{base}\n{textwrap.fill(what, 18)}", TEXT, large)
+        base, _, treatment = row.title.partition(": ")
+        draw.multiline_text((MARGIN, top + SIDE // 2 - 30), f"{base}\n{textwrap.fill(treatment, 18)}", TEXT, large)
         for index, image in enumerate(row.images):
             drawing = Image.open(io.BytesIO(image)).convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
             sheet.paste(drawing, (LEFT + index * (SIDE + MARGIN), top))

@@ -1,7 +1,7 @@
-"""Lets torchvision and torchaudio load beside a torch without CUDA.
+"""Builds stub libraries, so that torchvision and torchaudio load with a torch without CUDA.
 
-ComfyUI imports both, and their Linux wheels are CUDA builds that want libc10_cuda and libtorch_cuda. Two small
-libraries with the missing symbols satisfy the loader: the device count is 0, so nothing else in them is ever called.
+ComfyUI imports both, and their Linux wheels are CUDA builds that need libc10_cuda and libtorch_cuda. Two small
+libraries with the missing symbols satisfy the loader. The device count is 0, so no other symbol is ever called.
 """
 
 import os
@@ -11,17 +11,17 @@ import sys
 from pathlib import Path
 
 from .paths import CUDA_STUBS
-from .steps import quietly
+from .steps import run_quietly
 
 LIBRARIES = ("libc10_cuda.so", "libtorch_cuda.so")
 
 
 def build_cuda_stubs(site_packages: Path) -> None:
-    """Build the two libraries in CUDA_STUBS, and link the CUDA runtime that torchvision's wheel bundles."""
+    """Builds the two libraries in CUDA_STUBS, and links the CUDA runtime from torchvision's wheel."""
     if missing_tools := [tool for tool in ("gcc", "nm") if shutil.which(tool) is None]:
         sys.exit(
-            f"\nTo fit torchvision to a torch without CUDA: {' and '.join(missing_tools)} not found. Install gcc and "
-            "binutils, or set LORA_TRANSFER_TORCH to a torch with CUDA."
+            f"\nTorchvision needs stubs to load with a torch without CUDA, but {' and '.join(missing_tools)} was not "
+            "found. Install gcc and binutils, or set LORA_TRANSFER_TORCH to a torch with CUDA."
         )
     CUDA_STUBS.mkdir(parents=True, exist_ok=True)
     wheels = [path for name in ("torchvision", "torchaudio") for path in (site_packages / name).rglob("*.so")]
@@ -32,7 +32,7 @@ def build_cuda_stubs(site_packages: Path) -> None:
     source = CUDA_STUBS / "stubs.c"
     source.write_text("#include <stdlib.h>\n" + "\n".join(_stub(*item) for item in enumerate(wanted)))
     for library in LIBRARIES:
-        quietly(["gcc", "-shared", "-fPIC", "-w", f"-Wl,-soname,{library}", "-o", CUDA_STUBS / library, source])
+        run_quietly(["gcc", "-shared", "-fPIC", "-w", f"-Wl,-soname,{library}", "-o", CUDA_STUBS / library, source])
     for runtime in (site_packages / "torchvision.libs").glob("libcudart.*.so.*"):
         link = CUDA_STUBS / f"libcudart.so.{runtime.name.rsplit('.', 1)[1]}"
         link.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Where things lie. Everything that run.py makes is below RUN, which git ignores."""
+"""Paths. Everything that run.py makes is below RUN, which git ignores."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""ComfyUI with the pack, its models and the workflows of examples and demo, for a person to look at."""
+"""Starts ComfyUI with the pack, its models, and the workflows of the examples and the demo."""
 
 import os
 import shutil
@@ -29,7 +29,7 @@ def main() -> None:
         signal.signal(number, lambda *_: stop.set())
     with ComfyServer(Path(os.environ["LORA_TRANSFER_COMFYUI"]), HOST, port) as client:
         names = ", ".join(workflow.stem for workflow in WORKFLOWS)
-        print(f"Open http://{client.address} and choose under Workflows: {names}. Ctrl-C ends it.", flush=True)
+        print(f"Open http://{client.address} and choose under Workflows: {names}. Press Ctrl-C to stop.", flush=True)
         stop.wait()
 
 

@@ -1,4 +1,4 @@
-"""A real ComfyUI process with the pack in it, for the demo, the tests and a person."""
+"""Runs a real ComfyUI process with the pack, for the demo, the tests, and `run.py serve`."""
 
 import json
 import os
@@ -27,7 +27,7 @@ FOLDERS = (
     "user/default",
 )
 FLAGS = ["--cpu", "--disable-auto-launch", "--disable-api-nodes", "--database-url", "sqlite:///:memory:"]
-START_LIMIT = 300  # seconds; a first start compiles every module and took 56 s on two cores
+START_LIMIT = 300  # seconds; the first start compiles every module and took 56 s on two cores
 
 
 class ComfyServer:
@@ -41,7 +41,7 @@ class ComfyServer:
 
     def __enter__(self) -> ComfyClient:
         prepare_base(self.base)
-        if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:  # which would end this process and leave ComfyUI running
+        if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:  # the default would leave ComfyUI running
             signal.signal(signal.SIGTERM, _interrupt)
         command = [sys.executable, "main.py", "--listen", "127.0.0.1", "--port", str(self.port), *FLAGS]
         with self.log.open("w") as log:
@@ -50,7 +50,7 @@ class ComfyServer:
                 cwd=self.comfyui,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # a group of its own: nothing that it starts outlives it
+                start_new_session=True,  # its own process group, so that stopping it stops its children
             )
         client = ComfyClient(f"127.0.0.1:{self.port}")
         try:
@@ -64,7 +64,7 @@ class ComfyServer:
         self._stop()
 
     def peak_memory(self) -> int:
-        """The process's largest resident set so far, in bytes (Linux)."""
+        """The peak resident memory of the process, in bytes (Linux)."""
         status = Path(f"/proc/{self._process.pid}/status").read_text()
         return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
@@ -72,7 +72,9 @@ class ComfyServer:
         started = time.monotonic()
         while time.monotonic() - started < START_LIMIT:
             if self._process.poll() is not None:
-                raise RuntimeError(f"ComfyUI ended with code {self._process.returncode} at its start:\n{self._tail()}")
+                raise RuntimeError(
+                    f"ComfyUI exited with code {self._process.returncode} while it started:\n{self._tail()}"
+                )
             try:
                 client.get("/system_stats")
             except (urllib.error.URLError, ConnectionError):
@@ -95,13 +97,13 @@ class ComfyServer:
 
 
 def _interrupt(number: int, _: FrameType | None) -> None:
-    """SIGTERM as Ctrl-C, so that whoever holds a server lets go of it; a second one must not cut that short."""
+    """Treats SIGTERM as Ctrl-C, so that a running server is stopped. A second SIGTERM must not interrupt that."""
     signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 def prepare_base(base: Path) -> None:
-    """The folders that ComfyUI expects, the pack among its custom nodes, and no first-use dialogs on the page."""
+    """Makes the folders that ComfyUI expects, adds the pack to its custom nodes, and turns off first-use dialogs."""
     for folder in FOLDERS:
         (base / folder).mkdir(parents=True, exist_ok=True)
     _add_nodes(ROOT, base / "custom_nodes" / PACK_FOLDER)
@@ -109,28 +111,28 @@ def prepare_base(base: Path) -> None:
     (base / "user" / "default" / "comfy.settings.json").write_text(json.dumps(settings))
 
 
-def _add_nodes(nodes: Path, place: Path) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    if not place.exists():
+def _add_nodes(nodes: Path, folder: Path) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if not folder.exists():
         try:
-            place.symlink_to(nodes, target_is_directory=True)
-        except OSError:  # Windows without the right to link
-            shutil.copytree(nodes, place, ignore=shutil.ignore_patterns(".*", "tests", "dev"))
+            folder.symlink_to(nodes, target_is_directory=True)
+        except OSError:  # Windows, without permission for links
+            shutil.copytree(nodes, folder, ignore=shutil.ignore_patterns(".*", "tests", "dev"))
 
 
 def link_models(models: Path, base: Path) -> None:
-    """Give a base folder the files of `models`, without a second copy on the disk."""
+    """Hard-links the files of `models` into a base folder, which saves a second copy on the disk."""
     for file in (path for path in models.rglob("*.safetensors") if path.is_file()):
-        place = base / "models" / file.relative_to(models)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if place.exists() and not place.samefile(file):
-            place.unlink()  # git puts a new file in the place of one that changed
-        if not place.exists():
-            os.link(file, place)
+        link = base / "models" / file.relative_to(models)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if link.exists() and not link.samefile(file):
+            link.unlink()  # git replaces a changed file with a new one
+        if not link.exists():
+            os.link(file, link)
 
 
 def add_demo(base: Path) -> None:
-    """Give a base folder what the demo's workflow needs: its trained models, and the node with their prompts."""
+    """Adds what the demo's workflow needs to a base folder: the trained models, and the node with their prompts."""
     link_models(DEMO_MODELS, base)
     _add_nodes(DEMO_NODES, base / "custom_nodes" / "lora_transfer_demo")
 

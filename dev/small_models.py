@@ -1,8 +1,8 @@
-"""Small, seeded SD1.5 checkpoints and a kohya LoRA that ComfyUI's own loaders accept: for the demo and the tests.
+"""Writes small SD1.5 checkpoints and a kohya LoRA that ComfyUI's loaders accept, for the tests and `run.py serve`.
 
-Nothing in them is trained. Their weights are random, with one path kept clear through the UNet: the prediction is the
-input less its own blur, so sampling leaves smooth coloured shapes in place of noise, and what the random layers add,
-and a LoRA changes, can be seen. Run it as `python -m dev.small_models FOLDER` in the environment that run.py makes.
+Nothing is trained: the weights are random. A clear path leads through the UNet, so that its prediction is the input
+minus a blurred input. Sampling then gives smooth coloured shapes instead of noise, and the effect of the random layers,
+and of a LoRA on them, becomes visible. Run `python -m dev.small_models FOLDER` in the environment that run.py makes.
 """
 
 import json
@@ -15,13 +15,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-CONTEXT = 768  # width of CLIP-L, which ComfyUI takes SD1.5 by
-WIDTH = 320  # the model_channels that ComfyUI takes SD1.5 by
-CLEAR = 8  # channels of the clear path: each of four latents with either sign, for silu(x) - silu(-x) = x
+CONTEXT = 768  # width of CLIP-L, by which ComfyUI recognises SD1.5
+WIDTH = 320  # the model_channels by which ComfyUI recognises SD1.5
+CLEAR = 8  # channels of the clear path: four latents with both signs, because silu(x) - silu(-x) = x
 GROUP = WIDTH // 32  # a group norm must not mix the clear path with the rest
-CLEAR_GAIN, CLEAR_BLUR = 1.6, 1.25  # prediction = gain * input - blur * blurred input: fine noise goes, shapes stay
-LAYER_SHARE = 0.03  # what the random layers add to the prediction, next to the clear path
-ENDS = 0.01  # how much of a change the clear path's two ends take: more, and noise drowns the rest
+CLEAR_GAIN, CLEAR_BLUR = 1.6, 1.25  # prediction = gain * input - blur * blurred input: noise goes, shapes stay
+LAYER_SHARE = 0.03  # share of the random layers in the prediction
+ENDS = 0.01  # share of a change on both ends of the clear path; with more, noise hides everything
 
 BLUR = torch.tensor([1.0, 2.0, 1.0]).outer(torch.tensor([1.0, 2.0, 1.0])) / 16
 
@@ -35,8 +35,8 @@ def write_checkpoint(
     levels: int = 2,
     include_clip: bool = True,
 ) -> Path:
-    """Write an SD1.5 checkpoint in float16; one with `drifted_from` is that one with noise of relative norm `drift`
-    on every matrix of its UNet (less at the two ends), the same VAE and the same text encoder."""
+    """Writes an SD1.5 checkpoint in float16. With `drifted_from` it is that checkpoint with noise of relative norm
+    `drift` on every matrix of the UNet (less at both ends of the clear path); VAE and text encoder stay the same."""
     generator = torch.Generator().manual_seed(seed)
     if drifted_from is not None:
         tensors = {key: _drift(key, value, drift, generator) for key, value in load_file(drifted_from).items()}
@@ -52,9 +52,9 @@ def write_checkpoint(
 def write_lora(
     path: Path, checkpoint: Path, *, rank: int = 8, alpha: float = 4.0, seed: int = 1, strength: float = 0.25
 ) -> Path:
-    """Write a kohya LoRA on every matrix of the checkpoint's UNet that has a diffusers name.
+    """Writes a kohya LoRA for every matrix of the checkpoint's UNet that has a diffusers name.
 
-    Each delta has the Frobenius norm `strength` times its weight's (less at the two ends of the clear path)."""
+    The Frobenius norm of each delta is `strength` times that of its weight (less at both ends of the clear path)."""
     generator = torch.Generator().manual_seed(seed)
     tensors: dict[str, Tensor] = {}
     weights = load_file(checkpoint)
@@ -72,22 +72,22 @@ def write_lora(
 
 
 def write_all(folder: Path) -> None:
-    """The demo's two bases and LoRA, in ComfyUI's folders; what stands is kept."""
+    """Writes two bases and a LoRA into ComfyUI's folders; existing files stay."""
     source = folder / "checkpoints" / "small_source.safetensors"
     target = folder / "checkpoints" / "small_target.safetensors"
     lora = folder / "loras" / "small_lora.safetensors"
     for path in (source, lora):
         path.parent.mkdir(parents=True, exist_ok=True)
     if not source.exists():
-        _whole(source, lambda path: write_checkpoint(path))
+        _write_atomically(source, lambda path: write_checkpoint(path))
     if not target.exists():
-        _whole(target, lambda path: write_checkpoint(path, 2, drifted_from=source))
+        _write_atomically(target, lambda path: write_checkpoint(path, 2, drifted_from=source))
     if not lora.exists():
-        _whole(lora, lambda path: write_lora(path, source))
+        _write_atomically(lora, lambda path: write_lora(path, source))
 
 
 def kohya_modules(checkpoint: Path) -> dict[str, str]:
-    """kohya's module name -> the checkpoint's key, for every UNet matrix; the names are ComfyUI's."""
+    """Maps kohya's module names to the checkpoint's keys for every UNet matrix, by ComfyUI's own table."""
     comfy = import_comfy()
     prefix = "model.diffusion_model."
     weights = {
@@ -103,13 +103,13 @@ def kohya_modules(checkpoint: Path) -> dict[str, str]:
 
 
 def import_comfy() -> Any:
-    """ComfyUI's package `comfy` inside this process, on the CPU."""
+    """Imports ComfyUI's package `comfy` into this process, for the CPU."""
     tree = os.environ["LORA_TRANSFER_COMFYUI"]
     if tree not in sys.path:
-        sys.path.insert(0, tree)  # before the repository: its `nodes` would hide ComfyUI's
+        sys.path.insert(0, tree)  # before the repository, whose `nodes` would hide ComfyUI's
     import comfy.cli_args
 
-    comfy.cli_args.args.cpu = True  # must stand before the rest is imported: it looks for a card at once
+    comfy.cli_args.args.cpu = True  # must come before the other imports, which look for a card
     import comfy.lora
     import comfy.model_detection
     import comfy.sd1_clip
@@ -122,7 +122,7 @@ def _unet(levels: int, generator: torch.Generator) -> dict[str, Tensor]:
     comfy = import_comfy()
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
-    depth = [0] * (levels - 1) + [1]  # attention on the last level alone keeps a 256 px image quick on two cores
+    depth = [0] * (levels - 1) + [1]  # attention on the last level only keeps 256 px images fast on two cores
     model = UNetModel(
         image_size=32,
         in_channels=4,
@@ -130,7 +130,7 @@ def _unet(levels: int, generator: torch.Generator) -> dict[str, Tensor]:
         model_channels=WIDTH,
         num_res_blocks=[1] * levels,
         channel_mult=[1] * levels,
-        transformer_depth=depth,  # pyright: ignore[reportArgumentType]  (the host says int and takes a list)
+        transformer_depth=depth,  # pyright: ignore[reportArgumentType]  (ComfyUI's annotation says int; it takes a list)
         transformer_depth_output=[value for value in depth for _ in range(2)],
         transformer_depth_middle=-2,
         num_heads=8,
@@ -143,7 +143,7 @@ def _unet(levels: int, generator: torch.Generator) -> dict[str, Tensor]:
 
 
 def _with_clear_path(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Lead the input past the random layers: conv_in -> its skip connection -> the last block -> conv_out."""
+    """Leads the input past the random layers: conv_in -> its skip connection -> the last block -> conv_out."""
     last = max(int(key.split(".")[1]) for key in weights if key.startswith("output_blocks."))
     signs = torch.eye(4).repeat_interleave(2, 0) * torch.tensor([1.0, -1.0]).repeat(4)[:, None]  # (8, 4)
     first = weights["input_blocks.0.0.weight"]
@@ -158,14 +158,14 @@ def _with_clear_path(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     final = weights["out.2.weight"]  # (4, WIDTH, 3, 3)
     final[:] = final.sum((2, 3), keepdim=True) * BLUR * LAYER_SHARE
     final[:, :GROUP] = 0
-    kept = -CLEAR_BLUR * BLUR
-    kept[1, 1] += CLEAR_GAIN
-    final[:, :CLEAR] = signs.mT[:, :, None, None] * kept
+    kernel = -CLEAR_BLUR * BLUR
+    kernel[1, 1] += CLEAR_GAIN
+    final[:, :CLEAR] = signs.mT[:, :, None, None] * kernel
     return weights
 
 
 def _vae() -> dict[str, Tensor]:
-    """A TAESD whose decoder shows the latents' colours, smoothed, by the host's own linear preview factors."""
+    """A TAESD whose decoder shows the smoothed colours of the latents, by ComfyUI's linear preview factors."""
     comfy = import_comfy()
     model = comfy.taesd.taesd.TAESD()
     weights = {key: torch.zeros_like(value) for key, value in model.state_dict().items()}
@@ -177,23 +177,21 @@ def _vae() -> dict[str, Tensor]:
     for key in smoothing:
         weights[key][range(64), range(64)] = BLUR
     colours = torch.tensor(latents.latent_rgb_factors)  # (4, 3)
-    weights[last][:, :CLEAR, 1, 1] = (
-        signs @ colours
-    ).mT / 4  # a half would be right for real latents; these are wilder
+    weights[last][:, :CLEAR, 1, 1] = (signs @ colours).mT / 4  # 2 would suit real latents; these have larger values
     weights[last.replace("weight", "bias")] += 0.5
     weights["vae_scale"] += latents.scale_factor
     return weights
 
 
 def _text_encoder(generator: torch.Generator) -> dict[str, Tensor]:
-    """CLIP-L in full, for it cannot shrink; random."""
+    """A random CLIP-L of full size, because ComfyUI accepts no smaller one."""
     comfy = import_comfy()
     weights = comfy.sd1_clip.SDClipModel(dtype=torch.float32).state_dict()
     return {key: _random(key, value, generator) for key, value in weights.items() if key.startswith("transformer.")}
 
 
 def _random(key: str, value: Tensor, generator: torch.Generator) -> Tensor:
-    """Noise that keeps a signal's variance: matrices 1/sqrt(inputs), norms one, biases zero."""
+    """Random weights that keep a signal's variance: matrices scaled by 1/sqrt(inputs), norms 1, biases 0."""
     if value.ndim < 2:
         return torch.zeros(value.shape) if key.endswith("bias") else torch.ones(value.shape)
     return torch.randn(value.shape, generator=generator) / value[0].numel() ** 0.5
@@ -219,8 +217,8 @@ def _kohya_metadata(rank: int, alpha: float) -> dict[str, str]:
     }
 
 
-def _whole(path: Path, write: Any) -> None:
-    """Write under another name and rename: an interrupted run leaves no half of a file."""
+def _write_atomically(path: Path, write: Any) -> None:
+    """Writes under another name and renames, so that an interrupted run leaves no partial file."""
     print(f"writing {path.name} ...", flush=True)
     unfinished = path.with_suffix(".unfinished")
     write(unfinished)

@@ -1,4 +1,4 @@
-"""Set-up in steps: each runs once, says what it does, and runs again only when what it was made from changes."""
+"""Set-up steps. A step runs once, and again only when its ingredients change."""
 
 import hashlib
 import subprocess
@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from .paths import STAMPS
 
 
-def step(name: str, made_from: Sequence[object], action: Callable[[], None]) -> None:
-    """Run `action` unless the stamp of an earlier run says that it stands, made from the same things."""
+def step(name: str, ingredients: Sequence[object], action: Callable[[], None]) -> None:
+    """Runs `action`, unless a stamp shows that an earlier run made the same result from the same ingredients."""
     stamp = STAMPS / name
-    key = hashlib.sha256(repr((sys.version_info[:2], *made_from)).encode()).hexdigest()
+    key = hashlib.sha256(repr((sys.version_info[:2], *ingredients)).encode()).hexdigest()
     if stamp.is_file() and stamp.read_text() == key:
         return
     print(f"{name.replace('_', ' ')} ...", end=" ", flush=True)
@@ -23,14 +23,14 @@ def step(name: str, made_from: Sequence[object], action: Callable[[], None]) -> 
     print(f"{time.monotonic() - started:.0f} s", flush=True)
 
 
-def quietly(command: Sequence[object], tries: int = 2) -> None:
-    """Run a program without its noise; when it fails twice, end with the tail of what it said."""
+def run_quietly(command: Sequence[object], tries: int = 2) -> None:
+    """Runs a program and hides its output. If it fails twice, exits with the last lines of the output."""
     words = [str(word) for word in command]
     finished = subprocess.run(words, capture_output=True, text=True, check=False)
     if finished.returncode == 0:
         return
     if tries > 1:
-        quietly(command, tries - 1)
+        run_quietly(command, tries - 1)
         return
     tail = "\n".join((finished.stdout + finished.stderr).splitlines()[-15:])
     sys.exit(f"\nThis command failed again with exit code {finished.returncode}:\n{' '.join(words)}\n{tail}")

@@ -1,13 +1,13 @@
-"""From a workflow as the page saves it to a prompt as POST /prompt takes it."""
+"""Turns a workflow, as the page saves it, into a prompt for POST /prompt."""
 
 from typing import Any
 
-UNSEEN = ("Note", "MarkdownNote")  # nodes that exist on the page alone
-ALWAYS = 0  # LiteGraph's mode of a node that is neither muted nor bypassed
+UNSEEN = ("Note", "MarkdownNote")  # nodes that exist only on the page
+ALWAYS = 0  # LiteGraph's mode of nodes that are neither muted nor bypassed
 
 
 def to_prompt(workflow: dict[str, Any], object_info: dict[str, Any]) -> dict[str, Any]:
-    """The prompt of a workflow's active nodes. `object_info` is the server's own description of its nodes."""
+    """The prompt of a workflow's active nodes. `object_info` is the server's description of its nodes."""
     sources = {link[0]: (str(link[1]), link[2]) for link in workflow["links"]}  # id, node, slot, node, slot, type
     active = [node for node in workflow["nodes"] if node["type"] not in UNSEEN and node.get("mode", 0) == ALWAYS]
     return {
@@ -21,13 +21,13 @@ def to_prompt(workflow: dict[str, Any], object_info: dict[str, Any]) -> dict[str
 
 
 def widget_inputs(node: dict[str, Any], description: dict[str, Any]) -> dict[str, Any]:
-    """A node's widget values by input name, from the list in which the page saves them."""
+    """A node's widget values by input name, from the list that the page saves."""
     values = list(node.get("widgets_values") or [])
     return dict(_take_widgets(values, description["input"], ""))
 
 
 def _take_widgets(values: list[Any], inputs: dict[str, Any], prefix: str) -> list[tuple[str, Any]]:
-    """Take from the front of `values` what the inputs that have a widget are owed, in the page's order."""
+    """Takes the values of these inputs' widgets from the front of `values`, in the page's order: (name, value)."""
     taken: list[tuple[str, Any]] = []
     for name, (kind, *more) in [*inputs.get("required", {}).items(), *inputs.get("optional", {}).items()]:
         options = more[0] if more else {}
@@ -35,11 +35,11 @@ def _take_widgets(values: list[Any], inputs: dict[str, Any], prefix: str) -> lis
             continue
         value = values.pop(0)
         taken.append((prefix + name, value))
-        if kind == "COMFY_DYNAMICCOMBO_V3":  # the chosen option brings inputs of its own, as `combo.input`
+        if kind == "COMFY_DYNAMICCOMBO_V3":  # the selected option has its own inputs, as `combo.input`
             chosen = next(option for option in options["options"] if option["key"] == value)
             taken += _take_widgets(values, chosen["inputs"], f"{prefix}{name}.")
         if options.get("control_after_generate") and values:
-            values.pop(0)  # the page's "fixed" or "randomize"; the server never sees it
+            values.pop(0)  # the page's "fixed" or "randomize", which the server does not get
     return taken
 
 

@@ -1,4 +1,4 @@
-"""The nodes of the pack: a schema, a call into core, a result."""
+"""The nodes of the pack: each is a schema and one call."""
 
 from comfy_api.latest import ComfyExtension, io
 

@@ -17,11 +17,9 @@ class ApplyLora(io.ComfyNode):
             node_id="LoraTransferApply",
             display_name="Apply LoRA (Transfer)",
             category=CATEGORY,
-            description="Applies a LoRA to a model without saving it first, to see the result at once.",
+            description="Applies a LoRA to a model without saving it to a file first.",
             inputs=[
-                io.Model.Input(
-                    "model", tooltip="The model to apply the LoRA to. For a transferred LoRA this is the target."
-                ),
+                io.Model.Input("model", tooltip="The model to apply the LoRA to: the target, for a transferred LoRA."),
                 io.Clip.Input(
                     "clip", optional=True, tooltip="The text encoder. Connect it if the LoRA changes it too."
                 ),

@@ -4,7 +4,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..core.shards import shard_paths
+from ..core.files.shards import shard_paths
 from .host.base.from_file import base_from_file
 from .host.base.from_model import HostBase, base_from_model, with_text_encoder
 from .host.paths import base_names, base_path, state_of
@@ -18,7 +18,7 @@ class LoadSourceBase(io.ComfyNode):
         return _schema(
             "LoraTransferLoadSourceBase",
             "Load Source Base",
-            "The base model that the LoRA was trained on. Reads names and shapes only; loads no model.",
+            "Opens the base model that the LoRA was trained on; reads only names and shapes, and loads no model.",
         )
 
     @classmethod
@@ -43,7 +43,7 @@ class LoadTargetBase(LoadSourceBase):
         return _schema(
             "LoraTransferLoadTargetBase",
             "Load Target Base",
-            "The base model that you want to use the LoRA on. Reads names and shapes only; loads no model.",
+            "Opens the base model that you want to use the LoRA on; reads only names and shapes, and loads no model.",
         )
 
 
@@ -57,27 +57,27 @@ def _schema(node_id: str, display_name: str, description: str) -> io.Schema:
             io.Combo.Input(
                 "base_name",
                 options=base_names(),
-                tooltip="A safetensors file of models/checkpoints or models/diffusion_models, read layer by layer. "
-                "Any shard of a model in several files stands for all of them.",
+                tooltip="A safetensors file in models/checkpoints or models/diffusion_models. If the model consists of "
+                "several files, choose any of them.",
             ),
             io.Model.Input(
                 "model",
                 optional=True,
-                tooltip="A loaded model of any loader (fp8, GGUF, ...), used in place of base_name. A merge is read as "
-                "merged; LoRAs on it are left out, and the node says which.",
+                tooltip="A loaded model from any loader (fp8, GGUF, ...), used instead of base_name. Merges count as "
+                "part of it; LoRAs on it are left out, and the node says which.",
             ),
             io.Clip.Input(
                 "clip",
                 optional=True,
-                tooltip="The base's text encoder. Connect it on both bases to transfer the LoRA's text encoder "
-                "part too.",
+                tooltip="The base's text encoder. Connect it on both bases to transfer the LoRA's part for the text "
+                "encoder too.",
             ),
         ],
         hidden=[io.Hidden.unique_id],
         outputs=[
             BaseSocket.Output(
                 display_name="base",
-                tooltip="The base, for Compute Subspace Similarity. Its weights are read when they are needed.",
+                tooltip="The base, for Compute Subspace Similarity. Its weights are only read when they are needed.",
             )
         ],
     )

@@ -23,12 +23,12 @@ class LoadLora(io.ComfyNode):
                 io.Combo.Input(
                     "lora_name",
                     options=adapter_names(),
-                    tooltip="A file of models/loras: safetensors, or .pt and .bin (code in these is not run).",
+                    tooltip="A file in models/loras: safetensors, .pt or .bin. No code inside the file is run.",
                 ),
                 LoraModelSocket.Input(
                     "lora_model",
                     optional=True,
-                    tooltip="A LoRA from another node, such as Train LoRA. It replaces lora_name.",
+                    tooltip="A LoRA from another node, such as Train LoRA, used instead of lora_name.",
                 ),
             ],
             outputs=[AdapterSocket.Output(display_name="adapter", tooltip="The LoRA, for the nodes of LoRA Transfer.")],

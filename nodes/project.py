@@ -11,6 +11,7 @@ from .host.adapter.adapter import Adapter
 from .host.base.from_model import HostBase
 from .host.project import project
 from .host.session import resources, show
+from .inputs import original_adapter_input
 from .sockets import CATEGORY, AdapterSocket, LoraModelSocket, SimilaritySocket
 
 _CUTTING = list_methods(lambda method: not method.keeps_whole_delta)
@@ -26,9 +27,7 @@ class ProjectLora(io.ComfyNode):
             description="Transfers the LoRA to the target base, layer by layer, wherever the two bases match.",
             inputs=[
                 SimilaritySocket.Input("similarity", tooltip="From Compute Subspace Similarity with the same LoRA."),
-                AdapterSocket.Input(
-                    "adapter", tooltip="The LoRA as it was trained on the source base, from Load LoRA (Transfer)."
-                ),
+                original_adapter_input(),
                 io.Combo.Input(
                     "method",
                     options=[method.name for method in METHODS],
@@ -41,40 +40,38 @@ class ProjectLora(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Layers whose similarity is lower are not transferred by the method. Lower it if "
-                    "the report says that layers of related bases were skipped.",
+                    tooltip="The lowest similarity at which the method transfers a layer. Lower it if the report says "
+                    "that layers of related bases were skipped.",
                 ),
                 io.Combo.Input(
                     "below_threshold",
                     options=list(get_args(BelowThreshold)),
                     default=TransferSettings.below_threshold,
-                    tooltip="What happens to layers below the threshold: skip leaves them out, copy takes them "
-                    "unchanged.",
+                    tooltip="What happens to layers below the threshold: skip leaves them out, copy transfers the "
+                    "LoRA's change as it is.",
                 ),
                 io.Combo.Input(
                     "rescale",
                     options=list(get_args(Rescale)),
                     default=TransferSettings.rescale,
-                    tooltip="relative_norm: scales each layer's change so that it is as large beside its weight "
-                    "as in the "
-                    f"source. Not for {_CUTTING}, which cut a part of the LoRA away.",
+                    advanced=True,
+                    tooltip="relative_norm: makes each layer's change as large as in the source, relative to the "
+                    f"layer's weight. Not for {_CUTTING}, which cut part of the LoRA away.",
                 ),
                 io.Combo.Input(
                     "out_rank",
                     options=list(get_args(OutRank)),
                     default=TransferSettings.out_rank,
-                    tooltip="The rank of the transferred LoRA. exact: whatever the method needs; keep: the "
-                    "LoRA's own rank; "
-                    "cut: every layer to dense_rank and dense_energy, for smaller files.",
+                    tooltip="The rank of the transferred LoRA. exact: what the method needs; keep: the LoRA's own "
+                    "rank; cut: limited by dense_rank and dense_energy, for smaller files.",
                 ),
                 io.Int.Input(
                     "dense_rank",
                     default=TransferSettings.dense_rank,
                     min=1,
                     max=4096,
-                    tooltip="The largest rank of layers that have no rank of their own (DoRA, OFT, GLoRA, full "
-                    "differences) "
-                    "and, with out_rank cut, of all layers. The report says what is lost.",
+                    tooltip="The largest rank for layers without a low-rank form (DoRA, OFT, GLoRA, full differences) "
+                    "and, with out_rank cut, for all layers. Lower it for a smaller file.",
                 ),
                 io.Float.Input(
                     "dense_energy",
@@ -83,9 +80,9 @@ class ProjectLora(io.ComfyNode):
                     min=0.01,
                     max=1.0,
                     step=0.001,
-                    tooltip="Layers cut to dense_rank get an even smaller rank if that keeps this share of "
-                    "their energy. At 1 "
-                    "dense_rank alone decides.",
+                    advanced=True,
+                    tooltip="Where dense_rank applies, uses the smallest rank that keeps this share of the change's "
+                    "energy. Lower it for a smaller file.",
                 ),
                 io.Float.Input(
                     "gain",
@@ -94,15 +91,17 @@ class ProjectLora(io.ComfyNode):
                     min=0.0,
                     max=4.0,
                     step=0.05,
-                    tooltip="Multiplies the whole LoRA. Raise it if the target lacks blocks and the LoRA comes "
-                    "out weak; "
-                    "Check Transfer finds the best strength.",
+                    advanced=True,
+                    tooltip="Multiplies the whole LoRA. Raise it if the target lacks blocks and the LoRA comes out "
+                    "weak.",
                 ),
                 io.Boolean.Input(
                     "force",
                     optional=True,
                     default=False,
-                    tooltip="Transfer even if the verdict on the two bases is refuse.",
+                    advanced=True,
+                    tooltip="Transfers even if the verdict on the two bases is refuse. Turn it on only to see the "
+                    "damage.",
                 ),
             ],
             hidden=[io.Hidden.unique_id],
@@ -133,6 +132,6 @@ class ProjectLora(io.ComfyNode):
         settings = TransferSettings(
             method, threshold, below_threshold, rescale, out_rank, dense_rank, dense_energy, gain
         )
-        projected = project(similarity, adapter, settings, resources(), force=force)
-        show(cls.hidden.unique_id, projected.summary())
-        return io.NodeOutput(projected.adapter, projected.adapter.state_dict(), projected.report.dumps())
+        result = project(similarity, adapter, settings, resources(), force=force)
+        show(cls.hidden.unique_id, result.summary())
+        return io.NodeOutput(result.adapter, result.adapter.state_dict(), result.report.dumps())

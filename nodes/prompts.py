@@ -7,7 +7,8 @@ from comfy_api.latest import io
 from .host.adapter.adapter import Adapter
 from .host.refine.prompt_list import choose_prompts, encode_prompts
 from .host.session import host_progress, show
-from .sockets import CATEGORY, AdapterSocket
+from .inputs import original_adapter_input, seed_input
+from .sockets import CATEGORY
 
 
 class PromptsForRefine(io.ComfyNode):
@@ -17,21 +18,21 @@ class PromptsForRefine(io.ComfyNode):
             node_id="LoraTransferPrompts",
             display_name="Prompts for Refine (LoRA)",
             category=CATEGORY,
-            description="Makes the prompts that Refine LoRA samples: your own, prompts from the LoRA's tags, or plain "
-            "ones with its trigger words.",
+            description="Makes the prompts that Refine LoRA learns from: your own, prompts from the LoRA's tags, or "
+            "plain prompts with its trigger words.",
             inputs=[
-                AdapterSocket.Input("adapter", tooltip="The LoRA as it was trained: from Load LoRA (Transfer)."),
+                original_adapter_input(),
                 io.Clip.Input("clip", tooltip="The source's text encoder, without the LoRA."),
                 io.Clip.Input(
                     "target_clip",
                     optional=True,
-                    tooltip="The target's text encoder. Only needed where that is not the source's.",
+                    tooltip="The target's text encoder. Connect it if the two models have different ones.",
                 ),
                 io.String.Input(
                     "text",
                     default="",
                     multiline=True,
-                    tooltip="Your own prompts, one per line, each with the trigger words. Leave it empty to take the "
+                    tooltip="Your own prompts, one per line, each with the trigger words. Leave it empty to use the "
                     "tags in the LoRA's file, or plain prompts.",
                 ),
                 io.Int.Input(
@@ -39,25 +40,18 @@ class PromptsForRefine(io.ComfyNode):
                     default=16,
                     min=1,
                     max=256,
-                    tooltip="The largest number of prompts. More vary the samples more and take longer to encode.",
+                    tooltip="The largest number of prompts. Raise it for more variety; encoding takes longer.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=io.ControlAfterGenerate.fixed,  # or the page changes it at every run
-                    tooltip="Chooses the tags or plain prompts. Your own prompts are taken in order.",
-                ),
+                seed_input("Chooses the tags or the plain prompts. Your own prompts are used in order."),
             ],
             hidden=[io.Hidden.unique_id],
             outputs=[
-                io.Conditioning.Output(display_name="conditioning", tooltip="An entry for each prompt, in order."),
+                io.Conditioning.Output(display_name="conditioning", tooltip="One entry for each prompt, in order."),
                 io.Conditioning.Output(
                     display_name="target_conditioning",
-                    tooltip="The same prompts by target_clip; without one, the same conditioning.",
+                    tooltip="The same prompts, encoded by target_clip; without target_clip, the same conditioning.",
                 ),
-                io.String.Output(display_name="prompts", tooltip="The prompts, one per line, to look at or to edit."),
+                io.String.Output(display_name="prompts", tooltip="The prompts, one per line, to read or to edit."),
             ],
         )
 

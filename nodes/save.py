@@ -4,9 +4,9 @@ from comfy_api.latest import io, ui
 
 from ..core.files import write_new
 from .host.adapter.adapter import Adapter
-from .host.adapter.save import SAVED_DTYPES, for_file, left_out, respelled
+from .host.adapter.save import SAVED_DTYPES, cast_for_file, note_left_out, respell
 from .host.adapter.write import SPELLINGS
-from .host.paths import metadata_allowed, output_place
+from .host.paths import choose_output_path, metadata_allowed
 from .sockets import CATEGORY, AdapterSocket
 
 
@@ -17,7 +17,7 @@ class SaveLora(io.ComfyNode):
             node_id="LoraTransferSave",
             display_name="Save LoRA (Transfer)",
             category=CATEGORY,
-            description="Saves the LoRA as a file, with the original's metadata. It never overwrites a file.",
+            description="Saves the LoRA as a file with the original's metadata; never overwrites a file.",
             is_output_node=True,
             inputs=[
                 AdapterSocket.Input(
@@ -32,14 +32,13 @@ class SaveLora(io.ComfyNode):
                 io.Combo.Input(
                     "dtype",
                     options=list(SAVED_DTYPES),
-                    tooltip="Precision of the file. float16 is usual; float32 keeps every digit at twice the size.",
+                    tooltip="The precision of the file. float16 is usual; float32 keeps every digit at twice the size.",
                 ),
                 io.Combo.Input(
                     "spelling",
                     options=list(SPELLINGS),
-                    tooltip="How the layers are named in the file. comfy works for every model in ComfyUI; use "
-                    "kohya for "
-                    "sd-scripts and most SD tools, diffusers for diffusers.",
+                    tooltip="How the layers are named in the file. Use comfy for ComfyUI, kohya for sd-scripts and "
+                    "most tools for Stable Diffusion, diffusers for diffusers.",
                 ),
             ],
             outputs=[io.String.Output(display_name="path", tooltip="The file that was written.")],
@@ -47,6 +46,10 @@ class SaveLora(io.ComfyNode):
 
     @classmethod
     def execute(cls, transferred: Adapter, filename_prefix: str, dtype: str, spelling: str) -> io.NodeOutput:
-        tensors = for_file(respelled(transferred, spelling), transferred, dtype)
-        path = write_new(*output_place(filename_prefix), tensors, transferred.metadata if metadata_allowed() else None)
-        return io.NodeOutput(str(path), ui=ui.PreviewText("\n".join((str(path), *left_out(transferred, spelling)))))
+        tensors = cast_for_file(respell(transferred, spelling), transferred, dtype)
+        path = write_new(
+            *choose_output_path(filename_prefix), tensors, transferred.metadata if metadata_allowed() else None
+        )
+        return io.NodeOutput(
+            str(path), ui=ui.PreviewText("\n".join((str(path), *note_left_out(transferred, spelling))))
+        )

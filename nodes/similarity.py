@@ -8,7 +8,7 @@ from comfy_api.latest import io, ui
 from ..core.methods import list_methods
 from ..core.similarity import Measure
 from ..core.subspace import RankRule
-from ..core.survey import MatchBy
+from ..core.survey import MATCH_BY
 from .host.adapter.adapter import Adapter
 from .host.base.from_model import HostBase
 from .host.compare import CompareSettings, compare_bases
@@ -25,8 +25,8 @@ _RANK_RULES = [
                 min=0.01,
                 max=1.0,
                 step=0.01,
-                tooltip="Share of the layer's smaller side. At 1 nothing is cut: on square layers "
-                f"{list_methods(lambda method: method.needs_subspaces)} then give the plain copy.",
+                tooltip="The number of directions, as a share of the layer's smaller side. At 1 nothing is cut off, "
+                f"and on square layers {list_methods(lambda method: method.needs_subspaces)} give the plain copy.",
             )
         ],
     ),
@@ -38,7 +38,7 @@ _RANK_RULES = [
                 default=320,
                 min=1,
                 max=16384,
-                tooltip="The same number for every layer; LoRA-X uses 320. Sides no wider than this tell nothing.",
+                tooltip="The same number of directions for every layer. Layers that are no wider cannot be compared.",
             )
         ],
     ),
@@ -51,7 +51,7 @@ _RANK_RULES = [
                 min=0.01,
                 max=1.0,
                 step=0.01,
-                tooltip="As many directions as hold this share of the squared singular values.",
+                tooltip="As many directions as it takes to hold this share of the squared singular values.",
             )
         ],
     ),
@@ -65,43 +65,47 @@ class ComputeSimilarity(io.ComfyNode):
             node_id="LoraTransferSimilarity",
             display_name="Compute Subspace Similarity",
             category=CATEGORY,
-            description="Judges whether a transfer can work, pairs the layers of the two bases, and measures "
-            "how alike they are.",
+            description="Judges whether a transfer can work, pairs the layers of the two bases, and measures how "
+            "similar they are.",
             inputs=[
                 BaseSocket.Input("source", tooltip="The base that the LoRA was trained on."),
                 BaseSocket.Input("target", tooltip="The base that you want to use the LoRA on."),
                 AdapterSocket.Input(
                     "adapter",
                     optional=True,
-                    tooltip="Compares only the layers that this LoRA changes, which is much faster.",
+                    tooltip="The LoRA to transfer. Connect it to compare only the layers that it changes, which is "
+                    "much faster.",
                 ),
                 io.DynamicCombo.Input(
                     "rank_rule",
                     options=_RANK_RULES,
-                    tooltip="How many singular directions make a layer's subspace. Change it only to compare "
-                    "with the papers.",
+                    tooltip="How many singular directions make up a layer's subspace. Change it only to compare with "
+                    "the papers.",
                 ),
                 io.Combo.Input(
                     "measure",
                     options=list(get_args(Measure)),
-                    tooltip="subspace: overlap of the leading singular directions, as in the papers. weight_cosine: "
-                    "the weights themselves, without any decomposition: it takes seconds, and "
-                    f"{list_methods(lambda method: not method.needs_subspaces)} need nothing else.",
+                    tooltip="subspace: compares the leading singular directions, as the papers do.\n"
+                    "weight_cosine: compares the weights themselves; takes seconds, and is enough for "
+                    f"{list_methods(lambda method: not method.needs_subspaces)}.",
                 ),
                 io.Combo.Input(
                     "match_by",
-                    options=list(get_args(MatchBy)),
-                    tooltip="Which layers pair. blocks: whole blocks by their weights, in the model's order; finds "
-                    "what a pruned or grown model kept. blocks by subspaces: the same by their singular directions, "
-                    "slower. blocks in any order: without the order. names: as loading the old LoRA does.",
+                    options=list(MATCH_BY),
+                    tooltip="blocks: pairs whole blocks with similar weights, in the model's order, even if blocks "
+                    "were removed or added.\n"
+                    "blocks by subspaces: the same by singular directions; slower.\n"
+                    "blocks in any order: the same without regard to the order.\n"
+                    "names: pairs layers of the same name, as when you load the LoRA without a transfer.",
                 ),
                 io.String.Input(
                     "block_map",
                     default="",
                     multiline=True,
                     optional=True,
-                    tooltip='Your own map in place of the one that is found: {"target block": "source block"}, or what '
-                    "the block_map output gives, changed. Empty: find it.",
+                    advanced=True,
+                    tooltip='Your own pairs of blocks as JSON: {"target block": "source block"}, or an edited '
+                    "block_map output. Leave it empty to let the node pair the blocks.",
                 ),
             ],
             hidden=[io.Hidden.unique_id],
@@ -113,12 +117,13 @@ class ComputeSimilarity(io.ComfyNode):
                 io.String.Output(display_name="report", tooltip="The verdict and every layer's figures, as JSON."),
                 io.String.Output(
                     display_name="block_map",
-                    tooltip="Which source block feeds which target block, as JSON that you can edit and connect "
-                    "to block_map.",
+                    tooltip="Which source block feeds which target block, as JSON; edit it and connect it to the "
+                    "block_map input to change the pairs.",
                 ),
                 io.Image.Output(
                     display_name="blocks",
-                    tooltip="Every source block against every target block, with the chosen pairs framed.",
+                    tooltip="The similarity of every source block and every target block, with the chosen pairs "
+                    "framed.",
                 ),
                 io.Image.Output(display_name="depth", tooltip="Similarity along the depth of the target."),
             ],
@@ -131,7 +136,7 @@ class ComputeSimilarity(io.ComfyNode):
         target: HostBase,
         rank_rule: dict[str, Any],
         measure: Measure,
-        match_by: MatchBy,
+        match_by: str,
         block_map: str = "",
         adapter: Adapter | None = None,
     ) -> io.NodeOutput:
@@ -147,6 +152,6 @@ class ComputeSimilarity(io.ComfyNode):
 
 
 def _rank_rule(chosen: dict[str, Any]) -> RankRule:
-    """ComfyUI gives a dynamic combo as {its name: the choice, the choice's own input: amount}."""
+    """The rule from a dynamic combo's value, which is {"rank_rule": the choice, the choice's own input: its value}."""
     kind = chosen["rank_rule"]
     return RankRule(kind, chosen["rank" if kind == "fixed" else kind])

@@ -1,4 +1,4 @@
-"""What travels between the nodes: light, frozen handles; no weight of a base is in any of them."""
+"""The types of the pack's sockets. They hold frozen handles; none of them holds a weight of a base."""
 
 from comfy_api.latest import io
 

@@ -1,4 +1,4 @@
-"""The formulas of the transfer, written down naively: float64, dense projectors, no code shared with the engine."""
+"""The formulas of the transfer in their simplest form: float64, dense projectors, no code shared with the engine."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ METHOD_NAMES = ("copy", "lora_x", "prolora", "prolora_full", "rotate", "restore"
 
 
 def rank_of(singular_values: Tensor, shape: torch.Size, kind: str, amount: float) -> int:
-    """k of one weight (m, n) by a rank rule: fixed, fraction or energy."""
+    """The rank k of a weight (m, n) by a rank rule: fixed, fraction or energy."""
     if kind == "fixed":
         return min(int(amount), min(shape))
     if kind == "fraction":
@@ -95,7 +95,7 @@ def _rotated(source: Tensor, target: Tensor, columns: Tensor) -> Tensor:
 
 
 def _thin_svd(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """U (m, q), singular values, V (n, q); of the tall orientation, which the library does several times faster."""
+    """U (m, q), singular values, V (n, q); the tall orientation is several times faster in the library."""
     if weight.shape[0] < weight.shape[1]:
         v, values, u = _thin_svd(weight.mT)
         return u, values, v

@@ -1,4 +1,4 @@
-"""What texts cite can be opened: pages of docs/ by their sections, and nothing that is not in the repository."""
+"""Every page and section that a text cites exists in the repository."""
 
 import re
 from pathlib import Path
@@ -9,13 +9,13 @@ from tests.conftest import ROOT
 
 _ENDINGS = {".py", ".md", ".js", ".toml"}
 _FOLDERS = ("core", "nodes", "benchmarks", "tests", "dev", "docs", "web")
-# A page that is cited by its file name alone stands nowhere that a reader could look for it.
+# A reader cannot find a page that is cited by its file name without a folder.
 _BARE = re.compile(r"(?<![\w/])(?:data/)?(?:method|speed|host|house|style|formats)\.md")
 _CITED = re.compile(r"(?<![\w/])(docs/\w[\w/.-]*\.md)(?:,?\s+sections?\s+(\d+)(?:\s+and\s+(\d+))?)?")
 
 
 def texts() -> list[Path]:
-    """Everything that people read, but for this file, which spells what it looks for."""
+    """Every text that people read, except this file, which contains the patterns."""
     inside = [path for folder in _FOLDERS for path in (ROOT / folder).rglob("*") if path.suffix in _ENDINGS]
     return [path for path in (*inside, *ROOT.glob("*.md"), *ROOT.glob("*.py")) if path != Path(__file__)]
 
@@ -28,7 +28,7 @@ def test_no_text_cites_a_page_by_a_name_that_cannot_be_opened() -> None:
 def test_every_page_of_docs_that_is_cited_has_the_sections_that_are_named() -> None:
     missing: list[str] = []
     for path in texts():
-        # a citation may be broken over two lines, in a comment with a sign in between
+        # a citation in a comment may span two lines, with a comment sign between them
         text = re.sub(r"\s*\n\s*(?:#|\*)?\s*", " ", path.read_text(encoding="utf-8"))
         for page, *sections in _CITED.findall(text):
             if not (ROOT / page).is_file():

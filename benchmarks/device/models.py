@@ -85,7 +85,8 @@ def _shapes(tiny: bool) -> dict[str, torch.Size]:
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
     settings = {**_SDXL, **_NARROW} if tiny else _SDXL
-    model = UNetModel(**settings, device="meta", dtype=torch.float16, operations=comfy.ops.disable_weight_init)
+    with ours.build_all_weights():
+        model = UNetModel(**settings, device="meta", dtype=torch.float16, operations=comfy.ops.disable_weight_init)
     return {name: value.shape for name, value in model.state_dict().items()}
 
 

@@ -10,7 +10,7 @@ from core.methods import METHODS, LayerPairBases
 from core.resources import CPU, Resources
 from core.subspace import RankRule, subspaces
 
-from ..speed.ours import K, Run, carry_over
+from ..speed.ours import K, Run, transfer_layers
 from ..speed.weights import FileBase, lora_on
 from .bases import MIX, SMALL, write_pair
 from .card import limited
@@ -30,7 +30,7 @@ def rows(setting: Setting) -> Iterator[Row]:
     for method in METHODS:
         exact = {name: method.function(*one).delta for name, one in known.items()}
         errors = [
-            _worst(_transferred(method.name, deltas, bases, where).moved.deltas, exact) for where in (device, CPU)
+            _worst(_transferred(method.name, deltas, bases, where).transferred.deltas, exact) for where in (device, CPU)
         ]
         row: dict[str, object] = {"what": method.name, "error on the device": errors[0], "on the processor": errors[1]}
         yield row | {"bound": BOUND} | _fault(errors)
@@ -50,12 +50,12 @@ def _besides(
     torch.backends.cuda.matmul.allow_tf32 = True
     rough = _transferred("prolora", deltas, bases, device)
     torch.backends.cuda.matmul.allow_tf32 = False
-    apart = _worst(rough.moved.deltas, there.moved.deltas)
+    apart = _worst(rough.transferred.deltas, there.transferred.deltas)
     yield {"what": "with TensorFloat-32 on, difference", "value": apart, "limit": BOUND} | _more_than(apart, BOUND)
     using = Resources.on(device, 2, None, lambda done, total, layer: None)
     with limited(_TOO_SMALL):
-        small = carry_over(*bases, deltas, using, method="prolora")
-    apart = _worst(small.moved.deltas, here.moved.deltas)
+        small = transfer_layers(*bases, deltas, using, method="prolora")
+    apart = _worst(small.transferred.deltas, here.transferred.deltas)
     row: Row = {"what": "on a card too small, difference to the processor's", "value": apart, "limit": _SAME}
     missing = device.type == "cuda" and "memory" not in using.notes
     yield dict(row) | ({"fault": "no note says that memory ran out"} if missing else _more_than(apart, _SAME))
@@ -65,7 +65,7 @@ def _transferred(
     method: str, deltas: Mapping[str, LowRankDelta], bases: tuple[FileBase, FileBase], device: torch.device
 ) -> Run:
     using = Resources.on(device, 2, None, lambda done, total, layer: None)
-    return carry_over(*bases, deltas, using, method=method)
+    return transfer_layers(*bases, deltas, using, method=method)
 
 
 def _known(name: str, delta: LowRankDelta, source: FileBase, target: FileBase) -> tuple[LowRankDelta, LayerPairBases]:

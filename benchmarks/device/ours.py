@@ -31,6 +31,13 @@ def adapter_of(tensors: Mapping[str, Tensor], name: str) -> Any:
     return adapter_from_state_dict(tensors, name)
 
 
+def build_all_weights() -> Any:
+    """The context in which the pack builds ComfyUI's models on the meta device."""
+    from lora_transfer.nodes.host.base import detect
+
+    return detect.build_all_weights()
+
+
 def adapter_at(path: Path) -> Any:
     from lora_transfer.nodes.host.adapter.adapter import adapter_from_file
 
@@ -59,11 +66,11 @@ def checked(
     """A check with two noises at some noise levels, at a size in pixels."""
     from lora_transfer.core.check import CheckSettings
     from lora_transfer.core.progress import silent
-    from lora_transfer.nodes.host.check import Sides, check
+    from lora_transfer.nodes.host.check import CheckInputs, check
 
-    sides = Sides(source, target, conditioning, conditioning)
+    sides = CheckInputs(source, target, conditioning, conditioning)
     report = check(sides, adapter, transferred, (), None, CheckSettings(size=size, timesteps=levels), silent).report
-    pooled = report.projected.as_it_is().pooled
+    pooled = report.transferred.as_it_is().pooled
     return Measured(pooled.score, None, report.seconds, 0.0, 0, report.notes)
 
 
@@ -90,12 +97,12 @@ def refined(
 ) -> Measured:
     """A refinement; transferred: None starts from zeros; vae: decodes pictures on the way."""
     from lora_transfer.core.refine.loop import RefineSettings
-    from lora_transfer.nodes.host.refine.run import Wanted, refine_adapter
+    from lora_transfer.nodes.host.refine.run import RefineInputs, refine_adapter
     from lora_transfer.nodes.host.refine.teacher import TeacherSettings
 
-    wanted = Wanted(source, target, adapter, conditioning, transferred, vae=vae)
+    inputs = RefineInputs(source, target, adapter, conditioning, transferred, vae=vae)
     settings = RefineSettings(steps=words.steps, batch=words.batch, checks=words.checks, patience=0)
-    result = refine_adapter(wanted, settings, TeacherSettings(words.samplings), words.size, say)
+    result = refine_adapter(inputs, settings, TeacherSettings(words.samplings), words.size, say)
     report, pictures = result.report, 0 if result.pictures is None else len(result.pictures)
     teaching, steps = report.teaching.seconds, len(report.losses)
     return Measured(report.best, report.before, report.seconds, teaching, steps, report.notes, pictures)
@@ -106,10 +113,10 @@ def estimate(target: Any, words: RefineWords) -> tuple[float, float]:
     from lora_transfer.core.refine.loop import RefineSettings
     from lora_transfer.core.refine.outlook import cost_of, size_of
     from lora_transfer.nodes.host.base.from_model import base_from_model
-    from lora_transfer.nodes.host.refine.estimate import device_here
+    from lora_transfer.nodes.host.refine.estimate import measure_device
 
     settings = RefineSettings(steps=words.steps, batch=words.batch, checks=words.checks)
-    cost = cost_of(size_of(base_from_model(target)), device_here(), words.size, settings, words.samplings)
+    cost = cost_of(size_of(base_from_model(target)), measure_device(), words.size, settings, words.samplings)
     return cost.seconds, cost.bytes
 
 

@@ -44,16 +44,16 @@ class Part:
 
 # Together at most eight minutes.
 PARTS = (
-    Part("laws", "Tests marked gpu, and the laws on the device against the float64 oracle", 60, "laws", "rows"),
-    Part("numbers", "Every method on the device against the processor", 35, "numbers", "rows"),
+    Part("laws", "Tests marked gpu, and the laws on the device against the float64 oracle", 30, "laws", "rows"),
+    Part("numbers", "Every method on the device against the processor", 40, "numbers", "rows"),
     Part("solvers", "Eigensolvers by size", 30, "solvers", "rows"),
-    Part("speed", "The SDXL pair: first and second LoRA", 100, "speed", "rows"),
-    Part("published", "Beside the published procedure", 25, "speed", "published_rows"),
-    Part("check", "Check Transfer on an SDXL-shaped model", 40, "sdxl", "check_rows", comfy=True),
-    Part("refine", "Refine LoRA on an SDXL-shaped model", 85, "sdxl", "refine_rows", comfy=True),
-    Part("dynamic", "The same with ComfyUI's dynamic loading of weights", 30, "sdxl", "dynamic_rows", comfy=True),
-    Part("emoji_cpu", "Refine LoRA on the emoji models, processor", 40, "emoji", "rows", comfy=True, on="cpu"),
-    Part("emoji", "Refine LoRA on the emoji models, device", 30, "emoji", "rows", comfy=True),
+    Part("speed", "The SDXL pair: first and second LoRA", 105, "speed", "rows"),
+    Part("published", "Beside the published procedure", 15, "speed", "published_rows"),
+    Part("check", "Check Transfer on an SDXL-shaped model", 55, "sdxl", "check_rows", comfy=True),
+    Part("refine", "Refine LoRA on an SDXL-shaped model", 110, "sdxl", "refine_rows", comfy=True),
+    Part("dynamic", "The same with ComfyUI's dynamic loading of weights", 35, "sdxl", "dynamic_rows", comfy=True),
+    Part("emoji_cpu", "Refine LoRA on the emoji models, processor", 25, "emoji", "rows", comfy=True, on="cpu"),
+    Part("emoji", "Refine LoRA on the emoji models, device", 35, "emoji", "rows", comfy=True),
 )
 
 

@@ -1,5 +1,5 @@
 """The eigensolvers that core chooses between on a card, by size. The faster is taken there whose error, in units of
-the precision, is at most eight."""
+the precision, is at most eight. skew: how far its vectors are from orthonormal."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -41,11 +41,18 @@ def _row(lower: Tensor, count: int, device: str) -> Row:
         seconds, (values, vectors) = _timed(lambda solver=solver: solver(lower, count), device)
         row[f"{name}, s"] = seconds
         row[f"{name}, error"] = residual(lower, values, vectors) / torch.finfo(lower.dtype).eps
+        row[f"{name}, skew"] = _skew(vectors)
     together = None
     if len(lower) <= _LARGEST_BATCH:
         stack = lower.expand(_BATCH, -1, -1).clone()
         together = _timed(lambda: torch.linalg.eigh(stack), device)[0] / _BATCH
     return row | {f"whole, {_BATCH} together, s each": together}
+
+
+def _skew(vectors: Tensor) -> float:
+    """How far the vectors are from orthonormal: ||V^T V - I||_F."""
+    wide = vectors.double()
+    return float((wide.mT @ wide - torch.eye(wide.shape[1], dtype=wide.dtype, device=wide.device)).norm())
 
 
 def _timed(work: Callable[[], _Found], device: str) -> tuple[float, _Found]:

@@ -14,9 +14,9 @@ from core.cache import SubspaceCache
 from core.resources import CPU, Resources
 from core.similarity import Measure
 
-from ..speed.clock import resident, timed
-from ..speed.ours import cache_in, carry_over
-from ..speed.rivals import published
+from ..speed.clock import measure_time, resident
+from ..speed.ours import cache_in, transfer_layers
+from ..speed.rivals import transfer_as_published
 from ..speed.weights import FileBase, lora_on
 from .bases import SMALL, layers_of, write_pair
 from .card import peak_of, wait
@@ -32,7 +32,7 @@ _BY_SHAPE = ((640, 640, 1, 1), (1280, 1280, 1, 1), (1280, 2048, 1, 1), (1280, 51
 
 @dataclass(frozen=True)
 class _Way:
-    """name, and the words for carry_over; keeps: whether decomposed weights are kept on disk."""
+    """name, and the words for transfer_layers; keeps: whether decomposed weights are kept on disk."""
 
     name: str
     measure: Measure
@@ -52,7 +52,7 @@ def rows(setting: Setting) -> Iterator[Row]:
     sample = SMALL if setting.tiny else layers_of("SDXL", _SAMPLE)
     pair = write_pair(setting.folder / "sample", sample, setting.device)
     one_layer = dict(list(lora_on(pair[0], 1).items())[:1])
-    carry_over(*pair, one_layer, _resources(device, None))  # loads the libraries
+    transfer_layers(*pair, one_layer, _resources(device, None))  # loads the libraries
     costs: dict[torch.device, float] = {}
     for where in dict.fromkeys((device, CPU)):
         row = _measured(_DECOMPOSED, pair, where, setting.folder)
@@ -92,11 +92,11 @@ def _measured(way: _Way, pair: tuple[FileBase, FileBase], device: torch.device, 
     before = resident("VmRSS")
 
     def carry(lora: Any) -> None:
-        carry_over(*pair, lora, using, measure=way.measure, method=way.method)
+        transfer_layers(*pair, lora, using, measure=way.measure, method=way.method)
         wait(device.type)
 
-    (_, first), peak = peak_of(lambda: timed(lambda: carry(loras[0])))
-    second = timed(lambda: carry(loras[1]))[1]
+    (_, first), peak = peak_of(lambda: measure_time(lambda: carry(loras[0])))
+    second = measure_time(lambda: carry(loras[1]))[1]
     shutil.rmtree(folder / "cache", ignore_errors=True)
     return {
         "what": f"{way.name}, on {device.type}",
@@ -136,16 +136,16 @@ def published_rows(setting: Setting) -> Iterator[Row]:
         using = _resources(device, None)
 
         def ours(source: FileBase = source, target: FileBase = target, lora: Any = lora, using: Any = using) -> None:
-            carry_over(source, target, lora, using, method="prolora")
+            transfer_layers(source, target, lora, using, method="prolora")
 
         def theirs(weights: list[torch.Tensor] = weights, dense: torch.Tensor = dense) -> None:
-            published(weights[0], weights[1], dense)
+            transfer_as_published(weights[0], weights[1], dense)
 
         for work in (ours, theirs):
             if work is ours or shape == shapes[0]:  # loads the libraries; ours chooses its eigensolver for the shape
                 work()
             wait(setting.device)
-            _, cost = timed(lambda work=work: (work(), wait(setting.device)))
+            _, cost = measure_time(lambda work=work: (work(), wait(setting.device)))
             seconds.append(cost.wall / 2)
         row = {"what": f"{shape[0]} x {weights[0].shape[1]}", "ours, s": seconds[0], "published, s": seconds[1]}
         yield row | {"times": seconds[1] / seconds[0]}

@@ -1,1 +1,1 @@
-"""Which layer feeds which, and will it work: maps that are known, pairs that are related or not."""
+"""Tests matching on known block maps, and the verdict on related and unrelated pairs."""

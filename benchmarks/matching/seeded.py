@@ -1,4 +1,4 @@
-"""Bases whose weights are made when they are read, from seeds: full-size models without their memory."""
+"""Bases whose weights are generated from seeds on reading: full-size models that need no memory."""
 
 import hashlib
 from collections.abc import Mapping
@@ -17,30 +17,30 @@ def noise(shape: tuple[int, ...], *seed: object) -> Tensor:
 
 
 class SeededBase:
-    """A base of blocks (name -> role -> shape) with weights by `weight(block, role, shape)`."""
+    """A base of blocks (name -> role -> shape). Subclasses generate the weights in `weight(block, role, shape)`."""
 
     notes = ()
 
     def __init__(self, name: str, blocks: Blocks) -> None:
         self.name = self.fingerprint = name
-        self._places = {
+        self._origins = {
             f"{block}.{role}": (block, role, shape) for block, roles in blocks.items() for role, shape in roles.items()
         }
         self.layers: Mapping[str, Layer] = {
             name: Layer(name, role, block, WeightRef(name, shape, "F32"))
-            for name, (block, role, shape) in self._places.items()
+            for name, (block, role, shape) in self._origins.items()
         }
 
     def read(self, layer: Layer) -> Tensor:
-        return self.weight(*self._places[layer.name]).flatten(1)
+        return self.weight(*self._origins[layer.name]).flatten(1)
 
     def weight(self, block: str, role: str, shape: tuple[int, ...]) -> Tensor:
         raise NotImplementedError
 
 
 class Parent(SeededBase):
-    """A parent whose blocks are not strangers: all weights have a mean and scales by column in common, and blocks that
-    follow each other a cosine of about a third, as if each had been copied from the one before and trained on."""
+    """A parent whose blocks resemble each other: all weights share a mean and column scales, and neighbouring blocks
+    have a cosine of about a third, as if each block had been copied from the one before and trained on."""
 
     def __init__(self, name: str, blocks: Blocks) -> None:
         super().__init__(name, blocks)
@@ -54,7 +54,7 @@ class Parent(SeededBase):
 
 
 class Child(SeededBase):
-    """A child whose blocks are their parents', perturbed to a weight cosine."""
+    """A child whose blocks are their parents' blocks, perturbed to a weight cosine."""
 
     def __init__(
         self, name: str, blocks: Blocks, parent: SeededBase, parents: Mapping[str, str], cosine: float
@@ -63,17 +63,18 @@ class Child(SeededBase):
         self._parent, self._parents, self._cosine = parent, parents, cosine
 
     def weight(self, block: str, role: str, shape: tuple[int, ...]) -> Tensor:
-        return perturbed(self._parent.weight(self._parents[block], role, shape), self._cosine, self.name, block, role)
+        return perturb(self._parent.weight(self._parents[block], role, shape), self._cosine, self.name, block, role)
 
 
-def perturbed(weight: Tensor, cosine: float, *seed: object) -> Tensor:
+def perturb(weight: Tensor, cosine: float, *seed: object) -> Tensor:
+    """The weight with noise mixed in: it has this cosine with the original, and nearly its norm."""
     added = noise(tuple(weight.shape), *seed)
     return cosine * weight + (1 - cosine**2) ** 0.5 * weight.norm() / added.norm() * added
 
 
-class WithDecoys(SeededBase):
-    """A parent with a decoy before every block: the same weights with their rows shuffled, equal in shape, norm and
-    spectrum, and in the right-hand subspaces."""
+class ParentWithDecoys(SeededBase):
+    """A parent with a decoy before every block: the same weights with shuffled rows, so shape, norm, spectrum and
+    right-hand subspaces are equal."""
 
     def __init__(self, parent: SeededBase, blocks: Blocks) -> None:
         both = {name: roles for block, roles in blocks.items() for name in (f"decoy.{block}", block)}

@@ -1,7 +1,7 @@
 """The blocks of Stable Diffusion's UNets and of their pruned children, with each child block's true parent.
 
-Names are diffusers'. Children: SSD-1B keeps blocks 0, 1, 2, 6 of ten (measured on its weights: note.mu/gcem156,
-huggingface.co/furusu/SSD-1B-anime); Vega is taken to keep 0 and 1 of ten; BK-SDM copies as its code says
+Names are those of diffusers. SSD-1B keeps blocks 0, 1, 2, 6 of ten (measured on its weights: note.mu/gcem156,
+huggingface.co/furusu/SSD-1B-anime). Vega is assumed to keep 0 and 1 of ten. BK-SDM copies as its code does
 (Nota-NetsPresso/BK-SDM, copy_weight_from_teacher).
 """
 
@@ -38,39 +38,39 @@ def unet(
     divisor: int = 1,
     resamplers: bool = True,
 ) -> Blocks:
-    """A UNet by the transformer blocks at each resnet of each level; middle None: one resnet alone. `divisor` makes it
-    narrower."""
+    """A UNet's blocks. down, up: the number of transformer blocks at each resnet of each level. middle: the number in
+    the middle block; None makes it a single resnet. divisor: divides every width."""
     levels = (320, 640, 1280, 1280)[: len(down)]
     widths = [width // divisor for width in levels]
     time, context = 1280 // divisor, _CONTEXT[family] // divisor
     blocks: Blocks = {"conv_in": {"conv_in": (widths[0], 4, 3, 3)}}
     skips, into = [widths[0]], widths[0]
 
-    def attention(place: str, width: int, depth: int) -> None:
+    def add_attention(name: str, width: int, depth: int) -> None:
         if depth:
-            blocks[place] = {"proj_in": (width, width), "proj_out": (width, width)}
+            blocks[name] = {"proj_in": (width, width), "proj_out": (width, width)}
             for index in range(depth):
-                blocks[f"{place}.transformer_blocks.{index}"] = transformer(width, context)
+                blocks[f"{name}.transformer_blocks.{index}"] = transformer(width, context)
 
     for level, depths in enumerate(down):
         for index, depth in enumerate(depths):
             blocks[f"down_blocks.{level}.resnets.{index}"] = resnet(into, widths[level], time)
             into = widths[level]
-            attention(f"down_blocks.{level}.attentions.{index}", into, depth)
+            add_attention(f"down_blocks.{level}.attentions.{index}", into, depth)
             skips.append(into)
         if level < len(down) - 1 and resamplers:
             blocks[f"down_blocks.{level}.downsamplers.0"] = {"conv": (into, into, 3, 3)}
             skips.append(into)
     blocks["mid_block.resnets.0"] = resnet(into, into, time)
     if middle is not None:
-        attention("mid_block.attentions.0", into, middle)
+        add_attention("mid_block.attentions.0", into, middle)
         blocks["mid_block.resnets.1"] = resnet(into, into, time)
     for level, depths in enumerate(up):
         width = widths[-1 - level]
         for index, depth in enumerate(depths):
             blocks[f"up_blocks.{level}.resnets.{index}"] = resnet(into + skips.pop(), width, time)
             into = width
-            attention(f"up_blocks.{level}.attentions.{index}", width, depth)
+            add_attention(f"up_blocks.{level}.attentions.{index}", width, depth)
         if level < len(up) - 1 and resamplers:
             blocks[f"up_blocks.{level}.upsamplers.0"] = {"conv": (into, into, 3, 3)}
     return blocks
@@ -95,22 +95,22 @@ def sd15(divisor: int = 1) -> Blocks:
 def parents_of(
     child: Blocks, parent: Blocks, rename: Mapping[str, str], kept: Mapping[int, Sequence[int]]
 ) -> dict[str, str]:
-    """The true parent of each child block. rename: beginnings of names; kept: number of transformer blocks in the
-    child's attention -> which of the parent's they are, where the parent has more."""
-    found: dict[str, str] = {}
+    """The true parent of each child block. rename: start of a name in the child -> in the parent. kept: number of
+    transformer blocks in the child's attention -> their indices in the parent, where the parent has more."""
+    parents: dict[str, str] = {}
     for block in child:
         name = next((new + block[len(old) :] for old, new in rename.items() if block.startswith(old)), block)
-        place, dot, index = name.partition(".transformer_blocks.")
+        attention, dot, index = name.partition(".transformer_blocks.")
         if dot:
             count, before = (
-                sum(one.startswith(f"{where}.transformer_blocks.") for one in blocks)
-                for blocks, where in ((child, block.partition(".transformer_blocks.")[0]), (parent, place))
+                sum(name.startswith(f"{prefix}.transformer_blocks.") for name in blocks)
+                for blocks, prefix in ((child, block.partition(".transformer_blocks.")[0]), (parent, attention))
             )
             if before > count:
-                name = f"{place}{dot}{kept[count][int(index)]}"
+                name = f"{attention}{dot}{kept[count][int(index)]}"
         assert name in parent, name  # noqa: S101  (the benchmark's own tables)
-        found[block] = name
-    return found
+        parents[block] = name
+    return parents
 
 
 _SECOND_FROM_THIRD = {
@@ -130,22 +130,23 @@ _ONE_LEVEL_ON = {
 
 
 def pairs(divisor: int) -> dict[str, tuple[Blocks, Blocks, dict[str, str]]]:
-    """Parent, child and the child's true parents, for each published child."""
-    one, two = (1,), (1, 1)
-    base_up = [(0, 0), two, two, two]
+    """For each published child: the parent's blocks, the child's blocks, and the true parent of each child block."""
+    single, double = (1,), (1, 1)
+    base_up = [(0, 0), double, double, double]
     small, large = sd15(divisor), sdxl(divisor)
     bk = {
-        "BK-base": unet("sd15", [one, one, one, (0,)], 1, base_up, divisor),
-        "BK-small": unet("sd15", [one, one, one, (0,)], None, base_up, divisor),
-        "BK-tiny": unet("sd15", [one, one, one], None, [two, two, two], divisor),
+        "BK-base": unet("sd15", [single, single, single, (0,)], 1, base_up, divisor),
+        "BK-small": unet("sd15", [single, single, single, (0,)], None, base_up, divisor),
+        "BK-tiny": unet("sd15", [single, single, single], None, [double, double, double], divisor),
     }
     for name in ("BK-small", "BK-tiny"):
         bk[name].pop("mid_block.resnets.0")
-    ten = {4: (0, 1, 2, 6), 2: (0, 1), 1: (0,)}
-    made = {"SSD-1B": (large, ssd_1b(divisor), {}), "Vega": (large, vega(divisor), {})}
-    made |= {
+    kept_of_ten = {4: (0, 1, 2, 6), 2: (0, 1), 1: (0,)}
+    children = {"SSD-1B": (large, ssd_1b(divisor), {}), "Vega": (large, vega(divisor), {})}
+    children |= {
         name: (small, child, _ONE_LEVEL_ON if name == "BK-tiny" else _SECOND_FROM_THIRD) for name, child in bk.items()
     }
     return {
-        name: (parent, child, parents_of(child, parent, rename, ten)) for name, (parent, child, rename) in made.items()
+        name: (parent, child, parents_of(child, parent, rename, kept_of_ten))
+        for name, (parent, child, rename) in children.items()
     }

@@ -1,8 +1,9 @@
-"""`python3 run.py bench quality [--quick | --tables]`: how much of a LoRA arrives on another base, by every method.
+"""`python3 run.py bench quality [--quick | --tables]`: measures how well every method transfers a LoRA.
 
-The whole run fetches the drawings, trains two families of bases and their LoRAs, less what is committed (about four
-hours of one core; it can be stopped and goes on where it was; kept in .run/bench_quality), measures and prints the
-tables of RESULTS.md. --tables measures what is missing of what is trained. --quick: the committed weights, two minutes.
+The whole run downloads the drawings, trains what is not committed of two families of bases and their LoRAs, measures,
+and prints the tables of RESULTS.md. It takes about four hours of one core; a stopped run continues where it was, from
+.run/bench_quality. --tables trains nothing and measures what is trained. --quick takes two minutes and uses the
+committed weights.
 """
 
 import argparse
@@ -17,159 +18,182 @@ import torch
 from dev.paths import RUN
 
 from . import autoencoder, committed, sheets, tables
-from .bases import Workshop
+from .bases import ModelStore
 from .candidates import CANDIDATES
 from .families import FLUX
-from .features import eye
+from .features import load_style_network
 from .figures import recovered
 from .latents import Latents, prepare
-from .points import Errand, points
+from .points import Measurement, points
 from .tables import RELATED, Results
 
 FOLDER = RUN / "bench_quality"
 SEEDS = (0, 1, 2)
 STYLES = ("line 16", "3d 16")
 CHAINS = (("near", "drifted"), ("drifted", "far"), ("near", "turbo"), ("drifted", "pruned"))
-# Seeds on which the ablations are measured and drawings made; a pass of the UNet takes twice as long.
+# Seeds for the ablations and the drawings. The UNet has one, because a pass takes twice as long.
 ABLATED = {"flux": SEEDS, "unet": SEEDS[:1]}
-IN_SHORT = {*tables.MAIN, *tables.STRENGTHS, "copy, same names", "restore_both everywhere", "random, equal norm"}
-MAIN = tuple(one for one in CANDIDATES if one.name in IN_SHORT)
+MAIN_NAMES = {*tables.MAIN, *tables.STRENGTHS, "copy, same names", "restore_both everywhere", "random, equal norm"}
+MAIN = tuple(candidate for candidate in CANDIDATES if candidate.name in MAIN_NAMES)
 RANKS, SUBJECT = ("line 4", "line 64"), "robot 4"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="run.py bench quality", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="from the committed weights; what CI runs")
-    parser.add_argument("--tables", action="store_true", help="train nothing: measure what is there, print the tables")
-    chosen = parser.parse_args()
-    torch.set_num_threads(1)  # small matrices: a second thread costs more than it gives
-    warnings.filterwarnings("ignore", message="Mismatch dtype")  # bfloat16 with float32 norms: meant
+    parser.add_argument("--quick", action="store_true", help="use the committed weights, as CI does")
+    parser.add_argument(
+        "--tables", action="store_true", help="train nothing; measure what is trained and print the tables"
+    )
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)  # for small matrices a second thread costs more than it saves
+    warnings.filterwarnings("ignore", message="Mismatch dtype")  # bfloat16 with float32 norms is intended
     started = time.monotonic()
-    results = quick() if chosen.quick else whole(train=not chosen.tables)
-    promised = tables.promises(results)
-    print(json.dumps({"quick": chosen.quick, "seconds": round(time.monotonic() - started), "promises": promised}))
-    if broken := [promise for promise, holds in promised.items() if not holds]:
+    results = run_quick() if arguments.quick else run_whole(train=not arguments.tables)
+    promises = tables.promises(results)
+    print(json.dumps({"quick": arguments.quick, "seconds": round(time.monotonic() - started), "promises": promises}))
+    if broken := [promise for promise, holds in promises.items() if not holds]:
         sys.exit("Broken: " + "; ".join(broken))
 
 
-def quick() -> Results:
-    """The transformer's drifted and pruned children, one seed, the candidates of the main tables."""
-    workshop = committed.committed(FLUX)
-    found = {
+def run_quick() -> Results:
+    """Measures the candidates of the main tables on the transformer's drifted and pruned children, with one seed."""
+    store = committed.committed_store(FLUX)
+    points_by_lora = {
         lora: {
-            target: [{"baseline": errand.baseline(), **{one.name: errand.measured(one) for one in MAIN}}]
+            target: [
+                {
+                    "baseline": measurement.baseline(),
+                    **{candidate.name: measurement.measure(candidate) for candidate in MAIN},
+                }
+            ]
             for target in ("drifted", "pruned")
-            for errand in (Errand(workshop, lora, target, 0),)
+            for measurement in (Measurement(store, lora, target, 0),)
         }
         for lora in STYLES
     }
-    results = Results({FLUX.name: found})
+    results = Results({FLUX.name: points_by_lora})
     for lora in STYLES:
         _show(f"Recovered fraction, {lora}", tables.methods(results, FLUX.name, lora))
     _show("Strength picked by the score", tables.picks(results)[0])
     return results
 
 
-def whole(*, train: bool) -> Results:
-    """Every family, LoRA, target and seed."""
+def run_whole(*, train: bool) -> Results:
+    """Measures every family, LoRA, target and seed."""
     latents = prepare(FOLDER, committed.VAE)
-    workshops = committed.workshops(latents, FOLDER)
+    stores = committed.stores(latents, FOLDER)
     if train:
-        for workshop in workshops:
-            _train(workshop)
-    results = Results({workshop.family.name: _measured(workshop) for workshop in workshops})
+        for store in stores:
+            _train(store)
+    results = Results({store.family.name: _measure(store) for store in stores})
     for title, text in tables.sections(results):
         _show(title, text)
-    _show("A LoRA of one subject: loss on its held-out drawings, by seed", _subject(workshops[1]))
-    _show("Chains: recovered on the last base, over another one on the way, and directly", _chains(workshops[1:]))
-    _pictures(workshops, latents)
+    _show("A LoRA of one subject: loss on its held-out drawings, by seed", _subject_table(stores[1]))
+    _show("Chains: recovered on the last base, by way of another base and directly", _chain_table(stores[1:]))
+    _draw_sheets(stores, latents)
     return results
 
 
-def _train(workshop: Workshop) -> None:
-    """Everything that is missing, in an order that lets a first look be taken early."""
+def _train(store: ModelStore) -> None:
+    """Trains everything that is missing, the main tables' LoRAs first."""
     for seed in SEEDS:
         for base in ("A", *RELATED, "other"):
             for lora in STYLES:
-                workshop.lora(lora, base, seed)
+                store.lora(lora, base, seed)
     for lora in RANKS:
         for base in ("A", "drifted", "far", "pruned"):
-            workshop.lora(lora, base, 0)
-    if workshop.family.name == "flux":
+            store.lora(lora, base, 0)
+    if store.family.name == "flux":
         for seed in SEEDS:
             for base in ("A", "drifted", "far", "pruned"):
-                workshop.lora(SUBJECT, base, seed)
-            for lora in STYLES:  # for benchmarks/refine: nothing can be carried to another width
-                workshop.lora(lora, "wide", seed)
+                store.lora(SUBJECT, base, seed)
+            for lora in STYLES:  # for benchmarks/refine: no layer can be transferred to another width
+                store.lora(lora, "wide", seed)
 
 
-def _measured(workshop: Workshop) -> dict[str, dict[str, list[dict[str, object]]]]:
-    """LoRA -> target -> points by seed, of what is trained."""
-    found: dict[str, dict[str, list[dict[str, object]]]] = {}
+def _measure(store: ModelStore) -> dict[str, dict[str, list[dict[str, object]]]]:
+    """Measures what is trained: LoRA -> target -> points by seed."""
+    points_by_lora: dict[str, dict[str, list[dict[str, object]]]] = {}
     for lora in (*STYLES, *RANKS):
         for target in (*RELATED, "other"):
             for seed in SEEDS:
-                errand = Errand(workshop, lora, target, seed)
-                if errand.trained():
-                    some = CANDIDATES if seed in ABLATED[workshop.family.name] else MAIN
-                    point = points(errand, some, FOLDER / "results")
-                    found.setdefault(lora, {}).setdefault(target, []).append(point)
-    return found
+                measurement = Measurement(store, lora, target, seed)
+                if measurement.is_trained():
+                    candidates = CANDIDATES if seed in ABLATED[store.family.name] else MAIN
+                    point = points(measurement, candidates, FOLDER / "results")
+                    points_by_lora.setdefault(lora, {}).setdefault(target, []).append(point)
+    return points_by_lora
 
 
-def _subject(workshop: Workshop) -> str:
-    """Losses in place of shares: one trained on the target gains little or nothing on drawings that it never saw."""
-    some = [one for one in CANDIDATES if one.name in ("copy", tables.DEFAULT)]
+def _subject_table(store: ModelStore) -> str:
+    """A table of losses, not of shares: a LoRA trained on the target gains almost nothing on drawings it never saw."""
+    candidates = [candidate for candidate in CANDIDATES if candidate.name in ("copy", tables.DEFAULT)]
     rows: list[list[str]] = []
     for target in ("drifted", "far", "pruned"):
-        errands = [Errand(workshop, SUBJECT, target, seed) for seed in SEEDS]
-        found = [points(errand, some, FOLDER / "results") for errand in errands if errand.trained()]
-        losses = [[point["baseline"][name] for point in found] for name in ("none", "trained")]
-        losses += [[point[one.name]["loss"] for point in found] for one in some]
-        rows.append([target, *(" ".join(f"{sum(one) / len(one):.3f}" for one in seeds) for seeds in losses)])
-    return tables.table(["target", "none", "trained", *(one.name for one in some)], rows)
+        measurements = [Measurement(store, SUBJECT, target, seed) for seed in SEEDS]
+        measured = [
+            points(measurement, candidates, FOLDER / "results")
+            for measurement in measurements
+            if measurement.is_trained()
+        ]
+        losses = [[point["baseline"][name] for point in measured] for name in ("none", "trained")]
+        losses += [[point[candidate.name]["loss"] for point in measured] for candidate in candidates]
+        rows.append([target, *(" ".join(f"{sum(loss) / len(loss):.3f}" for loss in seeds) for seeds in losses)])
+    return tables.table(["target", "none", "trained", *(candidate.name for candidate in candidates)], rows)
 
 
-def _chains(workshops: Sequence[Workshop]) -> str:
-    """A LoRA carried by the default to one child of A and from there to another."""
-    ends = [one for one in CANDIDATES if one.name in ("copy", tables.DEFAULT)]
+def _chain_table(stores: Sequence[ModelStore]) -> str:
+    """A table of LoRAs that the default transfers to one child of A and from there to another."""
+    candidates = [candidate for candidate in CANDIDATES if candidate.name in ("copy", tables.DEFAULT)]
     rows: list[list[str]] = []
-    for workshop in workshops:
+    for store in stores:
         for lora in STYLES:
             for via, target in CHAINS:
-                ways = [
-                    [points(errand, ends, FOLDER / "results") for errand in some if errand.trained()]
-                    for some in (
-                        [Errand(workshop, lora, target, seed, between) for seed in SEEDS] for between in (via, None)
+                routes = [
+                    [
+                        points(measurement, candidates, FOLDER / "results")
+                        for measurement in measurements
+                        if measurement.is_trained()
+                    ]
+                    for measurements in (
+                        [Measurement(store, lora, target, seed, between) for seed in SEEDS] for between in (via, None)
                     )
                 ]
-                figures = [str(recovered(found, one.name)) for one in ends for found in ways if found]
-                rows.append([f"{workshop.family.name}, {lora}: A, {via}, {target}", *figures])
-    heads = [f"{one.name}: {way}" for one in ends for way in ("by way", "directly")]
+                figures = [
+                    str(recovered(route, candidate.name)) for candidate in candidates for route in routes if route
+                ]
+                rows.append([f"{store.family.name}, {lora}: A, {via}, {target}", *figures])
+    heads = [f"{candidate.name}: {route}" for candidate in candidates for route in ("by way", "directly")]
     return tables.table(["family, LoRA: chain", *heads], rows)
 
 
-def _pictures(workshops: Sequence[Workshop], latents: Latents) -> None:
-    """Contact sheets of the first seed, and what the style network says of the drawings of every seed."""
-    decoder, seer = autoencoder.load(committed.VAE), eye(latents, FOLDER / "features.safetensors")
-    for workshop in workshops:
-        seeds = ABLATED[workshop.family.name]
+def _draw_sheets(stores: Sequence[ModelStore], latents: Latents) -> None:
+    """Writes contact sheets of the first seed, and prints the style network's figures on the drawings of every seed."""
+    decoder, style_network = (
+        autoencoder.load(committed.VAE),
+        load_style_network(latents, FOLDER / "features.safetensors"),
+    )
+    for store in stores:
+        seeds = ABLATED[store.family.name]
         for lora in STYLES:
-            errands = [Errand(workshop, lora, target, seed) for target in RELATED for seed in seeds]
-            errands = [errand for errand in errands if errand.trained()]
-            name = f"{workshop.family.name}, {lora}"
+            measurements = [Measurement(store, lora, target, seed) for target in RELATED for seed in seeds]
+            measurements = [measurement for measurement in measurements if measurement.is_trained()]
+            name = f"{store.family.name}, {lora}"
             _show(
                 f"Style distance (lowest to highest seed); diversity: {name}",
-                sheets.looks(seer, errands, FOLDER / "drawn"),
+                sheets.style_table(style_network, measurements, FOLDER / "drawn"),
             )
-            first = {errand.target: errand for errand in errands if errand.seed == 0}
+            first = {measurement.target: measurement for measurement in measurements if measurement.seed == 0}
             rows = {
-                method: {target: sheets.drawn(errand, FOLDER / "drawn")[method] for target, errand in first.items()}
+                method: {
+                    target: sheets.draw_all(measurement, FOLDER / "drawn")[method]
+                    for target, measurement in first.items()
+                }
                 for method in sheets.SHEET
             }
-            rows["real drawings"] = {target: sheets.real(errand) for target, errand in first.items()}
+            rows["real drawings"] = {target: sheets.real_drawings(measurement) for target, measurement in first.items()}
             path = FOLDER / f"sheet {name}.png".replace(", ", "_").replace(" ", "_")
-            sheets.sheet(decoder, rows, path)
+            sheets.write_sheet(decoder, rows, path)
             print(f"Contact sheet: {path}", flush=True)
 
 

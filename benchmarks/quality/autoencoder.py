@@ -1,4 +1,4 @@
-"""A TAESD of ComfyUI's own class, trained on the drawings: 64 px become 16 x 8 x 8 latents of about unit variance."""
+"""A TAESD of ComfyUI's own class, trained on the drawings: 64 px become latents (16, 8, 8) of about unit variance."""
 
 import math
 from pathlib import Path
@@ -11,17 +11,17 @@ from torch.nn import functional as F  # noqa: N812  (its usual name)
 
 from dev.small_models import import_comfy
 
-from .courses import Checkpoints, initialised
+from .checkpoints import Checkpoints, initialise
 
-CHANNELS = 16  # as Flux and SD3 have
+CHANNELS = 16  # as in Flux and SD3
 STEPS, BATCH, RATE = 1300, 24, 1e-3
-LATENT_NOISE = 0.05  # added to latents in training, so that a small error of a denoiser stays a small error in pixels
+LATENT_NOISE = 0.05  # added in training, so that a denoiser's small error in latents stays a small error in pixels
 
 
-def untrained() -> Any:
-    """ComfyUI's TAESD with the scale and shift of Flux's latents, so that its models see ours as they are."""
+def build() -> Any:
+    """A new TAESD with the scale and shift of Flux's latents, so that Flux models see these latents unchanged."""
     comfy = import_comfy()
-    model = initialised(comfy.taesd.taesd.TAESD(latent_channels=CHANNELS))
+    model = initialise(comfy.taesd.taesd.TAESD(latent_channels=CHANNELS))
     flux = comfy.latent_formats.Flux()
     model.vae_scale.data.fill_(flux.scale_factor)
     model.vae_shift.data.fill_(flux.shift_factor)
@@ -29,33 +29,33 @@ def untrained() -> Any:
 
 
 def load(path: Path) -> Any:
-    """The trained autoencoder."""
-    model = untrained()
+    """Reads the trained autoencoder."""
+    model = build()
     model.load_state_dict({key: value.float() for key, value in load_file(path).items()})
     return model.eval().requires_grad_(requires_grad=False)
 
 
 def encode(model: Any, images: Tensor) -> Tensor:
-    """Images (n, 3, 64, 64) in [0, 1] -> latents (n, 16, 8, 8) as the denoisers see them."""
+    """Turns images (n, 3, 64, 64) in [0, 1] into latents (n, 16, 8, 8), scaled as the denoisers see them."""
     with torch.inference_mode():
         return torch.cat([model.taesd_encoder(part) for part in images.split(64)]).clone()
 
 
 def decode(model: Any, latents: Tensor) -> Tensor:
-    """Latents (n, 16, 8, 8) -> images (n, 3, 64, 64) in [0, 1]."""
+    """Turns latents (n, 16, 8, 8) into images (n, 3, 64, 64) in [0, 1]."""
     with torch.inference_mode():
         return torch.cat([model.taesd_decoder(part).clamp(0, 1) for part in latents.split(64)]).clone()
 
 
 def train(drawings: Tensor, path: Path) -> None:
-    """Train on drawings (n, 3, 64, 64), varied by mirroring, shifting and exchanging their colours."""
+    """Trains on drawings (n, 3, 64, 64), randomly mirrored, shifted and recoloured; writes the weights to `path`."""
     torch.manual_seed(0)
-    model = untrained().to(memory_format=torch.channels_last)
+    model = build().to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
     checkpoints = Checkpoints(path.with_suffix(".checkpoint"), {"model": model, "optimizer": optimizer})
     for step in checkpoints.remaining(STEPS):
         generator = torch.Generator().manual_seed(step)
-        images = varied(drawings[torch.randint(len(drawings), (BATCH,), generator=generator)], generator)
+        images = vary(drawings[torch.randint(len(drawings), (BATCH,), generator=generator)], generator)
         images = images.to(memory_format=torch.channels_last)
         optimizer.param_groups[0]["lr"] = (
             RATE * min(1, step / 50) * (0.02 + 0.98 * math.cos(step / STEPS * math.pi / 2))
@@ -63,9 +63,9 @@ def train(drawings: Tensor, path: Path) -> None:
         with torch.autocast("cpu", torch.bfloat16):
             latents = model.taesd_encoder(images).float()
             noised = latents + LATENT_NOISE * torch.randn(latents.shape, generator=generator)
-            seen = model.taesd_decoder(noised).float()
+            decoded = model.taesd_decoder(noised).float()
         spread = latents.mean((0, 2, 3)).square().mean() + (latents.std((0, 2, 3)) - 1).square().mean()
-        error = F.mse_loss(seen, images) + 0.1 * F.l1_loss(seen, images)
+        error = F.mse_loss(decoded, images) + 0.1 * F.l1_loss(decoded, images)
         optimizer.zero_grad()
         (error + 0.01 * spread).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -77,13 +77,13 @@ def train(drawings: Tensor, path: Path) -> None:
     save_file({key: value.half().contiguous() for key, value in model.state_dict().items()}, path)
 
 
-def varied(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image mirrored, shifted by up to four pixels, or with its colour channels exchanged, by chance."""
-    found: list[Tensor] = []
+def vary(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Randomly mirrors each image, shifts it by up to four pixels, or exchanges its colour channels."""
+    variants: list[Tensor] = []
     for image in images:
         mirrored, recoloured, *shift = torch.randint(0, 9, (4,), generator=generator).tolist()
         image = image.flip(2) if mirrored < 4 else image
         image = image[torch.randperm(3, generator=generator)] if recoloured < 3 else image
         padded = F.pad(image, (4, 4, 4, 4), value=1.0)
-        found.append(padded[:, shift[0] : shift[0] + image.shape[1], shift[1] : shift[1] + image.shape[2]])
-    return torch.stack(found)
+        variants.append(padded[:, shift[0] : shift[0] + image.shape[1], shift[1] : shift[1] + image.shape[2]])
+    return torch.stack(variants)

@@ -1,4 +1,4 @@
-"""The bases: A, its children at graded drift, a pruned and a guidance-distilled one, and strangers; and their LoRAs."""
+"""The bases and their LoRAs: A, its children (drifted, pruned, guidance-distilled), and unrelated bases."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,13 +11,13 @@ from .families import Family, Shape
 from .latents import RECOLOURED, VARIANTS_SEEN, Latents
 from .training import denoising_loss, distilling_loss, train, train_lora
 
-BATCH, FIRST_BATCH = 32, 48  # drawings a step: for children and LoRAs; for bases from scratch
+BATCH, FIRST_BATCH = 32, 48  # drawings a step: for children and LoRAs, and for bases from scratch
 
 
 @dataclass(frozen=True)
 class Course:
-    """How a base comes to be. styles: what it draws. child: whether it starts from A; guidance: of the teacher A whose
-    answers it learns; None where it learns from drawings."""
+    """How a base is trained. styles: of the drawings. child: whether it starts from A. guidance: it learns A's answers
+    at this guidance; None: it learns from drawings."""
 
     styles: tuple[str, ...]
     steps: int
@@ -25,7 +25,7 @@ class Course:
     shape: Shape = "whole"
     child: bool = True
     guidance: float | None = None
-    once: bool = False  # one of it for all seeds: a base that takes as long as A
+    once: bool = False  # one base serves all seeds, because it takes as long as A
 
 
 BASES = {
@@ -42,8 +42,8 @@ BASES = {
 
 @dataclass(frozen=True)
 class LoraCourse:
-    """What a LoRA is trained on: the drawings of all seen subjects in one style, or of one subject alone, of whose
-    variants some are kept from it."""
+    """How a LoRA is trained: on drawings of all seen subjects in one style, or of one subject, some of whose variants
+    are held out."""
 
     style: str
     rank: int
@@ -57,18 +57,18 @@ LORAS = {
     "line 4": LoraCourse("line", 4),
     "line 64": LoraCourse("line", 64),
     "3d 16": LoraCourse("3d", 16),
-    "robot 4": LoraCourse("3d" + RECOLOURED, 4, "robot"),  # a robot of other colours: no base knows this drawing
+    "robot 4": LoraCourse("3d" + RECOLOURED, 4, "robot"),  # a recoloured robot: no base knows this drawing
 }
 
 
 @dataclass(frozen=True)
-class Workshop:
-    """Trains what is asked for and missing, and reads it otherwise. One folder holds the weights of one family."""
+class ModelStore:
+    """Reads the weights of one family from a folder, and trains those that are missing."""
 
     family: Family
     latents: Latents
     folder: Path
-    elsewhere: Mapping[str, Path] = field(default_factory=dict[str, Path])  # files that lie under other names
+    elsewhere: Mapping[str, Path] = field(default_factory=dict[str, Path])  # name -> path of a file outside the folder
 
     def path(self, name: str) -> Path:
         return self.elsewhere.get(name, self.folder / f"{name}.safetensors")
@@ -77,30 +77,30 @@ class Workshop:
         return BASES[base].shape
 
     def base(self, name: str, seed: int) -> dict[str, Tensor]:
-        """All weights of a base."""
+        """Reads a base, or trains it; returns all its weights."""
         course = BASES[name]
         seed = 0 if course.once else seed
         number = 100 * list(BASES).index(name) + seed
         path = self.path(f"{name}.{seed}")
         label = f"{self.family.name} {name} {seed}"
         if path.is_file():
-            return train(label, self.family, self.family.build(course.shape), _never, 0, 0, path)
+            return train(label, self.family, self.family.build(course.shape), _fail_if_called, 0, 0, path)
         torch.manual_seed(number)
         model = self.family.build(course.shape)
         teacher = self.base("A", 0) if course.child else None
         if teacher is not None:
             start = self.family.pruned_weights(teacher) if course.shape == "pruned" else teacher
             model.load_state_dict(start)
-        size = FIRST_BATCH if course.once else BATCH
+        batch_size = FIRST_BATCH if course.once else BATCH
         if course.guidance is None or teacher is None:
             subjects = list(range(len(self.latents.names)))
-            loss = denoising_loss(self.family, self.latents, course.styles, subjects, size, number)
+            loss = denoising_loss(self.family, self.latents, course.styles, subjects, batch_size, number)
         else:
-            loss = distilling_loss(self.family, self.latents, teacher, course.guidance, size, number)
+            loss = distilling_loss(self.family, self.latents, teacher, course.guidance, batch_size, number)
         return train(label, self.family, model, loss, course.steps, course.rate, path)
 
     def lora(self, name: str, base: str, seed: int) -> dict[str, tuple[Tensor, Tensor]]:
-        """A LoRA trained on a base: up and down by layer."""
+        """Reads a LoRA trained on a base, or trains it; returns up and down by layer."""
         course = LORAS[name]
         weights = self.base(base, seed)
         number = 10_000 + 1000 * list(LORAS).index(name) + 100 * list(BASES).index(base) + seed
@@ -113,5 +113,5 @@ class Workshop:
         return train_lora(label, self.family, model, weights, loss, course.rank, course.steps, course.rate, path, seed)
 
 
-def _never(*_: object) -> Tensor:
+def _fail_if_called(*_: object) -> Tensor:
     raise AssertionError

@@ -1,4 +1,4 @@
-"""What is compared: the old LoRA as it is, every method over its settings, a random change."""
+"""The candidates that are compared: the old LoRA unchanged, every method with its settings, a random change."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -9,41 +9,44 @@ from torch import Tensor
 from core.plan import TransferSettings
 from core.subspace import RankRule
 
-from .engine import Factors, Journey
+from .engine import Factors, TransferJob
 
 HALF = RankRule("fraction", 0.5)
-Carry = Callable[[Journey], Mapping[str, tuple[Tensor, Tensor]]]
+Transfer = Callable[[TransferJob], Mapping[str, tuple[Tensor, Tensor]]]
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A name for the tables, and how the target's LoRA comes of the source's. group: which table it stands in."""
+    """A way to make the target's LoRA from the source's. name: in the tables. group: the table that shows it."""
 
     name: str
-    carry: Carry
+    transfer: Transfer
     group: str = "methods"
 
 
-def by(rule: RankRule = HALF, *, everywhere: bool = False, **settings: object) -> Carry:
-    """The engine's own transfer, with nothing held back by a threshold unless one is given."""
-    chosen = TransferSettings(**{"threshold": 0.0, **settings})  # pyright: ignore[reportArgumentType]
-    return lambda journey: journey.carried(chosen, rule, everywhere=everywhere)
+def by(rule: RankRule = HALF, *, everywhere: bool = False, **settings: object) -> Transfer:
+    """Transfers with the engine. No layer is held back, unless the settings name a threshold."""
+    transfer_settings = TransferSettings(**{"threshold": 0.0, **settings})  # pyright: ignore[reportArgumentType]
+    return lambda job: job.transfer(transfer_settings, rule, everywhere=everywhere)
 
 
-def by_name(method: str) -> Carry:
-    """Layers paired by their names: what loading the old LoRA does."""
-    return lambda journey: by(method=method)(replace(journey, match_by="names", _compared={}))
+def by_name(method: str) -> Transfer:
+    """Pairs layers by their names, as loading the old LoRA does."""
+    return lambda job: by(method=method)(replace(job, match_by="names", _comparisons={}))
 
 
-def _random(journey: Journey) -> Factors:
-    """A random change of the copy's norm, layer by layer, and of its rank."""
+def _random(job: TransferJob) -> Factors:
+    """A random change that has the copy's norm and rank in every layer."""
     generator = torch.Generator().manual_seed(5)
-    found: dict[str, tuple[Tensor, Tensor]] = {}
-    for key, (up, down) in by(method="copy")(journey).items():
-        other_up, other_down = torch.randn(up.shape, generator=generator), torch.randn(down.shape, generator=generator)
-        share = (up @ down).norm() / (other_up @ other_down).norm().clamp(min=1e-12)
-        found[key] = other_up * share, other_down
-    return found
+    random: dict[str, tuple[Tensor, Tensor]] = {}
+    for key, (up, down) in by(method="copy")(job).items():
+        random_up, random_down = (
+            torch.randn(up.shape, generator=generator),
+            torch.randn(down.shape, generator=generator),
+        )
+        share = (up @ down).norm() / (random_up @ random_down).norm().clamp(min=1e-12)
+        random[key] = random_up * share, random_down
+    return random
 
 
 def _rules() -> list[Candidate]:

@@ -1,8 +1,9 @@
-"""What of the trained weights is committed: weights/, in the folders of ComfyUI's models. The demo shows them.
+"""Reads and writes the committed weights: weights/, laid out as ComfyUI's model folders. The demo shows them.
 
     python -m benchmarks.quality.committed [FOLDER]
 
-FOLDER is the benchmark's own, .run/bench_quality. A file that already says the same is left as it is.
+FOLDER holds the benchmark's weights; the default is .run/bench_quality. Files whose content stays the same are not
+written again.
 """
 
 import sys
@@ -16,10 +17,10 @@ from torch import Tensor
 
 from dev.paths import RUN
 
-from .bases import Workshop
+from .bases import ModelStore
 from .families import FAMILIES, FLUX, Family
 from .latents import Latents, load
-from .text import pooled
+from .text import pool
 
 WEIGHTS = Path(__file__).parent / "weights"
 VAE = WEIGHTS / "vae/emoji_vae.safetensors"
@@ -28,39 +29,41 @@ BASES = {
     "A": ("emoji_source", "Trained on the drawings of Noto Emoji."),
     "drifted": (
         "emoji_target",
-        "emoji_source, trained on with Noto's faces in exchanged colours and Fluent's flat ones.",
+        "emoji_source, trained further on Noto's faces in exchanged colours and on Fluent's flat ones.",
     ),
     "pruned": (
         "emoji_pruned",
-        "emoji_source less one double block and two single ones, trained on to answer as before.",
+        "emoji_source without one double block and two single ones, trained further to answer as before.",
     ),
     "other": ("emoji_stranger", "Trained on the drawings of Noto Emoji, as emoji_source was, but from another seed."),
 }
 
 EVALUATED = [f"{lora}.{base}.0" for lora in ("line_16", "3d_16") for base in BASES]
-STYLES = ("line", "3d", "noto", "noto recoloured")  # of the LoRAs, and the targets' own
+STYLES = ("line", "3d", "noto", "noto recoloured")  # those of the LoRAs and of the targets
 
 
-def committed(family: Family) -> Workshop:
-    """A workshop with nothing to train: what is committed."""
-    place = WEIGHTS / "evaluation"
-    return Workshop(family, load(place / "latents.safetensors"), place, already())
+def committed_store(family: Family) -> ModelStore:
+    """A store with the committed weights, which has nothing to train."""
+    folder = WEIGHTS / "evaluation"
+    return ModelStore(family, load(folder / "latents.safetensors"), folder, committed_files())
 
 
-def already() -> dict[str, Path]:
-    """What the whole run need not train for the transformer: the files that are committed, by their names there."""
+def committed_files() -> dict[str, Path]:
+    """The committed files of the transformer, by their names in the store; the whole run does not train these."""
     bases = {f"{name}.0": WEIGHTS / f"diffusion_models/{title}.safetensors" for name, (title, _) in BASES.items()}
     return bases | {name: WEIGHTS / f"evaluation/{name}.safetensors" for name in EVALUATED}
 
 
-def workshops(latents: Latents, folder: Path) -> list[Workshop]:
-    """Both families' workshops, which train what is missing and not committed."""
-    known = {FLUX.name: already()}
-    return [Workshop(one, latents, folder / one.name, known.get(one.name, {})) for one in FAMILIES.values()]
+def stores(latents: Latents, folder: Path) -> list[ModelStore]:
+    """The stores of both families. They train what is neither in `folder` nor committed."""
+    known = {FLUX.name: committed_files()}
+    return [
+        ModelStore(family, latents, folder / family.name, known.get(family.name, {})) for family in FAMILIES.values()
+    ]
 
 
 def write(folder: Path, weights: Path = WEIGHTS) -> None:
-    """From the benchmark's folder to files that ComfyUI's own loaders read, about 35 MB of float16."""
+    """Copies weights from the benchmark's folder to files that ComfyUI's loaders read, about 35 MB of float16."""
     trained = folder / "flux"
     for name, (title, description) in BASES.items():
         about = _about(title, f"{description} A small denoiser of Flux's layout.")
@@ -71,7 +74,7 @@ def write(folder: Path, weights: Path = WEIGHTS) -> None:
         "emoji_line_art", "Black-and-white line art: trained on emoji_source with Fluent's high-contrast drawings."
     )
     lora = load_file(weights / "evaluation/line_16.A.0.safetensors")
-    _write(_lora(lora), weights / "loras/emoji_line_art.safetensors", about)
+    _write(_with_comfy_names(lora), weights / "loras/emoji_line_art.safetensors", about)
     about = _about("emoji_vae", "A TAESD with 16 channels, trained on the drawings of every style.")
     _copy(folder / "autoencoder.safetensors", weights / "vae/emoji_vae.safetensors", about)
     _write_drawings(folder / "latents.safetensors", weights / "evaluation/latents.safetensors")
@@ -79,7 +82,7 @@ def write(folder: Path, weights: Path = WEIGHTS) -> None:
 
 
 def _write_drawings(latents: Path, path: Path) -> None:
-    """What --quick is judged by: drawings of some styles, one of each subject."""
+    """Writes the drawings that --quick measures on: some styles, one drawing of each subject."""
     with safe_open(latents, "pt") as file:
         tensors = {key: file.get_tensor(key) for key in ("context", *STYLES)}
         names = file.metadata()["names"]
@@ -87,23 +90,23 @@ def _write_drawings(latents: Path, path: Path) -> None:
     _write(drawn, path, {"names": names})
 
 
-def _lora(factors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """<layer>.weight.up (m, r) and .down (r, n) -> ComfyUI's generic names; alpha = rank, for the scale is 1."""
-    found: dict[str, Tensor] = {}
+def _with_comfy_names(factors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Renames <layer>.weight.up (m, r) and .down (r, n) to ComfyUI's generic names; alpha = rank makes the scale 1."""
+    tensors: dict[str, Tensor] = {}
     for key, value in factors.items():
         layer, _, part = key.rpartition(".weight.")
-        found[f"diffusion_model.{layer}.lora_{part}.weight"] = value
+        tensors[f"diffusion_model.{layer}.lora_{part}.weight"] = value
         if part == "down":
-            found[f"diffusion_model.{layer}.alpha"] = torch.tensor(float(len(value))).half()
-    return found
+            tensors[f"diffusion_model.{layer}.alpha"] = torch.tensor(float(len(value))).half()
+    return tensors
 
 
 def _write_prompts(latents: Path, path: Path) -> None:
-    """context (prompts, 10, 384), pooled (prompts, 384), and the prompts themselves in the metadata, one a line."""
+    """Writes context (prompts, 10, 384) and pooled (prompts, 384); the metadata holds the prompts, one a line."""
     with safe_open(latents, "pt") as file:
         context, names = file.get_tensor("context"), file.metadata()["names"]
     description = "What all-MiniLM-L6-v2 (Apache-2.0) says of the English names of emoji."
-    tensors = {"context": context.half(), "pooled": pooled(context.float()).half()}
+    tensors = {"context": context.half(), "pooled": pool(context.float()).half()}
     _write(tensors, path, {**_about("emoji_prompts", description), "names": names})
 
 
@@ -116,7 +119,7 @@ def _about(title: str, description: str) -> dict[str, str]:
 
 
 def _copy(trained: Path, path: Path, metadata: dict[str, str]) -> None:
-    """What was not trained anew stays as it is."""
+    """Copies a file if it was trained; otherwise the committed one stays."""
     if trained.is_file():
         _write(load_file(trained), path, metadata)
 
@@ -132,7 +135,7 @@ def _write(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) 
 
 
 def _same(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> bool:
-    """Not bytes are compared: safetensors writes metadata in a random order."""
+    """Compares tensors and metadata. Bytes would differ: safetensors writes metadata in random order."""
     with safe_open(path, "pt") as file:
         kept = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (it is no mapping)
         return (

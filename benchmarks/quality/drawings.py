@@ -1,6 +1,6 @@
-"""Emoji in six drawing styles, rendered from packages of the npm registry: the same subjects in every style.
+"""Emoji in six drawing styles, rendered from npm packages: the same subjects in every style.
 
-Needed only to train anew: what the evaluation reads is committed (weights/). Noto (Apache-2.0), Twemoji (graphics
+Only training needs them; what the evaluation reads is committed (weights/). Noto (Apache-2.0), Twemoji (graphics
 CC-BY 4.0, Twitter and contributors) and Microsoft's Fluent emoji (MIT).
 """
 
@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 SIDE = 64  # pixels
-SELECTOR, JOINER = "\ufe0f", "\u200d"  # of Unicode: "draw it in colour", "one emoji of several"
+SELECTOR, JOINER = "\ufe0f", "\u200d"  # Unicode characters: "draw in colour", "join emoji to one"
 PACKAGES = {
     "names": ("unicode-emoji-json", "0.9.0"),
     "noto": ("emoji-datasource-google", "16.0.0"),
@@ -32,7 +32,7 @@ PACKAGES = {
 
 @dataclass(frozen=True)
 class Subject:
-    """One emoji: its characters, and its English name, which is its prompt."""
+    """An emoji: its characters, and its English name, which is its prompt."""
 
     characters: str
     name: str
@@ -41,15 +41,17 @@ class Subject:
 
 @dataclass(frozen=True)
 class Style:
-    """Where a style's drawing of a subject lies: in which package, under which path."""
+    """Where the drawings of a style are: the package, and the path of each subject in it."""
 
     package: str
     path: Callable[[Subject], str]
 
 
 def _points(subject: Subject, *, keep_selector: bool) -> str:
-    """1f600 or 2764-fe0f: how the packages name their files."""
-    return "-".join(f"{ord(one):04x}" for one in subject.characters if keep_selector or one != SELECTOR)
+    """The code points as the packages name their files: 1f600, or 2764-fe0f."""
+    return "-".join(
+        f"{ord(character):04x}" for character in subject.characters if keep_selector or character != SELECTOR
+    )
 
 
 def _fluent(kind: str) -> Style:
@@ -57,9 +59,11 @@ def _fluent(kind: str) -> Style:
 
 
 STYLES = {
-    "noto": Style("noto", lambda one: f"package/img/google/64/{_points(one, keep_selector=True)}.png"),
-    "twemoji": Style("twemoji", lambda one: f"package/{_points(one, keep_selector=JOINER in one.characters)}.svg"),
-    "3d": Style("3d", lambda one: f"package/assets/{_points(one, keep_selector=True)}.webp"),
+    "noto": Style("noto", lambda subject: f"package/img/google/64/{_points(subject, keep_selector=True)}.png"),
+    "twemoji": Style(
+        "twemoji", lambda subject: f"package/{_points(subject, keep_selector=JOINER in subject.characters)}.svg"
+    ),
+    "3d": Style("3d", lambda subject: f"package/assets/{_points(subject, keep_selector=True)}.webp"),
     "flat": _fluent("flat"),
     "modern": _fluent("modern"),
     "line": _fluent("high-contrast"),
@@ -67,62 +71,64 @@ STYLES = {
 
 
 def load(folder: Path, group: str = "Smileys & Emotion") -> tuple[list[str], dict[str, Tensor]]:
-    """The names of the subjects that every style draws, and style -> (subjects, 3, 64, 64) in [0, 1] on white."""
+    """Names of the subjects that every style has, and style -> drawings (subjects, 3, 64, 64) in [0, 1] on white."""
     packages = {name: _package(folder, *version) for name, version in PACKAGES.items()}
     subjects = _subjects(packages["names"], group)
     contents = {name: _read(package) for name, package in packages.items() if name != "names"}
     everywhere = [
-        one for one in subjects if all(style.path(one) in contents[style.package] for style in STYLES.values())
+        subject
+        for subject in subjects
+        if all(style.path(subject) in contents[style.package] for style in STYLES.values())
     ]
     drawn = {
-        name: torch.stack([_rendered(contents[style.package][style.path(one)]) for one in everywhere])
+        name: torch.stack([_render(contents[style.package][style.path(subject)]) for subject in everywhere])
         for name, style in STYLES.items()
     }
-    return [one.name for one in everywhere], drawn
+    return [subject.name for subject in everywhere], drawn
 
 
 def _package(folder: Path, name: str, version: str) -> Path:
-    """The package's archive, fetched once by npm."""
-    kept = folder / f"{name.removeprefix('@').replace('/', '-')}-{version}.tgz"
-    if not kept.is_file():
+    """The package's archive, which npm downloads once."""
+    path = folder / f"{name.removeprefix('@').replace('/', '-')}-{version}.tgz"
+    if not path.is_file():
         npm = shutil.which("npm")
         if npm is None:
             raise FileNotFoundError(
-                f"{name} {version} is needed for the emoji drawings and is fetched by npm, which was not found. "
+                f"The emoji drawings need the npm package {name} {version}, but npm was not found. "
                 "Install Node.js, or use --quick, which needs no drawings."
             )
         folder.mkdir(parents=True, exist_ok=True)
         subprocess.run([npm, "pack", "--silent", f"{name}@{version}"], cwd=folder, check=True)
-    return kept
+    return path
 
 
 def _subjects(package: Path, group: str) -> list[Subject]:
     with tarfile.open(package) as archive:
-        groups = json.load(_opened(archive, "package/data-by-group.json"))
-    chosen = next(one for one in groups if one["name"] == group)
-    return [Subject(one["emoji"], one["name"], one["slug"].replace("_", "-")) for one in chosen["emojis"]]
+        groups = json.load(_open_member(archive, "package/data-by-group.json"))
+    emojis = next(entry["emojis"] for entry in groups if entry["name"] == group)
+    return [Subject(emoji["emoji"], emoji["name"], emoji["slug"].replace("_", "-")) for emoji in emojis]
 
 
 def _read(package: Path) -> dict[str, bytes]:
-    kept: dict[str, bytes] = {}
+    contents: dict[str, bytes] = {}
     with tarfile.open(package) as archive:
         for member in archive:
             if member.name.endswith((".png", ".svg", ".webp")):
-                kept[member.name] = _opened(archive, member.name).read()
-    return kept
+                contents[member.name] = _open_member(archive, member.name).read()
+    return contents
 
 
-def _opened(archive: tarfile.TarFile, name: str) -> IO[bytes]:
+def _open_member(archive: tarfile.TarFile, name: str) -> IO[bytes]:
     file = archive.extractfile(name)
     if file is None:
         raise FileNotFoundError(f"{archive.name}: expected a file {name}, found a folder or a link of that name.")
     return file
 
 
-def _rendered(content: bytes) -> Tensor:
-    """(3, 64, 64) in [0, 1]"""
+def _render(content: bytes) -> Tensor:
+    """Renders an image file as (3, 64, 64) in [0, 1]."""
     if content[:5].lstrip().startswith((b"<svg", b"<?xml")):
-        import resvg_py  # here: only the drawings need it
+        import resvg_py  # imported here because only the drawings need it
 
         content = bytes(resvg_py.svg_to_bytes(svg_string=content.decode(), width=SIDE * 2, height=SIDE * 2))
     drawing = Image.open(io.BytesIO(content)).convert("RGBA")

@@ -1,6 +1,6 @@
-"""The two families of denoisers: a UNet with SD1.5's layout and names, a transformer with Flux's; ComfyUI's classes.
+"""The two families of denoisers, of ComfyUI's classes: a UNet with SD1.5's layout, a transformer with Flux's.
 
-Both see the same latents (16, 8, 8) and the same prompts, so that a LoRA's way from one to the other can be tried too.
+Both use the same latents (16, 8, 8) and prompts, so that a transfer between the families can be measured too.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,8 +16,8 @@ from torch.func import functional_call
 from dev.small_models import import_comfy
 
 from .autoencoder import CHANNELS
-from .courses import initialised
-from .text import WIDTH, pooled
+from .checkpoints import initialise
+from .text import WIDTH, pool
 
 State = Mapping[str, Tensor]
 Shape = Literal["whole", "pruned", "wide"]
@@ -25,64 +25,66 @@ Shape = Literal["whole", "pruned", "wide"]
 
 @dataclass(frozen=True)
 class Family:
-    """How one kind of denoiser is built, called and trained. level: how much noise, (n) in [0, 1].
+    """How one kind of denoiser is built, called and trained. A level (n) in [0, 1] says how much noise there is.
 
-    noised: (clean, noise, level) -> what the denoiser is given. aim: (clean, noise) -> what it should answer. denoised:
-    (noised, answer, level) -> the clean latents that an answer means; noise: (denoised, answer) -> the noise. sigma:
-    the level as ComfyUI counts it: an error of the denoised latents divided by it is one of the answer. pruned: the
-    start of a layer's name in the pruned child -> in the whole one. adds_in_place: to tensors that the backward pass
-    still needs.
+    add_noise: (clean, noise, level) -> the denoiser's input.
+    aim: (clean, noise) -> the answer that it should give.
+    denoise: (noised, answer, level) -> the clean latents that the answer implies.
+    noise: (denoised, answer) -> the noise that the answer implies.
+    sigma: level -> ComfyUI's sigma; an error of the denoised latents divided by it is the error of the answer.
+    pruned: start of a layer's name in the pruned child -> in the whole model.
+    adds_in_place: whether the model changes tensors in place that the backward pass still needs.
     """
 
     name: str
     build: Callable[[Shape], nn.Module]
     call: Callable[[nn.Module, State, Tensor, Tensor, Tensor], Tensor]
-    noised: Callable[[Tensor, Tensor, Tensor], Tensor]
+    add_noise: Callable[[Tensor, Tensor, Tensor], Tensor]
     aim: Callable[[Tensor, Tensor], Tensor]
-    denoised: Callable[[Tensor, Tensor, Tensor], Tensor]
+    denoise: Callable[[Tensor, Tensor, Tensor], Tensor]
     noise: Callable[[Tensor, Tensor], Tensor]
     sigma: Callable[[Tensor], Tensor]
     pruned: Mapping[str, str]
     adds_in_place: bool = False
 
     def predict(self, model: nn.Module, weights: State, noised: Tensor, level: Tensor, context: Tensor) -> Tensor:
-        """The denoiser's answer with these weights, multiplied in bfloat16."""
+        """The denoiser's answer with these weights, computed in bfloat16."""
         with torch.autocast("cpu", torch.bfloat16):
             return self.call(model, weights, noised, level, context).float()
 
     def shares(self, level: Tensor) -> tuple[Tensor, Tensor]:
-        """How much of the clean latent and how much of the noise is in a noised one: two of (n)."""
-        one, none = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)
-        return self.noised(one, none, level).flatten(), self.noised(none, one, level).flatten()
+        """The shares of clean latents and of noise in noised latents, (n) each."""
+        ones, zeros = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)
+        return self.add_noise(ones, zeros, level).flatten(), self.add_noise(zeros, ones, level).flatten()
 
-    def beside(self, level: Tensor) -> Tensor:
-        """Noise over clean latent (n), which means the same in every family."""
+    def noise_ratio(self, level: Tensor) -> Tensor:
+        """The ratio (n) of noise to clean latents, which means the same in every family."""
         clean, noise = self.shares(level)
         return noise / clean
 
     def gradients(self) -> AbstractContextManager[Any]:
-        """Within this, the backward pass works too: what it needs is copied before it can be changed.
+        """A context in which the backward pass works: tensors that it needs are copied before the model changes them.
 
-        Not allow_mutation_on_saved_tensors: with it the training of the wide transformer broke off in the backward pass
-        (torch 2.13: "t() expects a tensor with <= 2 dimensions"), probably because it knows tensors by their id."""
+        Do not use allow_mutation_on_saved_tensors: the training of the wide transformer then failed in the backward
+        pass (torch 2.13: "t() expects a tensor with <= 2 dimensions"), probably because it identifies tensors by id."""
         if not self.adds_in_place:
             return nullcontext()
-        return torch.autograd.graph.saved_tensors_hooks(_kept, lambda one: one)
+        return torch.autograd.graph.saved_tensors_hooks(_copy_unless_leaf, lambda saved: saved)
 
     def pruned_weights(self, weights: State) -> dict[str, Tensor]:
-        """The weights of the whole one that its pruned child starts from."""
+        """The weights of the whole model that its pruned child starts from."""
         return {key: weights[self.origin(key)].clone() for key in self.build("pruned").state_dict()}
 
     def origin(self, key: str) -> str:
-        """The parameter of the whole one that a parameter of the pruned child was a copy of."""
-        for ours, theirs in self.pruned.items():
-            if key.startswith(ours):
-                return theirs + key.removeprefix(ours)
+        """The parameter of the whole model that a parameter of the pruned child was copied from."""
+        for start, whole_start in self.pruned.items():
+            if key.startswith(start):
+                return whole_start + key.removeprefix(start)
         return key
 
 
-def _kept(saved: Tensor) -> Tensor:
-    """What the backward pass will see: weights as they are, all else in memory of its own."""
+def _copy_unless_leaf(saved: Tensor) -> Tensor:
+    """Copies everything but weights, which no model changes in place."""
     return saved if saved.is_leaf else saved.clone()
 
 
@@ -90,16 +92,16 @@ def _at(values: Tensor, level: Tensor) -> Tensor:
     return values[(level * len(values)).long().clamp(max=len(values) - 1)][:, None, None, None]
 
 
-# SD1.5's noise schedule: the share of the signal's variance left at each of 1,000 levels.
+# SD1.5's noise schedule: the share of the signal's variance that is left at each of 1,000 levels.
 _SIGNAL = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2).cumprod(0).float()
 
 
-def _unet_noised(clean: Tensor, noise: Tensor, level: Tensor) -> Tensor:
+def _add_unet_noise(clean: Tensor, noise: Tensor, level: Tensor) -> Tensor:
     share = _at(_SIGNAL, level)
     return share.sqrt() * clean + (1 - share).sqrt() * noise
 
 
-def _unet_denoised(noised: Tensor, answer: Tensor, level: Tensor) -> Tensor:
+def _denoise_unet(noised: Tensor, answer: Tensor, level: Tensor) -> Tensor:
     share = _at(_SIGNAL, level)
     return (noised - (1 - share).sqrt() * answer) / share.sqrt()
 
@@ -124,7 +126,7 @@ def _unet(shape: Shape) -> nn.Module:
         context_dim=WIDTH,
         operations=comfy.ops.disable_weight_init,
     )
-    return initialised(model, zero=("out_layers.3", "proj_out", "out.2"))
+    return initialise(model, zero=("out_layers.3", "proj_out", "out.2"))
 
 
 def _call_unet(model: nn.Module, weights: State, noised: Tensor, level: Tensor, context: Tensor) -> Tensor:
@@ -136,12 +138,12 @@ UNET = Family(
     name="unet",
     build=_unet,
     call=_call_unet,
-    noised=_unet_noised,
+    add_noise=_add_unet_noise,
     aim=lambda clean, noise: noise,
-    denoised=_unet_denoised,
+    denoise=_denoise_unet,
     noise=lambda denoised, answer: answer,
     sigma=lambda level: ((1 - _at(_SIGNAL, level)) / _at(_SIGNAL, level)).sqrt().flatten(),
-    # One residual block with attention fewer on each level, down and up: as KOALA leaves them out.
+    # Each level has one residual block with attention less, down and up, as in KOALA.
     pruned={
         "input_blocks.2.": "input_blocks.3.",
         "input_blocks.3.": "input_blocks.4.",
@@ -177,24 +179,24 @@ def _flux(shape: Shape) -> nn.Module:
         image_model="flux",
         operations=comfy.ops.disable_weight_init,
     )
-    return initialised(model, zero=("mod.lin", "modulation.lin", "final_layer.linear", "adaLN_modulation.1"))
+    return initialise(model, zero=("mod.lin", "modulation.lin", "final_layer.linear", "adaLN_modulation.1"))
 
 
 def _call_flux(model: nn.Module, weights: State, noised: Tensor, level: Tensor, context: Tensor) -> Tensor:
-    return functional_call(model, dict(weights), (noised, level, context, pooled(context)))
+    return functional_call(model, dict(weights), (noised, level, context, pool(context)))
 
 
 FLUX = Family(
     name="flux",
     build=_flux,
     call=_call_flux,
-    noised=lambda clean, noise, level: torch.lerp(clean, noise, level[:, None, None, None]),
+    add_noise=lambda clean, noise, level: torch.lerp(clean, noise, level[:, None, None, None]),
     aim=lambda clean, noise: noise - clean,
-    denoised=lambda noised, answer, level: noised - level[:, None, None, None] * answer,
+    denoise=lambda noised, answer, level: noised - level[:, None, None, None] * answer,
     noise=lambda denoised, answer: denoised + answer,
     sigma=lambda level: level,
     adds_in_place=True,
-    # A double block and two single blocks fewer.
+    # Without one double block and two single blocks.
     pruned={
         "single_blocks.1.": "single_blocks.2.",
         "single_blocks.2.": "single_blocks.3.",
@@ -209,5 +211,5 @@ def _comfy() -> Any:
     comfy = import_comfy()
     import_module("comfy.model_management")
     comfy.cli_args.args.use_pytorch_cross_attention = True
-    comfy.model_management.in_training = True  # its fast kernels have no backward pass
+    comfy.model_management.in_training = True  # ComfyUI's fast kernels have no backward pass
     return comfy

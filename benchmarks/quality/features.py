@@ -1,7 +1,7 @@
-"""What a drawing looks like, in numbers: a small network that tells styles and subjects apart, trained here on latents.
+"""A small network that tells drawing styles apart, trained here on latents.
 
-Its features judge generated drawings: how far they are from a style's real ones, and how much they differ among
-themselves. Accuracy on subjects it never saw in training is printed when it is trained.
+Its features measure generated drawings: their distance to a style's real drawings, and their diversity. Training prints
+its accuracy on subjects that it never saw.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ STEPS, BATCH, WIDTH = 600, 128, 64
 
 
 class Features(nn.Module):
-    """(n, 16, 8, 8) -> (n, 64)."""
+    """The network: latents (n, 16, 8, 8) -> features (n, 64)."""
 
     def __init__(self, styles: int) -> None:
         super().__init__()
@@ -40,41 +40,44 @@ class Features(nn.Module):
 
 
 @dataclass(frozen=True)
-class Eye:
-    """The trained features and the names of the styles that they tell apart."""
+class StyleNetwork:
+    """The trained network and the names of the styles that it tells apart."""
 
     model: Features
     styles: list[str]
 
-    def seen(self, latents: Tensor) -> Tensor:
+    def features(self, latents: Tensor) -> Tensor:
         with torch.inference_mode():
             return self.model(latents)
 
     def style_share(self, latents: Tensor, style: str) -> float:
-        """The share of drawings that are taken for this style's."""
+        """The share of drawings that the network assigns to this style."""
         with torch.inference_mode():
-            found = self.model.style(self.model(latents)).argmax(1)
-        return float((found == self.styles.index(style)).float().mean())
+            assigned = self.model.style(self.model(latents)).argmax(1)
+        return float((assigned == self.styles.index(style)).float().mean())
 
     def distance(self, latents: Tensor, real: Tensor) -> float:
-        """The distance of the mean features of two sets, squared, in units of the real set's own spread."""
-        ours, theirs = self.seen(latents), self.seen(real)
-        return float((ours.mean(0) - theirs.mean(0)).square().sum() / theirs.var(0).sum())
+        """The squared distance between the mean features of two sets, over the variance of the real set."""
+        drawn_features, real_features = self.features(latents), self.features(real)
+        gap = drawn_features.mean(0) - real_features.mean(0)
+        return float(gap.square().sum() / real_features.var(0).sum())
 
     def diversity(self, latents: Tensor, real: Tensor) -> float:
-        """The spread of drawings of different subjects, in units of the real ones' spread."""
-        return float((self.seen(latents).var(0).sum() / self.seen(real).var(0).sum()).sqrt())
+        """The spread over subjects, relative to that of real drawings."""
+        return float((self.features(latents).var(0).sum() / self.features(real).var(0).sum()).sqrt())
 
 
-def eye(latents: Latents, path: Path) -> Eye:
-    """Trained in a minute, or read."""
-    styles = [style for style in latents.styles if style != "line" + RECOLOURED]  # black and white stay as they are
+def load_style_network(latents: Latents, path: Path) -> StyleNetwork:
+    """Reads the network, or trains it in a minute."""
+    styles = [
+        style for style in latents.styles if style != "line" + RECOLOURED
+    ]  # recolouring leaves black and white unchanged
     model = Features(len(styles))
     if not path.is_file():
         _train(model, latents, styles)
         save(model.state_dict(), path)
     model.load_state_dict({key: value.float() for key, value in load_file(path).items()})
-    return Eye(model.eval().requires_grad_(requires_grad=False), styles)
+    return StyleNetwork(model.eval().requires_grad_(requires_grad=False), styles)
 
 
 def _train(model: Features, latents: Latents, styles: list[str]) -> None:
@@ -93,13 +96,14 @@ def _train(model: Features, latents: Latents, styles: list[str]) -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    held = drawn[:, latents.held_out, 0]
+    held_out = drawn[:, latents.held_out, 0]
     with torch.inference_mode():
         right = [
-            float((model.style(model(images)).argmax(1) == index).float().mean()) for index, images in enumerate(held)
+            float((model.style(model(images)).argmax(1) == index).float().mean())
+            for index, images in enumerate(held_out)
         ]
     print(
-        "features: share of held-out drawings taken for their style: "
+        "style network: share of held-out drawings assigned to their style: "
         + ", ".join(f"{style} {share:.2f}" for style, share in zip(styles, right, strict=True)),
         flush=True,
     )

@@ -1,4 +1,4 @@
-"""From measurements to figures with intervals: seeds and subjects are drawn anew a thousand times."""
+"""Figures with intervals from measurements, by a bootstrap over seeds and subjects."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
-DRAWS = 1000
+DRAWS = 1000  # bootstrap samples
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A mean and the interval that holds 95 of 100 draws."""
+    """A mean, and the interval that holds 95 % of the bootstrap samples."""
 
     mean: float
     low: float
@@ -26,57 +26,57 @@ Point = Mapping[str, Any]
 
 
 def recovered(points: Sequence[Point], name: str) -> Figure:
-    """The share of the gain of a LoRA trained on the target that a candidate reaches: mean over seeds."""
-    without, trained, found = (_losses(points, one) for one in ("none", "trained", name))
-    return _drawn(
-        lambda s, p: _share(*(part[s][:, p] for part in (without, found, trained))), len(points), found.shape[1]
+    """The share that a candidate reaches of the gain of a LoRA trained on the target: mean over seeds."""
+    without, trained, losses = (_losses(points, key) for key in ("none", "trained", name))
+    return _bootstrap(
+        lambda s, p: _share(*(part[s][:, p] for part in (without, losses, trained))), len(points), losses.shape[1]
     )
 
 
 def mean_share(points: Sequence[Point], name: str) -> float:
-    """The mean of `recovered` alone: no draws."""
-    return _share(*(_losses(points, one) for one in ("none", name, "trained")))
+    """The mean of `recovered`, without an interval."""
+    return _share(*(_losses(points, key) for key in ("none", name, "trained")))
 
 
-def difference(points: Sequence[Point], name: str, other: str) -> Figure:
-    """How much more a candidate recovers than another, on the same draws."""
-    without, trained, one, two = (_losses(points, key) for key in ("none", "trained", name, other))
+def difference(points: Sequence[Point], name: str, reference: str) -> Figure:
+    """How much more a candidate recovers than the reference candidate, on the same bootstrap samples."""
+    without, trained, losses, reference_losses = (_losses(points, key) for key in ("none", "trained", name, reference))
 
     def gap(seeds: np.ndarray, subjects: np.ndarray) -> float:
-        parts = [part[seeds][:, subjects] for part in (without, one, two, trained)]
+        parts = [part[seeds][:, subjects] for part in (without, losses, reference_losses, trained)]
         return _share(parts[0], parts[1], parts[3]) - _share(parts[0], parts[2], parts[3])
 
-    return _drawn(gap, len(points), one.shape[1])
+    return _bootstrap(gap, len(points), losses.shape[1])
 
 
 def damage(points: Sequence[Point], name: str) -> float:
-    """The loss on the target's own style with the LoRA over that without: mean over seeds."""
+    """The loss on the target's own style with the LoRA over the loss without: mean over seeds."""
     own = _losses(points, name, own=True).mean(1) / _losses(points, "none", own=True).mean(1)
     return float(own.mean())
 
 
 def rank_correlation(points: Sequence[Point], names: Sequence[str], score: str) -> Figure:
-    """Spearman's between a score and the recovered fraction over candidates, within one target: mean over seeds. The
-    interval draws the candidates anew."""
+    """Spearman's rank correlation of a score with the recovered fraction over the candidates of a target: mean over
+    seeds. The interval comes from a bootstrap over candidates."""
     shares = np.stack([[mean_share([point], name) for name in names] for point in points])
     scores = np.stack([[point[name][score] for name in names] for point in points])
     generator = np.random.default_rng(1)
-    all_of_them = np.arange(len(names))
+    all_candidates = np.arange(len(names))
 
     def mean(chosen: np.ndarray) -> float:
-        found = [
+        correlations = [
             np.corrcoef(rankdata(a[chosen]), rankdata(b[chosen]))[0, 1] for a, b in zip(shares, scores, strict=True)
         ]
-        return float(np.mean(found))
+        return float(np.mean(correlations))
 
     drawn = [mean(generator.integers(0, len(names), len(names))) for _ in range(200)]
     low, high = np.nanpercentile(drawn, [2.5, 97.5])
-    return Figure(mean(all_of_them), float(low), float(high))
+    return Figure(mean(all_candidates), float(low), float(high))
 
 
-def picked(points: Sequence[Point], names: Sequence[str], score: str) -> tuple[float, float]:
-    """The recovered fraction at the candidate of the best score, chosen for each seed, and that of the best candidate
-    if one is fixed for all seeds."""
+def pick_by_score(points: Sequence[Point], names: Sequence[str], score: str) -> tuple[float, float]:
+    """The recovered fraction of the candidate with the best score, picked for each seed; and that of the candidate
+    that is best over all seeds."""
     shares = {name: [mean_share([point], name) for point in points] for name in names}
     chosen = [max(names, key=lambda name: point[name][score]) for point in points]
     by_score = float(np.mean([shares[name][index] for index, name in enumerate(chosen)]))
@@ -84,18 +84,18 @@ def picked(points: Sequence[Point], names: Sequence[str], score: str) -> tuple[f
 
 
 def _losses(points: Sequence[Point], name: str, *, own: bool = False) -> np.ndarray:
-    """(seeds, subjects)"""
+    """Losses (seeds, subjects)."""
     if name in ("none", "trained"):
         return np.array([point["baseline"][f"{name}, own" if own else name] for point in points])
     return np.array([point[name]["own" if own else "loss"] for point in points])
 
 
-def _share(without: np.ndarray, found: np.ndarray, trained: np.ndarray) -> float:
-    gains = (without.mean(1) - found.mean(1)) / (without.mean(1) - trained.mean(1))
+def _share(without: np.ndarray, losses: np.ndarray, trained: np.ndarray) -> float:
+    gains = (without.mean(1) - losses.mean(1)) / (without.mean(1) - trained.mean(1))
     return float(gains.mean())
 
 
-def _drawn(figure: Callable[[np.ndarray, np.ndarray], float], seeds: int, subjects: int) -> Figure:
+def _bootstrap(figure: Callable[[np.ndarray, np.ndarray], float], seeds: int, subjects: int) -> Figure:
     generator = np.random.default_rng(0)
     whole = figure(np.arange(seeds), np.arange(subjects))
     drawn = [

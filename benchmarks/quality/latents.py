@@ -10,17 +10,17 @@ from torch.nn import functional as F  # noqa: N812  (its usual name)
 
 from . import autoencoder, drawings, text
 
-# Mirrored or not, and a shift in pixels: variants of each drawing to train on; the first is the drawing itself.
+# Variants of each drawing for training: mirrored or not, and a shift in pixels. The first is the drawing itself.
 VARIANTS = ((False, 0, 0), (True, 0, 0), (False, 2, 1), (True, -2, 2), (False, -1, -3), (True, 3, -1))
-VARIANTS_SEEN = 4  # by a LoRA of one subject; it is judged by the others
-RECOLOURED = " recoloured"  # red, green and blue exchanged in turn: yellow faces become blue ones
-HELD_OUT = 4  # every fourth subject is kept from the LoRAs and is what they are judged by
+VARIANTS_SEEN = 4  # a LoRA of one subject is trained on so many; the others measure it
+RECOLOURED = " recoloured"  # red, green and blue rotated: yellow faces become blue
+HELD_OUT = 4  # every fourth subject is held out from the LoRAs to measure them
 
 
 @dataclass(frozen=True)
 class Latents:
-    """names: of the subjects, which are the prompts; context: (subjects, 10, 384) their embedding; styles: style ->
-    (subjects, variants, 16, 8, 8)."""
+    """The encoded drawings. names: of the subjects, which are also the prompts. context: the prompts' embeddings
+    (subjects, 10, 384). styles: style -> latents (subjects, variants, 16, 8, 8)."""
 
     names: list[str]
     context: Tensor
@@ -36,21 +36,21 @@ class Latents:
 
 
 def prepare(folder: Path, autoencoder_path: Path) -> Latents:
-    """Fetch, draw, train the autoencoder and encode: whatever of it is missing; the rest is read."""
-    kept = folder / "latents.safetensors"
-    if not kept.is_file():
+    """Reads the latents, or makes them: downloads, renders, trains the autoencoder if it is missing, and encodes."""
+    path = folder / "latents.safetensors"
+    if not path.is_file():
         names, drawn = drawings.load(folder / "packages")
         if not autoencoder_path.is_file():
             autoencoder.train(torch.cat(list(drawn.values())), autoencoder_path)
         model = autoencoder.load(autoencoder_path)
         recoloured = {name + RECOLOURED: images[:, [2, 0, 1]] for name, images in drawn.items()}
         tensors = {
-            name: torch.stack([autoencoder.encode(model, _variant(images, *one)) for one in VARIANTS], 1).half()
+            name: torch.stack([autoencoder.encode(model, _variant(images, *variant)) for variant in VARIANTS], 1).half()
             for name, images in (drawn | recoloured).items()
         }
         context = text.encode(folder / "packages", names).half()
-        save_file(tensors | {"context": context}, kept, metadata={"names": "\n".join(names)})
-    return load(kept)
+        save_file(tensors | {"context": context}, path, metadata={"names": "\n".join(names)})
+    return load(path)
 
 
 def load(path: Path) -> Latents:

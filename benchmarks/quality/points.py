@@ -1,4 +1,4 @@
-"""Every measurement: one LoRA, one target, one seed, one candidate. Kept on disk, so that a run can be stopped."""
+"""Measures a LoRA on a target with a seed, for every candidate. Results are saved, so that a run can stop."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -11,45 +11,43 @@ from torch import Tensor
 
 from core.check import measure
 
-from ..kept_base import kept_base
-from .bases import BASES, LORAS, Workshop
+from ..memory_bases import make_base
+from .bases import BASES, LORAS, ModelStore
 from .candidates import Candidate, by
-from .engine import Factors, Journey
-from .judging import Judge, States
+from .engine import Factors, TransferJob
+from .judge import Judge, States
 from .latents import VARIANTS, VARIANTS_SEEN
 from .training import with_lora
 
-PROMPTS = 8  # seen subjects that the score is taken on
+PROMPTS = 8  # number of seen subjects that the score is measured on
 
 
 @dataclass(frozen=True)
-class Errand:
-    """A LoRA to be carried to a target, with everything that its candidates are held against."""
+class Measurement:
+    """A LoRA, a target and a seed, with everything that the candidates are compared with."""
 
-    workshop: Workshop
+    store: ModelStore
     lora: str
     target: str
     seed: int
-    via: str | None = None  # another base that the LoRA is carried to first, by the default method
+    via: str | None = None  # a base that the LoRA is transferred to first, by the default method
 
     @property
     def label(self) -> str:
-        way = "" if self.via is None else f" via {self.via}"
-        return f"{self.lora} to {self.target}{way} {self.seed}"
+        route = "" if self.via is None else f" via {self.via}"
+        return f"{self.lora} to {self.target}{route} {self.seed}"
 
-    def trained(self) -> bool:
-        """Whether all that this errand needs lies on disk."""
+    def is_trained(self) -> bool:
+        """Whether all files that this measurement needs exist."""
         lora = self.lora.replace(" ", "_")
         return all(
-            self.workshop.path(f"{lora}.{base}.{self.seed}").is_file()
-            for base in ("A", self.target)
-            if base is not None
+            self.store.path(f"{lora}.{base}.{self.seed}").is_file() for base in ("A", self.target) if base is not None
         )
 
     def verdict(self) -> dict[str, Any]:
-        """What a user is told beforehand."""
-        judged = self.journey.surveyed.verdict
-        return {} if judged is None else judged.as_json()
+        """The verdict that a user gets before a transfer."""
+        verdict = self.job.survey.verdict
+        return {} if verdict is None else verdict.as_json()
 
     @property
     def style(self) -> str:
@@ -57,55 +55,55 @@ class Errand:
 
     @property
     def subject(self) -> list[int]:
-        """The one that the LoRA is of, if it is of one."""
+        """The index of the LoRA's subject; empty for a style LoRA."""
         name = LORAS[self.lora].subject
-        return [self.workshop.latents.names.index(name)] if name else []
+        return [self.store.latents.names.index(name)] if name else []
 
     @cached_property
     def judge(self) -> Judge:
-        return Judge(self.workshop.family, self.workshop.latents)
+        return Judge(self.store.family, self.store.latents)
 
     @cached_property
-    def journey(self) -> Journey:
+    def job(self) -> TransferJob:
         source, target, *between = (
-            kept_base(name, self.workshop.base(name, self.seed)) for name in ("A", self.target, self.via) if name
+            make_base(name, self.store.base(name, self.seed)) for name in ("A", self.target, self.via) if name
         )
-        lora = self.workshop.lora(self.lora, "A", self.seed)
+        lora = self.store.lora(self.lora, "A", self.seed)
         if not between:
-            return Journey(source, target, lora)
-        return Journey(between[0], target, by(method="restore_both")(Journey(source, between[0], lora)))
+            return TransferJob(source, target, lora)
+        return TransferJob(between[0], target, by(method="restore_both")(TransferJob(source, between[0], lora)))
 
     @cached_property
     def models(self) -> tuple[Any, Any]:
-        build = self.workshop.family.build
-        return build("whole"), build(self.workshop.shape(self.target))
+        build = self.store.family.build
+        return build("whole"), build(self.store.shape(self.target))
 
     @cached_property
     def states(self) -> dict[str, tuple[States, Tensor, Tensor, Tensor]]:
-        """What the scores are taken on, its own drawings on the way, and real ones; and there the answers of the source
-        without and with its LoRA, and of the target without."""
-        base, seen = self.workshop.base("A", 0), self.workshop.latents.seen
+        """The states that scores are measured on: the source's own samplings, and noised real drawings. With each, the
+        answers of the source without and with its LoRA, and of the target without."""
+        base, seen = self.store.base("A", 0), self.store.latents.seen
         subjects = self.subject * PROMPTS or seen[:: len(seen) // PROMPTS][:PROMPTS]
-        changed = with_lora(base, self.workshop.lora(self.lora, "A", self.seed))
+        source_weights = with_lora(base, self.store.lora(self.lora, "A", self.seed))
         kinds = {
-            "sampled": self.judge.sampled_states(self.models[0], changed, subjects),
-            "drawn": self.judge.drawn_states(self.style, subjects),
+            "sampled": self.judge.sample_states(self.models[0], source_weights, subjects),
+            "drawn": self.judge.noise_real_drawings(self.style, subjects),
         }
         source, target = self.models
-        bare = self.workshop.base(self.target, self.seed)
+        bare = self.store.base(self.target, self.seed)
         return {
             kind: (
                 states,
                 self.judge.answers_on(source, base, states),
-                self.judge.answers_on(source, changed, states),
+                self.judge.answers_on(source, source_weights, states),
                 self.judge.answers_on(target, bare, states),
             )
             for kind, states in kinds.items()
         }
 
     def baseline(self) -> dict[str, Any]:
-        """Without the LoRA, and with one trained on the target."""
-        trained = self.workshop.lora(self.lora, self.target, self.seed)
+        """Measures the target without a LoRA, and with a LoRA trained on it."""
+        trained = self.store.lora(self.lora, self.target, self.seed)
         without, own = self._losses({})
         with_it, own_with_it = self._losses(trained)
         return {
@@ -116,23 +114,25 @@ class Errand:
             **self._scores(trained),
         }
 
-    def measured(self, candidate: Candidate) -> dict[str, Any]:
-        factors = candidate.carry(self.journey)
+    def measure(self, candidate: Candidate) -> dict[str, Any]:
+        """Losses and scores of a candidate."""
+        factors = candidate.transfer(self.job)
         loss, own = self._losses(factors)
         return {"loss": loss, "own": own, **self._scores(factors)}
 
     def _losses(self, factors: Factors) -> tuple[list[float], list[float]]:
-        """By held-out subject, or by held-out drawing of the one subject, several times: in the LoRA's style; and by
-        held-out subject in the target's own."""
-        weights, latents = with_lora(self.workshop.base(self.target, self.seed), factors), self.workshop.latents
+        """Losses by held-out subject, in the LoRA's style and in the target's own.
+
+        For a LoRA of one subject, the losses in its style are by held-out drawing, measured several times."""
+        weights, latents = with_lora(self.store.base(self.target, self.seed), factors), self.store.latents
         own = self.judge.losses(self.models[1], weights, BASES[self.target].styles[0], latents.held_out)
         if not self.subject:
             return self.judge.losses(self.models[1], weights, self.style, latents.held_out).tolist(), own.tolist()
-        kept = range(VARIANTS_SEEN, len(VARIANTS))
-        return self.judge.losses(self.models[1], weights, self.style, self.subject * 8, kept).tolist(), own.tolist()
+        held_out = range(VARIANTS_SEEN, len(VARIANTS))
+        return self.judge.losses(self.models[1], weights, self.style, self.subject * 8, held_out).tolist(), own.tolist()
 
     def _scores(self, factors: Factors) -> dict[str, float]:
-        base = self.workshop.base(self.target, self.seed)
+        base = self.store.base(self.target, self.seed)
         scores: dict[str, float] = {}
         for kind, (states, without, with_it, bare) in self.states.items():
             answer = self.judge.answers_on(self.models[1], with_lora(base, factors), states)
@@ -141,17 +141,19 @@ class Errand:
         return scores
 
 
-def points(errand: Errand, candidates: Sequence[Candidate], folder: Path) -> dict[str, Any]:
-    """Baseline and candidates of an errand: what is missing is measured."""
-    path = folder / f"{errand.workshop.family.name} {errand.label}.json".replace(" ", "_")
-    kept: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    wanted = ["verdict", "baseline", *(one.name for one in candidates)]
-    if missing := [name for name in wanted if name not in kept]:
-        ways: dict[str, Callable[[], dict[str, Any]]] = {one.name: partial(errand.measured, one) for one in candidates}
-        ways |= {"verdict": errand.verdict, "baseline": errand.baseline}
+def points(measurement: Measurement, candidates: Sequence[Candidate], folder: Path) -> dict[str, Any]:
+    """The saved results of a measurement; measures the baseline and candidates that are missing."""
+    path = folder / f"{measurement.store.family.name} {measurement.label}.json".replace(" ", "_")
+    results: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    wanted = ["verdict", "baseline", *(candidate.name for candidate in candidates)]
+    if missing := [name for name in wanted if name not in results]:
+        steps: dict[str, Callable[[], dict[str, Any]]] = {
+            candidate.name: partial(measurement.measure, candidate) for candidate in candidates
+        }
+        steps |= {"verdict": measurement.verdict, "baseline": measurement.baseline}
         for name in missing:
-            kept[name] = ways[name]()
+            results[name] = steps[name]()
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(kept))
-        print(f"{errand.workshop.family.name}: {errand.label}, {len(missing)} measured", flush=True)
-    return kept
+        path.write_text(json.dumps(results))
+        print(f"{measurement.store.family.name}: {measurement.label}, {len(missing)} measured", flush=True)
+    return results

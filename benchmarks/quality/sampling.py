@@ -1,4 +1,4 @@
-"""Drawings made by a denoiser: DDIM (arXiv 2010.02502, Eq. 12 without noise), which for a flow is Euler's method."""
+"""Sampling with a denoiser: DDIM (arXiv 2010.02502, Eq. 12 without noise), which is Euler's method for a flow."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from .families import Family, State
 
 @dataclass(frozen=True)
 class Sampler:
-    """steps: of equal length in noise level. guidance: 1 asks for the prompt alone, and costs half."""
+    """Sampler settings. steps: of equal size in noise level. guidance: 1 skips the empty prompt and halves the cost."""
 
     steps: int = 20
     guidance: float = 2.0
@@ -22,7 +22,8 @@ class Sampler:
     def sample(
         self, family: Family, model: nn.Module, weights: State, context: Tensor, seed: int
     ) -> tuple[Tensor, list[tuple[float, Tensor]]]:
-        """Clean latents (n, 16, 8, 8) for prompts (n, 10, 384), and what was denoised on the way: level, latents."""
+        """Samples clean latents (n, 16, 8, 8) for prompts (n, 10, 384). Returns them and the (level, noised latents) of
+        every step."""
         generator = torch.Generator().manual_seed(seed)
         now = torch.randn(len(context), 16, 8, 8, generator=generator)
         path: list[tuple[float, Tensor]] = []
@@ -34,6 +35,6 @@ class Sampler:
                 if self.guidance != 1:
                     plain = family.predict(model, weights, now, at, torch.zeros_like(context))
                     answer = plain + self.guidance * (answer - plain)
-                denoised = family.denoised(now, answer, at).clamp(-3, 3)
-                now = family.noised(denoised, family.noise(denoised, answer), torch.full_like(at, following))
+                denoised = family.denoise(now, answer, at).clamp(-3, 3)
+                now = family.add_noise(denoised, family.noise(denoised, answer), torch.full_like(at, following))
         return now.clone(), path

@@ -1,11 +1,11 @@
-"""The tables of RESULTS.md, out of the points."""
+"""Makes the tables of RESULTS.md from the measured points."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .candidates import CANDIDATES
-from .figures import Point, damage, difference, mean_share, picked, rank_correlation, recovered
+from .figures import Point, damage, difference, mean_share, pick_by_score, rank_correlation, recovered
 
 RELATED = ("near", "drifted", "far", "turbo", "pruned")
 DRIFTED = ("near", "drifted", "far")
@@ -30,116 +30,117 @@ STRENGTHS = tuple(
 
 @dataclass(frozen=True)
 class Results:
-    """family -> LoRA -> target -> the points of every seed that was measured."""
+    """The measured points of every seed: family -> LoRA -> target -> points."""
 
     points: Mapping[str, Mapping[str, Mapping[str, Sequence[Point]]]]
 
     def every(self) -> Iterable[tuple[str, str, Mapping[str, Sequence[Point]]]]:
-        return ((family, lora, some) for family, loras in self.points.items() for lora, some in loras.items())
+        return ((family, lora, targets) for family, loras in self.points.items() for lora, targets in loras.items())
 
     def columns(self, targets: Iterable[str]) -> list[tuple[str, Sequence[Point]]]:
         wanted = list(targets)
         return [
-            (f"{family}, {lora}: {target}", some[target])
-            for family, lora, some in self.every()
+            (f"{family}, {lora}: {target}", by_target[target])
+            for family, lora, by_target in self.every()
             for target in wanted
-            if target in some
+            if target in by_target
         ]
 
 
 def methods(results: Results, family: str, lora: str) -> str:
-    """Recovered fraction: methods x targets."""
-    some = results.points[family][lora]
+    """A table of the recovered fraction: methods x targets."""
+    by_target = results.points[family][lora]
     names = [*MAIN, "restore_both everywhere", "copy, same names", "random, equal norm"]
     return table(
-        ["method", *some], [[name, *(str(recovered(points, name)) for points in some.values())] for name in names]
+        ["method", *by_target],
+        [[name, *(str(recovered(points, name)) for points in by_target.values())] for name in names],
     )
 
 
 def gains(results: Results) -> str:
-    """How much more the default recovers than the plain copy, with the interval of the difference."""
+    """A table of how much more the default recovers than the plain copy, with the interval of the difference."""
     rows = [
         [
             f"{family}, {lora}",
-            *(str(difference(some[target], DEFAULT, "copy")) if target in some else "" for target in RELATED),
+            *(str(difference(by_target[target], DEFAULT, "copy")) if target in by_target else "" for target in RELATED),
         ]
-        for family, lora, some in results.every()
+        for family, lora, by_target in results.every()
     ]
     return table(["family, LoRA", *RELATED], rows)
 
 
 def mean_gain(results: Results, targets: Sequence[str] = DRIFTED) -> float:
-    """The default's gain over the copy, mean over families, LoRAs and these targets."""
-    found = [difference(points, DEFAULT, "copy").mean for _, points in results.columns(targets)]
-    return sum(found) / len(found)
+    """The default's gain over the copy: mean over families, LoRAs and these targets."""
+    gains_by_column = [difference(points, DEFAULT, "copy").mean for _, points in results.columns(targets)]
+    return sum(gains_by_column) / len(gains_by_column)
 
 
 def harm(results: Results) -> str:
-    """The loss on the target's own style, with the LoRA over without."""
+    """A table of the loss on the target's own style, with the LoRA over without."""
     names = [*MAIN, "random, equal norm", "trained"]
-    rows = [[name, *(f"{damage(points, one):.2f}" for one in names)] for name, points in results.columns(RELATED)]
+    rows = [[name, *(f"{damage(points, method):.2f}" for method in names)] for name, points in results.columns(RELATED)]
     return table(["family, LoRA: target", *names], rows)
 
 
 def groups(results: Results, names: Sequence[str]) -> str:
-    """Recovered fraction of some candidates: mean over seeds."""
-    rows = [[name, *(_mean(points, one) for one in names)] for name, points in results.columns(RELATED)]
+    """A table of the recovered fraction of these candidates: mean over seeds."""
+    rows = [[name, *(_mean(points, candidate) for candidate in names)] for name, points in results.columns(RELATED)]
     return table(["family, LoRA: target", *names], rows)
 
 
-def _named(group: str, start: str | tuple[str, ...] = "") -> list[str]:
-    return [one.name for one in CANDIDATES if one.group == group and one.name.startswith(start)]
+def _names_of(group: str, start: str | tuple[str, ...] = "") -> list[str]:
+    return [candidate.name for candidate in CANDIDATES if candidate.group == group and candidate.name.startswith(start)]
 
 
 def _mean(points: Sequence[Point], name: str) -> str:
-    """Over the seeds that were measured; some ablations are made on the first one only."""
-    some = [point for point in points if name in point]
-    return f"{mean_share(some, name):.2f}" if some else ""
+    """The mean over the measured seeds; some ablations were run on the first seed only."""
+    measured = [point for point in points if name in point]
+    return f"{mean_share(measured, name):.2f}" if measured else ""
 
 
 def scores(results: Results, kind: str = "sampled") -> str:
-    """Spearman's rank correlation of each score with the recovered fraction, over all candidates of a target."""
+    """A table of Spearman's rank correlation of each score with the recovered fraction, over a target's candidates."""
     rows = [
-        [name, *(str(rank_correlation(points, _measured(points), f"{score} {kind}")) for score in SCORES)]
+        [name, *(str(rank_correlation(points, _complete_candidates(points), f"{score} {kind}")) for score in SCORES)]
         for name, points in results.columns(RELATED)
     ]
     return table(["family, LoRA: target", *SCORES], rows)
 
 
 def least_correlation(results: Results) -> float:
-    """The lowest of the figures that the score's promise rests on."""
+    """The lowest rank correlation of the score; the promise about the score rests on it."""
     columns = results.columns(RELATED)
-    return min(rank_correlation(points, _measured(points), "closed sampled").mean for _, points in columns)
+    return min(rank_correlation(points, _complete_candidates(points), "closed sampled").mean for _, points in columns)
 
 
-def _measured(points: Sequence[Point]) -> list[str]:
-    return [one.name for one in CANDIDATES if all(one.name in point for point in points)]
+def _complete_candidates(points: Sequence[Point]) -> list[str]:
+    return [candidate.name for candidate in CANDIDATES if all(candidate.name in point for point in points)]
 
 
 def picks(results: Results) -> tuple[str, float]:
-    """Strength picked by the score against the best fixed strength; and the worst shortfall."""
+    """A table of the strength that the score picks beside the best fixed strength; and the largest shortfall."""
     rows: list[list[str]] = []
     worst = 0.0
     for name, points in results.columns(RELATED):
         line = [name]
         for method in ("copy", DEFAULT):
-            choices = [one for one in STRENGTHS if one.startswith(method)]
-            by_score, best = picked(points, choices, "closed sampled")
+            choices = [strength for strength in STRENGTHS if strength.startswith(method)]
+            by_score, best = pick_by_score(points, choices, "closed sampled")
             worst = max(worst, best - by_score)
             line += [f"{mean_share(points, method):.3f}", f"{by_score:.3f}", f"{best:.3f}"]
         rows.append(line)
-    heads = [f"{method}: {what}" for method in ("copy", DEFAULT) for what in ("at 1", "picked", "best fixed")]
+    heads = [f"{method}: {column}" for method in ("copy", DEFAULT) for column in ("at 1", "picked", "best fixed")]
     return table(["family, LoRA: target", *heads], rows), worst
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Markdown."""
+    """A Markdown table."""
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines)
 
 
 def promises(results: Results) -> dict[str, bool]:
-    """What the issue asks for, and whether it holds."""
+    """Each promise, and whether it holds."""
     related, pruned = results.columns(RELATED), results.columns(["pruned"])
     return {
         "the default recovers at least as much as the copy on every related target, within the interval": all(
@@ -161,20 +162,20 @@ def sections(results: Results) -> list[tuple[str, str]]:
             (f"Recovered fraction: {family}, {lora}", methods(results, family, lora))
             for family, lora, _ in results.every()
         ),
-        ("What the default recovers more than the copy", gains(results)),
+        ("How much more the default recovers than the copy", gains(results)),
         ("Loss on the target's own style, with the LoRA over without", harm(results)),
         ("Strength", groups(results, STRENGTHS)),
         (
             "Rank rule: the methods as published",
-            groups(results, [*_named("rank rule", "lora_x"), *_named("rank rule", "prolora ")]),
+            groups(results, [*_names_of("rank rule", "lora_x"), *_names_of("rank rule", "prolora ")]),
         ),
         (
             "Rank rule: the others",
-            groups(results, [*_named("rank rule", "prolora_full"), *_named("rank rule", "rotate")]),
+            groups(results, [*_names_of("rank rule", "prolora_full"), *_names_of("rank rule", "rotate")]),
         ),
-        ("Threshold", groups(results, _named("threshold"))),
+        ("Threshold", groups(results, _names_of("threshold"))),
         ("Does a score rank the candidates? Spearman, from the source's own sampling", scores(results)),
-        ("The same from real drawings, noised", scores(results, "drawn")),
+        ("The same on real drawings, noised", scores(results, "drawn")),
         ("Strength picked by the score", picks(results)[0]),
         ("Strangers, forced", strangers(results)),
         ("What the verdict says", verdicts(results)),
@@ -182,22 +183,22 @@ def sections(results: Results) -> list[tuple[str, str]]:
 
 
 def strangers(results: Results) -> str:
-    """Another seed's base, where the verdict refuses: loading the old LoRA, which goes by names, and a forced transfer,
-    which finds no block that is like one of the source's and carries nothing."""
+    """A table of the base with another seed, which the verdict refuses. Loading the old LoRA goes by names; a forced
+    transfer finds no related block and transfers nothing."""
     columns = results.columns(["other"])
     names = ["copy, same names", "copy", DEFAULT]
     return table(
         ["method", *(name for name, _ in columns)],
-        [[one, *(str(recovered(points, one)) for _, points in columns)] for one in names],
+        [[method, *(str(recovered(points, method)) for _, points in columns)] for method in names],
     )
 
 
 def verdicts(results: Results) -> str:
-    """The word by seed, and the figures of the first seed."""
+    """A table of the verdict by seed, and the figures of the first seed."""
     figures = ("weight_cosine", "similarity", "drift", "drift_against_lora", "lost")
     rows: list[list[str]] = []
     for name, points in results.columns((*RELATED, "other")):
         words = " ".join(point["verdict"]["word"] for point in points)
         first = points[0]["verdict"]["figures"]
-        rows.append([name, words, *("" if first[one] is None else f"{first[one]:.3f}" for one in figures)])
+        rows.append([name, words, *("" if first[figure] is None else f"{first[figure]:.3f}" for figure in figures)])
     return table(["family, LoRA: target", "verdict by seed", *figures], rows)

@@ -1,4 +1,4 @@
-"""Training of bases, of their children and of LoRAs; each can be stopped and goes on where it was."""
+"""Trains bases, their children and LoRAs. A stopped training continues where it was."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -10,15 +10,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (its usual name)
 
-from .courses import Checkpoints
+from .checkpoints import Checkpoints
 from .families import Family, State
 from .latents import Latents
 
-EMPTY_PROMPTS = 0.1  # share of drawings shown without their prompt, for guidance
-AVERAGED = 0.995  # of the weights' running average, which is what is kept
+EMPTY_PROMPTS = 0.1  # share of drawings without their prompt, which guidance needs
+DECAY = 0.995  # decay of the running average of weights, which is what is saved
 
 
-def batch(
+def draw_batch(
     latents: Latents,
     styles: tuple[str, ...],
     subjects: list[int],
@@ -26,17 +26,17 @@ def batch(
     generator: torch.Generator,
     variants: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Clean latents (size, 16, 8, 8) and their prompts' embeddings, some of them empty."""
+    """Draws clean latents (size, 16, 8, 8) and their prompts' embeddings, some of them empty."""
     pick = torch.tensor(subjects)[torch.randint(len(subjects), (size,), generator=generator)]
     variant = torch.randint(variants or latents.styles[styles[0]].shape[1], (size,), generator=generator)
     style = torch.randint(len(styles), (size,), generator=generator)
     clean = torch.stack([latents.styles[styles[s]][p, v] for s, p, v in zip(style, pick, variant, strict=True)])
-    spoken = torch.rand(size, generator=generator) >= EMPTY_PROMPTS
-    return clean, latents.context[pick] * spoken[:, None, None]
+    not_empty = torch.rand(size, generator=generator) >= EMPTY_PROMPTS
+    return clean, latents.context[pick] * not_empty[:, None, None]
 
 
 def levels(size: int, generator: torch.Generator) -> Tensor:
-    """Noise levels in (0, 1), more of them in the middle."""
+    """Draws noise levels in (0, 1), more of them in the middle."""
     return (0.5 + 0.5 * torch.erf(torch.randn(size, generator=generator) * 0.9)).clamp(0.002, 0.998)
 
 
@@ -52,14 +52,14 @@ def denoising_loss(
     seed: int,
     variants: int | None = None,
 ) -> Loss:
-    """The mean squared error of a denoiser on drawings of these styles, a new batch each step. variants: the first so
-    many of each drawing; None for all."""
+    """Makes a loss: a denoiser's mean squared error on drawings of these styles, with a new batch each step. variants:
+    how many variants of each drawing to use; None: all."""
 
     def loss(model: nn.Module, weights: State, step: int) -> Tensor:
         generator = torch.Generator().manual_seed(1_000_003 * (seed + 1) + step)
-        clean, context = batch(latents, styles, subjects, size, generator, variants)
+        clean, context = draw_batch(latents, styles, subjects, size, generator, variants)
         level, noise = levels(size, generator), torch.randn(clean.shape, generator=generator)
-        answer = family.predict(model, weights, family.noised(clean, noise, level), level, context)
+        answer = family.predict(model, weights, family.add_noise(clean, noise, level), level, context)
         return F.mse_loss(answer, family.aim(clean, noise))
 
     return loss
@@ -74,14 +74,14 @@ def distilling_loss(
     seed: int,
     styles: tuple[str, ...] = ("noto",),
 ) -> Loss:
-    """The mean squared difference to a teacher's answer, at a guidance that the student then has built in."""
+    """Makes a loss: the mean squared difference from the teacher's answer at a guidance, which the student learns."""
     whole, subjects = family.build("whole"), list(range(len(latents.names)))
 
     def loss(model: nn.Module, weights: State, step: int) -> Tensor:
         generator = torch.Generator().manual_seed(1_000_003 * (seed + 1) + step)
-        clean, context = batch(latents, styles, subjects, size, generator)
+        clean, context = draw_batch(latents, styles, subjects, size, generator)
         level, noise = levels(size, generator), torch.randn(clean.shape, generator=generator)
-        noised = family.noised(clean, noise, level)
+        noised = family.add_noise(clean, noise, level)
         with torch.no_grad():
             aim = family.predict(whole, teacher, noised, level, context)
             if guidance != 1:
@@ -95,17 +95,17 @@ def distilling_loss(
 def train(
     name: str, family: Family, model: nn.Module, loss: Loss, steps: int, rate: float, path: Path
 ) -> dict[str, Tensor]:
-    """All weights of a model, kept at `path` as their running average in float16; read from there if it is done."""
+    """Reads all weights of a model from `path`, or trains it and writes its averaged weights there in float16."""
     if not path.is_file():
         model.requires_grad_(requires_grad=True)
         parameters = dict(model.named_parameters())
-        averaged = _Averaged(parameters)
+        average = _RunningAverage(parameters)
         optimizer = torch.optim.AdamW(parameters.values(), lr=rate, betas=(0.9, 0.99), weight_decay=0.01)
-        parts = {"model": model, "optimizer": optimizer, "averaged": averaged}
+        parts = {"model": model, "optimizer": optimizer, "averaged": average}
         for step in Checkpoints(path.with_suffix(".checkpoint"), parts).remaining(steps):
             _step(name, family, optimizer, partial(loss, model, parameters, step), step, steps, rate)
-            averaged.follow(parameters, step)
-        save(averaged.weights, path)
+            average.update(parameters, step)
+        save(average.weights, path)
     return {key: value.float() for key, value in load_file(path).items()}
 
 
@@ -121,7 +121,7 @@ def train_lora(
     path: Path,
     seed: int,
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """A LoRA's up and down by layer, on every matrix and convolution of a base's blocks."""
+    """Reads a LoRA from `path`, or trains one on all matrices and convolutions of the blocks: layer -> (up, down)."""
     if not path.is_file():
         generator = torch.Generator().manual_seed(seed)
         factors = {
@@ -132,16 +132,16 @@ def train_lora(
             for key, weight in base.items()
             if weight.ndim > 1 and "blocks." in key and not key.startswith("input_blocks.0.")
         }
-        held = nn.ParameterDict({key.replace(".", "/"): nn.ParameterList(pair) for key, pair in factors.items()})
-        factors = {key.replace("/", "."): tuple(pair) for key, pair in held.items()}
-        optimizer = torch.optim.Adam(held.parameters(), lr=rate, betas=(0.9, 0.99))
-        parts = {"model": held, "optimizer": optimizer}
+        trainable = nn.ParameterDict({key.replace(".", "/"): nn.ParameterList(pair) for key, pair in factors.items()})
+        factors = {key.replace("/", "."): tuple(pair) for key, pair in trainable.items()}
+        optimizer = torch.optim.Adam(trainable.parameters(), lr=rate, betas=(0.9, 0.99))
+        parts = {"model": trainable, "optimizer": optimizer}
         for step in Checkpoints(path.with_suffix(".checkpoint"), parts).remaining(steps):
             _step(name, family, optimizer, partial(_lora_loss, loss, model, base, factors, step), step, steps, rate)
         flat = {
-            f"{key}.{part}": one.detach()
+            f"{key}.{part}": factor.detach()
             for key, pair in factors.items()
-            for part, one in zip(("up", "down"), pair, strict=True)
+            for part, factor in zip(("up", "down"), pair, strict=True)
         }
         save(flat, path)
     tensors = load_file(path)
@@ -150,7 +150,7 @@ def train_lora(
 
 
 def with_lora(base: State, factors: Mapping[str, tuple[Tensor, Tensor]], strength: float = 1.0) -> dict[str, Tensor]:
-    """The weights of a base with strength * up . down added."""
+    """The weights of a base with strength * up @ down added."""
     changed = {
         key: torch.addmm(base[key].flatten(1), up, down, alpha=strength).reshape(base[key].shape)
         for key, (up, down) in factors.items()
@@ -184,22 +184,22 @@ def _step(
         group["lr"] = rate * min(1, (step + 1) / 50) * (0.05 + 0.95 * math.cos(step / steps * math.pi / 2))
     optimizer.zero_grad()
     with family.gradients():
-        found = loss()
-        found.backward()
-    nn.utils.clip_grad_norm_([one for group in optimizer.param_groups for one in group["params"]], 1.0)
+        value = loss()
+        value.backward()
+    nn.utils.clip_grad_norm_([parameter for group in optimizer.param_groups for parameter in group["params"]], 1.0)
     optimizer.step()
     if (step + 1) % 100 == 0:
-        print(f"{name}: step {step + 1} of {steps}, loss {found.item():.4f}", flush=True)
+        print(f"{name}: step {step + 1} of {steps}, loss {value.item():.4f}", flush=True)
 
 
-class _Averaged:
-    """The running average of weights, which samples better than the last step's."""
+class _RunningAverage:
+    """The running average of weights; it draws better than the weights of the last step."""
 
     def __init__(self, parameters: State) -> None:
         self.weights = {key: value.detach().clone() for key, value in parameters.items()}
 
-    def follow(self, parameters: State, step: int) -> None:
-        share = 1 - min(AVERAGED, (step + 1) / (step + 10))
+    def update(self, parameters: State, step: int) -> None:
+        share = 1 - min(DECAY, (step + 1) / (step + 10))
         for key, value in parameters.items():
             self.weights[key].lerp_(value.detach(), share)
 

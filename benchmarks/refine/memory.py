@@ -1,13 +1,13 @@
-"""What a step of Refine takes on a card, by calculation: python -m benchmarks.refine.memory
+"""Calculates the memory and operations of a step of Refine on a card: python -m benchmarks.refine.memory
 
-ComfyUI's own models in their published sizes, on the meta device, with rank-16 factors beside every linear layer of
-their transformer blocks. Counted: what autograd keeps for the backward pass (each storage once), with and without
-gradient checkpointing at ComfyUI's depths, weights, and the factors with their gradients and Adam's two moments. Not
-counted: gradients in flight and the allocator's gaps; leave a tenth for them. It needs LORA_TRANSFER_COMFYUI, as run.py
-sets it.
+ComfyUI's own models in their published sizes run on the meta device, with rank-16 factors beside every linear layer of
+their transformer blocks. Counted are the weights, the factors with their gradients and Adam's two moments, and what
+autograd keeps for the backward pass (each storage once), with and without gradient checkpointing at ComfyUI's depths.
+Not counted are gradients in use and the allocator's gaps; add a tenth for them. The environment must set
+LORA_TRANSFER_COMFYUI, as run.py does.
 """
 
-# A counter's hooks and ComfyUI's models have no types.
+# torch's hooks and ComfyUI's models have no types.
 # pyright: reportAttributeAccessIssue=false, reportPrivateImportUsage=false
 
 import itertools
@@ -27,9 +27,9 @@ from dev.small_models import import_comfy
 META = torch.device("meta")
 BF16, FP8 = torch.bfloat16, torch.float8_e4m3fn
 RANK = 16
-ADAM = 4 * 4  # bytes of a factor's entry: itself, its gradient and two moments in float32
+ADAM = 4 * 4  # bytes for each entry of a factor: value, gradient and two moments in float32
 SIDE = 128  # latents of 1024 px
-DEPTHS = (2, 3)  # where ComfyUI's training node may put its checkpoints; 1 is the whole model, and saves nothing
+DEPTHS = (2, 3)  # where ComfyUI's training node can place checkpoints; 1 is the whole model and saves nothing
 BLOCKS = ("transformer_blocks.", "double_blocks.", "single_blocks.")
 
 
@@ -82,18 +82,22 @@ def flux(dtype: torch.dtype) -> nn.Module:
     )
     for module in model.modules():
         if isinstance(module, nn.LayerNorm) or module in (*model.double_blocks, *model.single_blocks):
-            module.register_forward_pre_hook(copied, with_kwargs=True)
+            module.register_forward_pre_hook(copy_arguments, with_kwargs=True)
     return model
 
 
-def copied(_: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """ComfyUI's Flux adds to its streams in place. Whoever trains it copies what norms and checkpoints keep of them, or
-    torch refuses the backward pass; with copies for checkpoints alone the gradients of a small Flux were 19 % off."""
+def copy_arguments(
+    _: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Copies the arguments of a module before it runs.
 
-    def copy(one: Any) -> Any:
-        return one.clone() if isinstance(one, Tensor) and one.dtype == BF16 else one  # positions are float32, and stay
+    ComfyUI's Flux adds to its streams in place, so what norms and checkpoints keep of them must be copied, or torch
+    refuses the backward pass. With copies for checkpoints only, the gradients of a small Flux were wrong by 19 %."""
 
-    return tuple(copy(one) for one in arguments), {name: copy(one) for name, one in named.items()}
+    def copy(value: Any) -> Any:
+        return value.clone() if isinstance(value, Tensor) and value.dtype == BF16 else value  # not float32 positions
+
+    return tuple(copy(value) for value in arguments), {name: copy(value) for name, value in named.items()}
 
 
 def empty(*shape: int) -> Tensor:
@@ -111,6 +115,8 @@ def call_flux(model: nn.Module, batch: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Subject:
+    """A model to measure: how to build it, its dtype, and how to call it with a batch size."""
+
     name: str
     make: Callable[[torch.dtype], nn.Module]
     dtype: torch.dtype
@@ -124,34 +130,34 @@ SUBJECTS = (
 )
 
 
-def beside(layer: nn.Linear, up: Tensor, down: Tensor) -> None:
-    """A bypass: the layer's own output and the factors', as ComfyUI's training node has it."""
+def add_bypass(layer: nn.Linear, up: Tensor, down: Tensor) -> None:
+    """Adds the factors' output to the layer's own, as ComfyUI's training node does."""
     own = layer.forward
     layer.forward = lambda x: own(x) + (x @ down.to(x.dtype).mT) @ up.to(x.dtype).mT
 
 
-def adapted(model: nn.Module) -> list[nn.Parameter]:
-    """Puts factors beside the linear layers of a model's blocks; the factors."""
+def add_factors(model: nn.Module) -> list[nn.Parameter]:
+    """Adds a bypass to the linear layers of a model's blocks and returns the factors."""
     model.requires_grad_(False)
     factors: list[nn.Parameter] = []
     for name, layer in model.named_modules():
         if isinstance(layer, nn.Linear) and any(block in name for block in BLOCKS):
             rows, columns = layer.weight.shape
             pair = [nn.Parameter(torch.empty(shape, device=META)) for shape in ((rows, RANK), (RANK, columns))]
-            beside(layer, *pair)
+            add_bypass(layer, *pair)
             factors += pair
     return factors
 
 
-class Kept:
-    """Bytes of storages, each once, less those that are there anyway."""
+class StorageCounter:
+    """Counts the bytes of storages, each once, without those in `excluded`."""
 
-    def __init__(self, anyway: set[int]) -> None:
-        self.anyway, self.storages = anyway, dict[int, torch.UntypedStorage]()
+    def __init__(self, excluded: set[int]) -> None:
+        self.excluded, self.storages = excluded, dict[int, torch.UntypedStorage]()
 
     def add(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()  # held on to: a freed one's address would be taken again
-        if storage._cdata not in self.anyway:
+        storage = tensor.untyped_storage()  # kept alive: another storage could get a freed one's address
+        if storage._cdata not in self.excluded:
             self.storages[storage._cdata] = storage
         return tensor
 
@@ -160,44 +166,47 @@ class Kept:
 
 
 def storages_of(model: nn.Module, factors: list[nn.Parameter]) -> set[int]:
-    return {one.untyped_storage()._cdata for one in itertools.chain(model.parameters(), model.buffers(), factors)}
+    return {tensor.untyped_storage()._cdata for tensor in itertools.chain(model.parameters(), model.buffers(), factors)}
 
 
-def checkpointed(blocks: list[nn.Module], outside: Kept, inside: list[int]) -> None:
-    """Keep what a checkpoint keeps, a block's arguments, and count each block's own apart: `inside` grows by it."""
+def checkpoint(blocks: list[nn.Module], outside: StorageCounter, inside: list[int]) -> None:
+    """Makes every block a checkpoint for the counters.
+
+    A checkpoint keeps only a block's arguments: `outside` counts them. The block keeps more while it is computed again:
+    its bytes are appended to `inside`."""
     for block in blocks:
 
         def forward(*arguments: Any, own: Callable[..., Any] = block.forward, **named: Any) -> Any:
-            for one in itertools.chain(arguments, named.values()):
-                if isinstance(one, Tensor):
-                    outside.add(one)
-            kept = Kept(outside.anyway | outside.storages.keys())
-            with saved_tensors_hooks(kept.add, lambda packed: packed):
-                found = own(*arguments, **named)
-            inside.append(kept.bytes())
-            return found
+            for value in itertools.chain(arguments, named.values()):
+                if isinstance(value, Tensor):
+                    outside.add(value)
+            counter = StorageCounter(outside.excluded | outside.storages.keys())
+            with saved_tensors_hooks(counter.add, lambda packed: packed):
+                output = own(*arguments, **named)
+            inside.append(counter.bytes())
+            return output
 
         block.forward = forward
 
 
 def kept_bytes(subject: Subject, batch: int, depth: int | None) -> int:
-    """What lies in memory for the backward pass at its peak; depth: of the checkpoints, None without."""
+    """Bytes that the backward pass needs at its peak. depth: of the checkpoints; None: without."""
     model = subject.make(subject.dtype)
-    factors = adapted(model)
-    kept, inside = Kept(storages_of(model, factors)), [0]
+    factors = add_factors(model)
+    kept, inside = StorageCounter(storages_of(model, factors)), [0]
     if depth is not None:
         from comfy_extras.nodes_train import find_modules_at_depth
 
-        checkpointed(find_modules_at_depth(model, depth), kept, inside)
+        checkpoint(find_modules_at_depth(model, depth), kept, inside)
     with saved_tensors_hooks(kept.add, lambda packed: packed):
         subject.call(model, batch)
     return kept.bytes() + max(inside)
 
 
 def operations(subject: Subject) -> tuple[int, int]:
-    """Floating-point operations at batch 1, a multiplication and an addition counted as two: forward, and both ways."""
+    """Floating-point operations at batch 1: forward, and forward plus backward. A multiply-add counts as two."""
     model = subject.make(subject.dtype)
-    adapted(model)
+    add_factors(model)
     with FlopCounterMode(display=False) as counter:
         answers = subject.call(model, 1)
         forward = counter.get_total_flops()
@@ -205,8 +214,8 @@ def operations(subject: Subject) -> tuple[int, int]:
     return forward, counter.get_total_flops()
 
 
-def like_a_card() -> None:
-    """Before anything of ComfyUI is imported: the attention that cards run, operations that have a backward pass."""
+def imitate_card() -> None:
+    """Makes ComfyUI use a card's attention and operations with a backward pass. Call it before ComfyUI is imported."""
     sys.path.insert(0, os.environ["LORA_TRANSFER_COMFYUI"])
     import comfy.cli_args
 
@@ -217,14 +226,14 @@ def like_a_card() -> None:
 
 
 def _flash(q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> Tensor:
-    """On meta tensors torch would take the plain formula, and keep whole attention matrices for it."""
+    """Calls flash attention: for meta tensors torch would use the plain formula and keep whole attention matrices."""
     return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v)[0]
 
 
 def rows(subject: Subject) -> Iterator[tuple[str, ...]]:
     model = subject.make(subject.dtype)
-    weights = sum(one.numel() * one.element_size() for one in model.parameters())
-    adam = ADAM * sum(one.numel() for one in adapted(model))
+    weights = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+    adam = ADAM * sum(factor.numel() for factor in add_factors(model))
     for batch, depth in itertools.product((1, 2), (None, *DEPTHS)):
         kept = kept_bytes(subject, batch, depth)
         sizes = (f"{size / 1e9:.1f}" for size in (weights, adam, kept, weights + adam + kept))
@@ -237,15 +246,15 @@ def table(heads: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:
 
 def main() -> None:
     torch.set_num_threads(1)
-    like_a_card()
+    imitate_card()
     print(f"GB at 1024 px, rank {RANK}, computed in bfloat16\n")
     heads = ("model", "rows at once", "checkpoints", "weights", "factors and Adam", "kept for backward", "together")
     print(table(heads, [row for subject in SUBJECTS for row in rows(subject)]))
     print("TFLOP of one row; with checkpoints the forward pass runs twice\n")
     counts = {subject.name: operations(subject) for subject in SUBJECTS[:2]}
     heads = ("model", "forward", "forward and backward", "with checkpoints")
-    told = [(name, *(one, both, one + both)) for name, (one, both) in counts.items()]
-    print(table(heads, [(name, *(f"{count / 1e12:.1f}" for count in figures)) for name, *figures in told]))
+    lines = [(name, forward, both, forward + both) for name, (forward, both) in counts.items()]
+    print(table(heads, [(name, *(f"{count / 1e12:.1f}" for count in figures)) for name, *figures in lines]))
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
-"""Which runs are made where."""
+"""The runs that are measured, and the pairs that they are measured on."""
 
 from collections.abc import Iterator, Sequence
 
 from core.refine.loop import RefineSettings
 
-from ..quality.bases import Workshop
+from ..quality.bases import ModelStore
 from ..quality.tables import RELATED
 from .pairs import Pair, Run
 
 STYLES = ("line 16", "3d 16")
 SEEDS = (0, 1, 2)
-UNLIKE = ("other", "wide")
+UNRELATED = ("other", "wide")
 
 REFINED = Run("refined")
 DIFFERENCES = Run("differences", RefineSettings(match="differences"))
@@ -32,24 +32,24 @@ ABLATIONS = (*STEPS, LONG, *SAMPLINGS, *PROMPTS, *STARTS, *RANKS, *RATES, PICTUR
 ABLATED = ("drifted", "pruned", "wide")  # of the transformer, first seed
 
 
-def pairs(workshops: Sequence[Workshop]) -> Iterator[tuple[Pair, tuple[Run, ...]]]:
-    """Every pair of which all is trained, with its runs; those with one teacher set in a row."""
-    for source in workshops:
+def pairs(stores: Sequence[ModelStore]) -> Iterator[tuple[Pair, tuple[Run, ...]]]:
+    """Yields every pair whose models are trained, with its runs. Pairs that share a teacher set follow each other."""
+    for source in stores:
         for lora in STYLES:
             for seed in SEEDS:
-                for target in workshops:
-                    bases = (*RELATED, *UNLIKE) if target is source else ("A",)
+                for target in stores:
+                    bases = (*RELATED, *UNRELATED) if target is source else ("A",)
                     for base in bases:
                         pair = Pair(source, target, lora, base, seed)
-                        if pair.trained():
-                            yield pair, (*MAIN, LONG) if pair.unlike else MAIN
+                        if pair.is_trained():
+                            yield pair, (*MAIN, LONG) if pair.unrelated else MAIN
 
 
-def ablated(workshop: Workshop) -> Iterator[tuple[Pair, tuple[Run, ...]]]:
-    """Run by run, so that those with one teacher set come in a row."""
+def ablation_pairs(store: ModelStore) -> Iterator[tuple[Pair, tuple[Run, ...]]]:
+    """Yields the ablations run by run, so that pairs that share a teacher set follow each other."""
     for lora in STYLES:
         for run in ABLATIONS:
             for base in ABLATED:
-                pair = Pair(workshop, workshop, lora, base, 0)
-                if pair.trained() and (run.start in ("default", "zeros") or not pair.unlike):
+                pair = Pair(store, store, lora, base, 0)
+                if pair.is_trained() and (run.start in ("default", "zeros") or not pair.unrelated):
                     yield pair, (run,)

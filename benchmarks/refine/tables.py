@@ -1,4 +1,4 @@
-"""The tables of RESULTS.md, out of the points."""
+"""Makes the tables of RESULTS.md from the measured points."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -8,15 +8,15 @@ import numpy as np
 from ..quality.figures import Point, damage, mean_share, recovered
 from ..quality.tables import DRIFTED, table
 from .pairs import rows_of_training
-from .runs import ABLATIONS, DIFFERENCES, LONG, REFINED, UNLIKE
+from .runs import ABLATIONS, DIFFERENCES, LONG, REFINED, UNRELATED
 
 Results = Mapping[str, Sequence[Point]]  # the label of a pair -> the points of its seeds
 NAMES = ("copy", "restore_both", REFINED.name, DIFFERENCES.name, LONG.name)
-MOST_COMPUTE = 0.25  # of training the LoRA on the target from data
+MOST_COMPUTE = 0.25  # as a share of training the LoRA on the target from data
 
 
 def sections(results: Results, ablations: Results, seconds: Mapping[str, Mapping[str, float]]) -> list[tuple[str, str]]:
-    found = [
+    titled = [
         ("Recovered fraction", by_name(results, NAMES, lambda points, name: str(recovered(points, name)))),
         (
             "Loss on the target's own style, with the LoRA over without",
@@ -24,21 +24,22 @@ def sections(results: Results, ablations: Results, seconds: Mapping[str, Mapping
         ),
         ("What a run costs and how it ends", costs(results)),
     ]
-    if ablations:  # the whole run, with a network that sees styles
-        found.append(("Distance of the drawings to the style: mean of the seeds", distances(results)))
-        found.append(("Steps, teacher's set, start, rank, rate: recovered fraction, first seed", ablation(ablations)))
-        found.append(("Seconds, beside training the LoRA on the target from drawings", durations(seconds)))
-    return found
+    if ablations:  # only the whole run has ablations and the style network
+        titled.append(("Distance of the drawings to the style: mean of the seeds", distances(results)))
+        titled.append(("Steps, teacher's set, start, rank, rate: recovered fraction, first seed", ablation(ablations)))
+        titled.append(("Seconds, beside training the LoRA on the target from drawings", durations(seconds)))
+    return titled
 
 
 def durations(seconds: Mapping[str, Mapping[str, float]]) -> str:
+    """A table of seconds by pair."""
     rows = [
         [
             label,
-            *(f"{one[key]:.1f}" for key in ("training", "teaching", "refining")),
-            f"{(one['teaching'] + one['refining']) / one['training']:.2f}",
+            *(f"{times[key]:.1f}" for key in ("training", "teaching", "refining")),
+            f"{(times['teaching'] + times['refining']) / times['training']:.2f}",
         ]
-        for label, one in seconds.items()
+        for label, times in seconds.items()
     ]
     return table(["pair", "training", "teacher's set", "refining", "of training"], rows)
 
@@ -55,28 +56,28 @@ def by_name(results: Results, wanted: Sequence[str], cell: Callable[[Sequence[Po
 def distances(results: Results) -> str:
     def cell(points: Sequence[Point], name: str) -> str:
         if name in ("none", "trained"):
-            found = [point["baseline"].get(f"{name}, distance") for point in points]
+            measured = [point["baseline"].get(f"{name}, distance") for point in points]
         else:
-            found = [point[name].get("distance") for point in points]
-        return f"{np.mean(found):.2f}" if None not in found else ""
+            measured = [point[name].get("distance") for point in points]
+        return f"{np.mean(measured):.2f}" if None not in measured else ""
 
     return by_name(results, ("none", *NAMES, "trained"), cell)
 
 
 def costs(results: Results) -> str:
-    """Of the default run: compute against training the LoRA on the target, seconds, the score and where it ended."""
+    """A table of the default run: compute beside training the LoRA on the target, seconds, score, and best step."""
     rows: list[list[str]] = []
     for label, points in results.items():
-        found = [point[REFINED.name] for point in points]
+        runs = [point[REFINED.name] for point in points]
         rows.append(
             [
                 label,
                 f"{compute(label, points):.2f}",
-                f"{_mean(found, 'teaching'):.1f}",
-                f"{_mean(found, 'seconds'):.1f}",
-                f"{_mean(found, 'start'):.2f}",
-                f"{_mean(found, 'score'):.2f}",
-                " ".join(f"{one['best']}/{one['steps']}" for one in found),
+                f"{_mean(runs, 'teaching'):.1f}",
+                f"{_mean(runs, 'seconds'):.1f}",
+                f"{_mean(runs, 'start'):.2f}",
+                f"{_mean(runs, 'score'):.2f}",
+                " ".join(f"{run['best']}/{run['steps']}" for run in runs),
             ]
         )
     heads = ["pair", "compute over training's", "teacher, s", "student, s", "score at start", "at the end", "best/last"]
@@ -93,19 +94,20 @@ def ablation(results: Results) -> str:
 
 
 def compute(label: str, points: Sequence[Point]) -> float:
+    """The compute of the default run as a share of training the LoRA on the target."""
     lora = label.split(", ")[1].split(":")[0]
     return _mean([point[REFINED.name] for point in points], "rows") / rows_of_training(lora)
 
 
 def promises(results: Results) -> dict[str, bool]:
-    """What the issue asks for, and whether it holds."""
+    """Each promise, and whether it holds."""
     drifted = [_share(results, label) for label in results if _base(label) in DRIFTED]
     pruned = [_share(results, label) for label in results if _base(label) == "pruned"]
-    unlike = [_share(results, label) for label in results if _base(label) in UNLIKE]
+    unrelated = [_share(results, label) for label in results if _base(label) in UNRELATED]
     return {
         "drifted targets recover .80 on average": _least_mean(drifted, 0.80),
         "the pruned child recovers .93 on average": _least_mean(pruned, 0.93),
-        "unrelated and other width recover .50 on average": _least_mean(unlike, 0.50),
+        "unrelated and other width recover .50 on average": _least_mean(unrelated, 0.50),
         "at no more than a quarter of the training's compute": all(
             compute(label, points) <= MOST_COMPUTE for label, points in results.items()
         ),
@@ -120,7 +122,7 @@ def _least_mean(shares: Sequence[float], least: float) -> bool:
 
 
 def _start(point: Point) -> float:
-    """What the run started from recovers; zeros recover nothing."""
+    """What the run's start recovers; zeros recover nothing."""
     return mean_share([point], "restore_both") if "restore_both" in point else 0.0
 
 
@@ -136,5 +138,5 @@ def _has(points: Sequence[Point], name: str) -> bool:
     return name in ("none", "trained") or all(name in point for point in points)
 
 
-def _mean(found: Sequence[Mapping[str, Any]], key: str) -> float:
-    return float(np.mean([one[key] for one in found]))
+def _mean(runs: Sequence[Mapping[str, Any]], key: str) -> float:
+    return float(np.mean([run[key] for run in runs]))

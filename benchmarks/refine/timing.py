@@ -1,4 +1,4 @@
-"""Seconds of refining beside those of training the LoRA on the target from drawings, one right after the other."""
+"""Times refining and training a LoRA from drawings on the same target, one right after the other."""
 
 import tempfile
 import time
@@ -8,13 +8,13 @@ from ..quality.bases import BATCH, LORAS
 from ..quality.training import denoising_loss, train_lora
 from .pairs import Pair, Run
 
-_PART = 10  # the training is timed on one step of so many
+_PART = 10  # only a tenth of the training's steps are timed
 
 
-def timed(pair: Pair, run: Run) -> dict[str, float]:
-    """training: of the whole course, from a part of it; teaching and refining: whole."""
-    made = pair.refined(run, kept := {})
-    (taught,) = kept.values()
+def time_run(pair: Pair, run: Run) -> dict[str, float]:
+    """Seconds of teaching and refining, and of training, extrapolated from a part of its steps."""
+    refined = pair.refine(run, cache := {})
+    (samples,) = cache.values()
     course, target = LORAS[pair.lora], pair.target
     loss = denoising_loss(target.family, target.latents, (course.style,), target.latents.seen, BATCH, 0)
     with tempfile.TemporaryDirectory() as folder:
@@ -22,4 +22,4 @@ def timed(pair: Pair, run: Run) -> dict[str, float]:
         started = time.monotonic()
         train_lora("timed", target.family, pair.models[1], pair.weights, loss, course.rank, steps, course.rate, path, 0)
         seconds = time.monotonic() - started
-    return {"training": seconds * _PART, "teaching": taught.seconds, "refining": made.seconds}
+    return {"training": seconds * _PART, "teaching": samples.seconds, "refining": refined.seconds}

@@ -1,7 +1,7 @@
-"""`python3 run.py bench speed [--quick] [--device cuda]`: what a transfer costs, and beside what.
+"""`python3 run.py bench speed [--quick] [--device cuda]`: measures what a transfer costs, beside other procedures.
 
-The whole run takes about twenty minutes on two cores and needs 12 GB of memory for torch's default SVD. --quick takes a
-sample of shapes, in two minutes. Close other programs: seconds of the wall are only as good as the machine is idle.
+The whole run takes about twenty minutes on two cores and needs 12 GB of memory for torch's default SVD. --quick
+measures a sample of shapes in two minutes. Close other programs first: wall seconds need an idle machine.
 """
 
 import argparse
@@ -20,11 +20,11 @@ from core.resources import CPU, Resources
 from dev.paths import RUN
 
 from .by_shape import ShapeCost, measure_shapes, silent, total
-from .clock import timed
+from .clock import measure_time
 from .memory import peak_of
-from .ours import cache_in, carry_over, errors
+from .ours import cache_in, measure_errors, transfer_layers
 from .path import path_against_reading
-from .profile import floor_of, label, profile
+from .profile import label, measure_floor, measure_profile
 from .weights import Shape, inventory, lora_on, write_pair
 
 PAIRS = {"SD1.5 -> SD1.5": ("SD1.5", "SD1.5"), "SDXL -> SSD-1B": ("SDXL", "SSD-1B")}
@@ -35,38 +35,38 @@ SAMPLE: tuple[Shape, ...] = (
     (1280, 5120, 1, 1),
     (640, 640, 3, 3),
 )
-PROFILED: tuple[Shape, ...] = ((1280, 1280, 1, 1), (10240, 1280, 1, 1), (1280, 1280, 3, 3))
+PROFILE_SHAPES: tuple[Shape, ...] = ((1280, 1280, 1, 1), (10240, 1280, 1, 1), (1280, 1280, 3, 3))
 LARGE = {"SDXL": ((10240, 1280, 1, 1), (1280, 2560, 3, 3)), "Flux": ((18432, 3072, 1, 1), (3072, 15360, 1, 1))}
-# SDXL's transformer blocks, in their proportions.
+# Matrices in the proportions of SDXL's transformer blocks.
 MIX: dict[Shape, int] = {(1280, 1280, 1, 1): 24, (1280, 2048, 1, 1): 8, (1280, 5120, 1, 1): 4, (10240, 1280, 1, 1): 4}
 FOLDER = RUN / "bench_speed"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="run.py bench speed", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a sample of shapes, in two minutes")
-    parser.add_argument("--device", default="cpu", help="cpu, or cuda for the rows of a card")
-    words = parser.parse_args()
-    device = torch.device(words.device)
+    parser.add_argument("--quick", action="store_true", help="measure a sample of shapes, in two minutes")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda to measure a card")
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
     torch.set_num_threads(1)
     shutil.rmtree(FOLDER, ignore_errors=True)
-    result: dict[str, Any] = {"machine": machine(device), "quick": words.quick}
+    result: dict[str, Any] = {"machine": describe_machine(device), "quick": arguments.quick}
     print(json.dumps(result["machine"]), flush=True)
     with threadpool_limits(1, user_api="blas"), torch.no_grad():
-        result |= shape_tables(words.quick, device)
-        result["errors"] = accuracy(words.quick, device)
+        result |= measure_shape_tables(arguments.quick, device)
+        result["errors"] = measure_accuracy(arguments.quick, device)
         if device.type == "cpu":
-            result["without decomposition"] = without_decomposition()
-            result["profile"] = profiles(words.quick)
-            result["linear"] = growth()
-            result["memory"] = memory(words.quick)
-            if not words.quick:
-                result["whole SD1.5 pair"] = whole_pair()
+            result["without decomposition"] = measure_without_decomposition()
+            result["profile"] = measure_profiles(arguments.quick)
+            result["linear"] = measure_growth()
+            result["memory"] = measure_memory(arguments.quick)
+            if not arguments.quick:
+                result["whole SD1.5 pair"] = measure_whole_pair()
     shutil.rmtree(FOLDER, ignore_errors=True)
     print(json.dumps(result))
 
 
-def machine(device: torch.device) -> dict[str, Any]:
+def describe_machine(device: torch.device) -> dict[str, Any]:
     model = [
         line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
     ]
@@ -80,19 +80,19 @@ def machine(device: torch.device) -> dict[str, Any]:
     }
 
 
-def shape_tables(quick: bool, device: torch.device) -> dict[str, Any]:
-    """Each shape once, and the two pairs of models from them, weighted by how many matrices of each shape they have."""
-    counted: dict[str, dict[Shape, int]] = {}
+def measure_shape_tables(quick: bool, device: torch.device) -> dict[str, Any]:
+    """Measures each shape once, and adds up both pairs of models by their number of matrices of each shape."""
+    counts_by_pair: dict[str, dict[Shape, int]] = {}
     for pair, models in PAIRS.items():
         counts = [inventory(model) for model in models]
-        counted[pair] = {shape: sum(one.get(shape, 0) for one in counts) for shape in {*counts[0], *counts[1]}}
-    every = {shape for counts in counted.values() for shape in counts}
-    print(
-        "\nCPU-seconds of one matrix at k = 320 (ours: reading, hashing, decomposing, comparing, keeping, projecting)"
-    )
+        counts_by_pair[pair] = {
+            shape: sum(count.get(shape, 0) for count in counts) for shape in {*counts[0], *counts[1]}
+        }
+    every = {shape for counts in counts_by_pair.values() for shape in counts}
+    print("\nCPU-seconds of one matrix at k = 320 (ours: read, hash, decompose, compare, cache, project)")
     shapes = [shape for shape in SAMPLE if shape in every] if quick else sorted(every)
     costs = measure_shapes(shapes, FOLDER, device, longest_default=2560 if quick else 1 << 20)
-    return {"pairs": {pair: _pair_row(pair, costs, counts, quick) for pair, counts in counted.items()}}
+    return {"pairs": {pair: _pair_row(pair, costs, counts, quick) for pair, counts in counts_by_pair.items()}}
 
 
 def _pair_row(pair: str, costs: Sequence[ShapeCost], counts: Mapping[Shape, int], quick: bool) -> dict[str, Any]:
@@ -109,13 +109,13 @@ def _pair_row(pair: str, costs: Sequence[ShapeCost], counts: Mapping[Shape, int]
     }
     print(
         f"\n{pair}, CPU-seconds: {row}"
-        + ("\n  (default: at least, the thin SVD stands for it where it was not run)" if quick else "")
+        + ("\n  (default is a lower bound: where it was not run, the thin SVD counts instead)" if quick else "")
     )
     return row
 
 
-def accuracy(quick: bool, device: torch.device) -> dict[str, Any]:
-    """A transfer against float64, through no cache, and through the two that there are."""
+def measure_accuracy(quick: bool, device: torch.device) -> dict[str, Any]:
+    """Measures a transfer's errors against float64: without a cache, and with caches of both precisions."""
     shapes = SAMPLE[:3] if quick else (*SAMPLE, (5120, 640, 1, 1), (320, 960, 3, 3), (2560, 320, 1, 1))
     named = {f"layer{number}_{copy}": shape for number, shape in enumerate(shapes) for copy in range(1 if quick else 3)}
     source, target = write_pair(FOLDER / "accuracy", named)
@@ -123,32 +123,32 @@ def accuracy(quick: bool, device: torch.device) -> dict[str, Any]:
     rows: dict[str, Any] = {}
     for name in ("none", "float32", "float16"):
         cache = None if name == "none" else cache_in(FOLDER / f"accuracy_{name}", name)
-        run = carry_over(source, target, deltas, Resources.on(device, 2, cache, silent))
-        found = errors(run, deltas, set(named))
-        rows[name] = {key: float(f"{value:.1e}") for key, value in vars(found).items()}
+        run = transfer_layers(source, target, deltas, Resources.on(device, 2, cache, silent))
+        worst = measure_errors(run, deltas, set(named))
+        rows[name] = {key: float(f"{value:.1e}") for key, value in vars(worst).items()}
         print(f"\nagainst float64, cache {name}, {len(named)} layers: {rows[name]}")
     return rows
 
 
-def without_decomposition() -> dict[str, float]:
+def measure_without_decomposition() -> dict[str, float]:
     shapes = [shape for shape, count in MIX.items() for _ in range(count)]
     rows = path_against_reading(shapes, FOLDER / "path")
     print(f"\nwithout any decomposition, against reading alone (CPU-seconds, warm page cache): {rows}")
     return rows
 
 
-def profiles(quick: bool) -> dict[str, Any]:
-    floor = floor_of(FOLDER)
+def measure_profiles(quick: bool) -> dict[str, Any]:
+    floor = measure_floor(FOLDER)
     print(f"\none core: {floor.operations / 1e9:.0f} GFLOP/s, {floor.bytes / 1e9:.1f} GB/s from the page cache")
     rows: dict[str, Any] = {}
-    for shape in PROFILED[: 1 if quick else None]:
-        rows[label(shape)] = {name: round(value, 4) for name, value in profile(shape, FOLDER, floor).items()}
+    for shape in PROFILE_SHAPES[: 1 if quick else None]:
+        rows[label(shape)] = {name: round(value, 4) for name, value in measure_profile(shape, FOLDER, floor).items()}
         print(f"a layer pair of {label(shape)}, CPU-seconds by step: {rows[label(shape)]}")
     return rows
 
 
-def growth() -> dict[str, list[float]]:
-    """Cold CPU-seconds for 1 to 16 layers, and for 1 to 8 more adapters on the last of them."""
+def measure_growth() -> dict[str, list[float]]:
+    """CPU-seconds for 1 to 16 layers with a cold cache, and for 1 to 8 more adapters on all sixteen."""
     shape = (640, 640, 1, 1)
     rows: dict[str, list[float]] = {"layers": [], "adapters": []}
 
@@ -156,23 +156,25 @@ def growth() -> dict[str, list[float]]:
         source, target = write_pair(FOLDER / "growth", {f"layer{index}": shape for index in range(16)})
         shutil.rmtree(FOLDER / "growth_cache", ignore_errors=True)
         using = Resources(cache=cache_in(FOLDER / "growth_cache"))
-        some = dict(list(lora_on(source, 1).items())[:count])
-        cold = timed(lambda: carry_over(source, target, some, using))[1].cpu
+        deltas = dict(list(lora_on(source, 1).items())[:count])
+        cold = measure_time(lambda: transfer_layers(source, target, deltas, using))[1].cpu
         if count == 16:
             for adapters in (1, 2, 4, 8):
                 loras = [lora_on(source, seed) for seed in range(adapters)]
-                warm = timed(lambda loras=loras: [carry_over(source, target, lora, using) for lora in loras])[1].cpu
+                warm = measure_time(
+                    lambda loras=loras: [transfer_layers(source, target, lora, using) for lora in loras]
+                )[1].cpu
                 rows["adapters"].append(round(warm, 3))
         return cold
 
-    cost(1)  # what is loaded once does not belong to the first layer
+    cost(1)  # a first run, so that one-time loading does not count for the first layer
     rows["layers"] = [round(cost(count), 3) for count in (1, 2, 4, 8, 16)]
     print(f"\ngrowth, CPU-seconds: 1, 2, 4, 8, 16 layers {rows['layers']}; 1, 2, 4, 8 more adapters {rows['adapters']}")
     return rows
 
 
-def memory(quick: bool) -> dict[str, float]:
-    """The largest layers of two models, by one worker and by two: gigabytes over the interpreter."""
+def measure_memory(quick: bool) -> dict[str, float]:
+    """Peak memory beyond the interpreter's, for the largest layers of two models, with one worker and with two."""
     rows: dict[str, float] = {}
     for model, shapes in LARGE.items():
         if quick and model == "Flux":
@@ -180,17 +182,17 @@ def memory(quick: bool) -> dict[str, float]:
         for workers in (1, 2):
             peak = peak_of([shape for shape in shapes for _ in range(2)], workers, FOLDER / "memory")
             rows[f"{model}, {workers} workers, GB each"] = round(peak / workers / 1e9, 2)
-    print(f"\npeak memory over the interpreter: {rows}")
+    print(f"\npeak memory beyond the interpreter's: {rows}")
     return rows
 
 
-def whole_pair() -> dict[str, float]:
-    """Every matrix of SD1.5 twice, from files, cold and by a second adapter, on all cores: nothing is a sample here."""
+def measure_whole_pair() -> dict[str, float]:
+    """Transfers every matrix of SD1.5 from files on all cores, cold and with a second adapter; nothing is sampled."""
     shapes = [shape for shape, count in inventory("SD1.5").items() for _ in range(count)]
     source, target = write_pair(FOLDER / "whole", {f"layer{index}": shape for index, shape in enumerate(shapes)})
     using = Resources.on(CPU, os.cpu_count() or 1, cache_in(FOLDER / "whole_cache"), silent)
-    cold = timed(lambda: carry_over(source, target, lora_on(source, 1), using))[1]
-    warm = timed(lambda: carry_over(source, target, lora_on(source, 2), using))[1]
+    cold = measure_time(lambda: transfer_layers(source, target, lora_on(source, 1), using))[1]
+    warm = measure_time(lambda: transfer_layers(source, target, lora_on(source, 2), using))[1]
     size = sum(path.stat().st_size for path in (FOLDER / "whole_cache").rglob("*.safetensors"))
     rows = {
         "cold wall s": round(cold.wall, 1),

@@ -1,4 +1,4 @@
-"""CPU-seconds and wall seconds of a piece of work, and the largest memory that a process took."""
+"""Measures the CPU-seconds and wall seconds of a piece of work, and the memory of this process."""
 
 import time
 from collections.abc import Callable
@@ -11,21 +11,21 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of all threads of this process, and of the clock on the wall."""
+    """CPU-seconds over all threads of this process, and wall seconds."""
 
     cpu: float
     wall: float
 
 
-def timed(work: Callable[[], Result]) -> tuple[Result, Cost]:
+def measure_time(work: Callable[[], Result]) -> tuple[Result, Cost]:
     cpu, wall = time.process_time(), time.perf_counter()
     result = work()
     return result, Cost(time.process_time() - cpu, time.perf_counter() - wall)
 
 
 def best_of(tries: int, work: Callable[[], object]) -> Cost:
-    """The cheapest of several tries: what else the machine does only ever adds."""
-    return min((timed(work)[1] for _ in range(tries)), key=lambda cost: cost.cpu)
+    """The cheapest of several tries, because other work on the machine only ever adds time."""
+    return min((measure_time(work)[1] for _ in range(tries)), key=lambda cost: cost.cpu)
 
 
 def resident(field: str) -> int:

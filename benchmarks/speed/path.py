@@ -1,7 +1,7 @@
-"""The path without any decomposition, against reading its layers: benchmarks.speed.path FOLDER WHAT.
+"""Compares a transfer without any decomposition to reading its layers: benchmarks.speed.path FOLDER WHAT.
 
-Each figure comes from a process of its own that does it once: a program that has read such layers before has memory at
-hand for the next ones, and reads four times as fast as the first time.
+Each figure comes from a fresh process. A program that has read such layers before already has memory for the next ones
+and reads four times as fast.
 """
 
 import json
@@ -15,8 +15,8 @@ from safetensors import safe_open
 
 from core.resources import Resources
 
-from .clock import timed
-from .ours import carry_over
+from .clock import measure_time
+from .ours import transfer_layers
 from .weights import FileBase, Shape, lora_on, open_base, write_pair
 
 _TRIES = 5
@@ -24,13 +24,14 @@ _METHODS = ("copy", "restore")
 
 
 def path_against_reading(shapes: Sequence[Shape], folder: Path) -> dict[str, float]:
-    """CPU-seconds of a whole transfer by weight_cosine, in units of reading its layers of both files as float32."""
+    """CPU-seconds of a transfer by weight_cosine, as a multiple of reading its layers of both files as float32."""
     write_pair(folder, {f"layer{index}": shape for index, shape in enumerate(shapes)})
     seconds = {
-        what: min(_once(folder, what) for _ in range(_TRIES)) for what in ("reading", "reading by ours", *_METHODS)
+        what: min(_once(folder, what) for _ in range(_TRIES))
+        for what in ("reading", "reading by our reader", *_METHODS)
     }
     times = {f"{what}, times reading": round(seconds[what] / seconds["reading"], 2) for what in _METHODS}
-    read = {f"{what} s": round(seconds[what], 3) for what in ("reading", "reading by ours")}
+    read = {f"{what} s": round(seconds[what], 3) for what in ("reading", "reading by our reader")}
     return {**read, **times}
 
 
@@ -41,14 +42,14 @@ def _once(folder: Path, what: str) -> float:
 
 
 def _read(bases: Sequence[FileBase]) -> None:
-    """As any program would: by safetensors' own reader, each file opened once."""
+    """Reads with safetensors' own reader and opens each file once, as any program would."""
     for base in bases:
         with safe_open(base.file.path, framework="pt") as file:
             for name in base.layers:
                 file.get_tensor(name).float()
 
 
-def _read_by_ours(bases: Sequence[FileBase]) -> None:
+def _read_by_our_reader(bases: Sequence[FileBase]) -> None:
     for base in bases:
         for layer in base.layers.values():
             base.read(layer)
@@ -59,11 +60,13 @@ def main(folder: Path, what: str) -> None:
     source, target = open_base(folder / "source.safetensors"), open_base(folder / "target.safetensors")
     deltas = lora_on(source, 1)
     if what == "reading":
-        cost = timed(lambda: _read((source, target)))[1]
-    elif what == "reading by ours":
-        cost = timed(lambda: _read_by_ours((source, target)))[1]
+        cost = measure_time(lambda: _read((source, target)))[1]
+    elif what == "reading by our reader":
+        cost = measure_time(lambda: _read_by_our_reader((source, target)))[1]
     else:
-        cost = timed(lambda: carry_over(source, target, deltas, Resources(), measure="weight_cosine", method=what))[1]
+        cost = measure_time(
+            lambda: transfer_layers(source, target, deltas, Resources(), measure="weight_cosine", method=what)
+        )[1]
     print(cost.cpu)
 
 

@@ -1,4 +1,4 @@
-"""Where the time of a cold layer pair goes, against the floor: the machine's peak of products and of reading."""
+"""Profiles a cold layer pair against the floor, which follows from the machine's peak speed of products and reading."""
 
 import shutil
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from .clock import best_of
 from .ours import K, cache_in
 from .weights import Shape, lora_on, matrix_shape, write_pair
 
-_PEAK = 2048  # a product of this size runs at the machine's peak
+_PEAK = 2048  # a product of this size runs at peak speed
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class Floor:
     bytes: float
 
 
-def floor_of(folder: Path) -> Floor:
+def measure_floor(folder: Path) -> Floor:
+    """Measures the peak speed of this machine's products and of reading from the page cache."""
     square = torch.randn(_PEAK, _PEAK)
     product = torch.empty_like(square)
     seconds = best_of(5, lambda: torch.mm(square, square, out=product)).cpu
@@ -38,9 +39,11 @@ def floor_of(folder: Path) -> Floor:
     return Floor(2 * _PEAK**3 / seconds, source.file.path.stat().st_size / reading)
 
 
-def profile(shape: Shape, folder: Path, floor: Floor) -> dict[str, float]:
-    """CPU-seconds of each step for a pair of layers, and of the floor: the bytes of both files, and the products that
-    the Gram matrices (half of each: they are symmetric), the long sides' bases and the comparison cannot do without."""
+def measure_profile(shape: Shape, folder: Path, floor: Floor) -> dict[str, float]:
+    """CPU-seconds of each step for a pair of layers, and of the floor.
+
+    The floor is reading both files, and the products that every implementation needs: the Gram matrices (half of each,
+    as they are symmetric), the long sides' bases and the comparison."""
     source, target = write_pair(folder / "pair", {"layer": shape})
     layer = source.layers["layer"]
     weights = source.read(layer), target.read(layer)
@@ -48,22 +51,24 @@ def profile(shape: Shape, folder: Path, floor: Floor) -> dict[str, float]:
     flat = [weight if weight.shape[0] <= weight.shape[1] else weight.mT for weight in weights]
     short, long = flat[0].shape
     k = min(K, short)
-    grams = [gram(one) for one in flat]
-    found: tuple[Decomposition, Decomposition] = (decompose(weights[0], k), decompose(weights[1], k))
-    bases = found[0].cut(k), found[1].cut(k)
+    grams = [gram(matrix) for matrix in flat]
+    decompositions: tuple[Decomposition, Decomposition] = (decompose(weights[0], k), decompose(weights[1], k))
+    bases = decompositions[0].cut(k), decompositions[1].cut(k)
     shutil.rmtree(folder / "cache", ignore_errors=True)
     cache = cache_in(folder / "cache")
     steps = {
         "reading": lambda: (source.read(layer), target.read(layer)),
         "hashing": lambda: [digest_of(weight) for weight in weights],
         "weights compared": lambda: compare_weights(*weights, delta),
-        "Gram matrices": lambda: [gram(one) for one in flat],
-        "eigensolver": lambda: [by_rule(one, min(k + 1, short)) for one in grams],
+        "Gram matrices": lambda: [gram(matrix) for matrix in flat],
+        "eigensolver": lambda: [by_rule(matrix, min(k + 1, short)) for matrix in grams],
         "similarity": lambda: [
             side_similarity(bases[0].left, bases[1].left),
             side_similarity(bases[0].right, bases[1].right),
         ],
-        "into the cache": lambda: [cache.keep(name, one) for name, one in zip("st", found, strict=True)],
+        "into the cache": lambda: [
+            cache.keep(name, decomposition) for name, decomposition in zip("st", decompositions, strict=True)
+        ],
         "out of the cache": lambda: [cache.find(name, k) for name in "st"],
         "projection": lambda: method_named("prolora").function(delta, LayerPairBases(subspaces=bases)),
     }

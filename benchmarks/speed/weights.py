@@ -1,4 +1,4 @@
-"""Weights with the true shapes of real models and a spectrum like theirs, in files, and LoRAs on them."""
+"""Weight files with the shapes of real models and realistic spectra, and LoRAs for them."""
 
 import json
 import math
@@ -16,24 +16,24 @@ from core.layers import Layer, WeightRef
 
 Shape = tuple[int, ...]
 
-# Real layers' singular values fall slowly: 90 % of the energy lies in 27 to 77 % of the rank, in 47 % with this power
-# on white noise at 1280 x 1280.
+# The singular values of real layers fall slowly: 90 % of the energy lies in 27 to 77 % of the rank. With this power,
+# white noise of 1280 x 1280 has it in 47 %.
 _FALL = 0.35
 RANK = 16
 
 
 def inventory(model: str) -> dict[Shape, int]:
-    """How many matrices of each shape (out, in, kh, kw) a model has; read from its checkpoint's header."""
-    listed = json.loads((Path(__file__).parent / "shapes.json").read_text())[model]
-    return {tuple(shape): count for *shape, count in listed}
+    """The number of a model's matrices of each shape (out, in, kh, kw), as in its checkpoint's header."""
+    shapes = json.loads((Path(__file__).parent / "shapes.json").read_text())[model]
+    return {tuple(shape): count for *shape, count in shapes}
 
 
 def matrix_shape(shape: Shape) -> tuple[int, int]:
     return shape[0], math.prod(shape[1:])
 
 
-def synthetic(shape: Shape, seed: int) -> Tensor:
-    """A weight whose rows and columns fall off by a power, in random order: noise with a spectrum, without a QR."""
+def make_weight(shape: Shape, seed: int) -> Tensor:
+    """Noise whose rows and columns fall off by a power, in random order. That gives it a spectrum without a QR."""
     generator = torch.Generator().manual_seed(seed)
     rows, columns = matrix_shape(shape)
     noise = torch.randn(rows, columns, generator=generator) / columns**0.5
@@ -45,7 +45,7 @@ def synthetic(shape: Shape, seed: int) -> Tensor:
 
 @dataclass(frozen=True)
 class FileBase:
-    """A base over one safetensors file: core's Base protocol, as the host's files have it."""
+    """A Base that reads one safetensors file, as the host's bases do."""
 
     name: str
     fingerprint: str
@@ -58,13 +58,13 @@ class FileBase:
 
 
 def write_pair(folder: Path, shapes: Mapping[str, Shape], drift: float = 0.2) -> tuple[FileBase, FileBase]:
-    """Two bases in float16 files with these layers, the target a drifted source."""
+    """Writes two float16 bases with these layers; the target is the source with drift."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors: tuple[dict[str, Tensor], dict[str, Tensor]] = {}, {}
     for seed, (name, shape) in enumerate(shapes.items()):
-        source = synthetic(shape, 2 * seed)
+        source = make_weight(shape, 2 * seed)
         tensors[0][name] = source.half()
-        tensors[1][name] = (source + drift * synthetic(shape, 2 * seed + 1)).half()
+        tensors[1][name] = (source + drift * make_weight(shape, 2 * seed + 1)).half()
     names = "source", "target"
     for name, part in zip(names, tensors, strict=True):
         save_file(part, folder / f"{name}.safetensors")
@@ -82,7 +82,7 @@ def open_base(path: Path) -> FileBase:
 
 
 def lora_on(base: FileBase, seed: int) -> dict[str, LowRankDelta]:
-    """A random LoRA of rank 16 on every layer, or of the layer's own rank where that is smaller."""
+    """A random LoRA on every layer, of rank 16 or of the layer's rank if that is smaller."""
     generator = torch.Generator().manual_seed(seed)
     deltas: dict[str, LowRankDelta] = {}
     for name, layer in base.layers.items():

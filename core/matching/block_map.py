@@ -1,4 +1,4 @@
-"""Which source block feeds which target block: a value that a person can read, change and give back as JSON."""
+"""Block maps: which source block feeds which target block, as JSON that a user can read and edit."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -12,9 +12,9 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class BlockMatch:
-    """A target block and the source block that feeds it, None when none does.
+    """A target block and the source block that feeds it, or None.
 
-    score: of the source block taken; runner_up: the best of those that were not taken.
+    score: of that source block. runner_up: the best of the other source blocks.
     """
 
     target: str
@@ -26,8 +26,8 @@ class BlockMatch:
 
 
 @dataclass(frozen=True)
-class LeftAlone:
-    """A source block that feeds nothing, the target block most like it, and why it is not taken."""
+class UnusedBlock:
+    """A source block that feeds no target block, the target block most like it, and why that is not its partner."""
 
     source: str
     why: str
@@ -37,11 +37,11 @@ class LeftAlone:
 
 @dataclass(frozen=True)
 class BlockMap:
-    """Every target block once, in the target's order; every source block is in a match or in `left_alone`."""
+    """Every target block once, in the target's order. Every source block is in a match or in `unused_blocks`."""
 
     measure: str
     matches: tuple[BlockMatch, ...]
-    left_alone: tuple[LeftAlone, ...] = ()
+    unused_blocks: tuple[UnusedBlock, ...] = ()
 
     @property
     def same_depth(self) -> bool:
@@ -49,12 +49,12 @@ class BlockMap:
         return len(self.sources()) == len(self.matches)
 
     def sources(self) -> list[str]:
-        """Every source block that the map speaks of."""
+        """Every source block that the map names."""
         fed = [match.source for match in self.matches if match.source is not None]
-        return [*dict.fromkeys(fed), *(block.source for block in self.left_alone)]
+        return [*dict.fromkeys(fed), *(block.source for block in self.unused_blocks)]
 
     def targets_of(self, source: str) -> list[str]:
-        """The target blocks that a source block feeds: none, one, or several in a grown model."""
+        """The target blocks that a source block feeds: none, one, or several if the target is a grown model."""
         return [match.target for match in self.matches if match.source == source]
 
     def as_json(self) -> dict[str, Any]:
@@ -62,68 +62,63 @@ class BlockMap:
             "schema": SCHEMA,
             "measure": self.measure,
             "blocks": [vars(match) for match in self.matches],
-            "left_alone": [vars(block) for block in self.left_alone],
+            "left_alone": [vars(block) for block in self.unused_blocks],
         }
 
     def dumps(self) -> str:
+        """The map as JSON text, which `parse_block_map` reads."""
         return json.dumps(self.as_json(), indent=1, allow_nan=False)
 
-    @staticmethod
-    def loads(text: str) -> "BlockMap":
-        """What `dumps` wrote, figures and all. For a map that a person may have changed: given_block_map."""
-        read = json.loads(text)
-        matches = tuple(BlockMatch(**match) for match in read["blocks"])
-        return BlockMap(read["measure"], matches, tuple(LeftAlone(**block) for block in read["left_alone"]))
 
+def parse_block_map(text: str, sources: Iterable[str], targets: Iterable[str]) -> BlockMap:
+    """Read a block map that a user wrote or edited: the JSON of `dumps`, or {"target block": "source block"}.
 
-def given_block_map(text: str, sources: Iterable[str], targets: Iterable[str]) -> BlockMap:
-    """A block map that a person wrote or changed: what `dumps` gives, or plainly {"target block": "source block"}.
-
-    A target block that the text does not name is fed by nothing; null says the same. Figures are not taken over: they
-    may belong to what stood there before. InvalidSetting names what is wrong.
+    sources, targets: the names of the two bases' blocks. A target block that is null or missing in the text gets no
+    source. Scores in the text are ignored, because they may be older than the user's edits. InvalidSetting names what
+    is wrong.
     """
     assigned, source_names, target_names = _assignments(text), list(sources), list(targets)
     for target, source in assigned.items():
         for block, side, names in ((target, "target", target_names), (source, "source", source_names)):
             if block is not None and block not in names:
                 raise InvalidSetting(
-                    f"Block map, line of {target!r}: expected a block of the {side} base, found {block!r}. Take the "
-                    "names from the map that Compute Subspace Similarity gives."
+                    f"Block map, entry for {target!r}: expected a block of the {side} base, found {block!r}. Take the "
+                    "names from the map that Compute Subspace Similarity outputs."
                 )
-    matches = tuple(BlockMatch(name, assigned.get(name), _GIVEN) for name in target_names)
-    fed = set(assigned.values())
-    return BlockMap("given", matches, tuple(LeftAlone(name, _GIVEN) for name in source_names if name not in fed))
+    matches = tuple(BlockMatch(name, assigned.get(name), _BY_USER) for name in target_names)
+    used = set(assigned.values())
+    return BlockMap("user", matches, tuple(UnusedBlock(name, _BY_USER) for name in source_names if name not in used))
 
 
 def block_map_by_name(sources: Iterable[str], targets: Iterable[str]) -> BlockMap:
-    """Every target block fed by the source block of its name, where there is one: what loading the old LoRA does."""
+    """Pair blocks of the same name, as loading the old LoRA on the target does."""
     source_names, target_names = list(sources), list(targets)
-    matches = tuple(BlockMatch(name, name if name in source_names else None, _NAMED) for name in target_names)
+    matches = tuple(BlockMatch(name, name if name in source_names else None, _BY_NAME) for name in target_names)
     return BlockMap(
-        "names", matches, tuple(LeftAlone(name, _NAMED) for name in source_names if name not in target_names)
+        "names", matches, tuple(UnusedBlock(name, _BY_NAME) for name in source_names if name not in target_names)
     )
 
 
-_NAMED = "by name, unmeasured"
-_GIVEN = "as the given block map says"
+_BY_NAME = "by name, not measured"
+_BY_USER = "from the user's block map"
 
 
 def _assignments(text: str) -> dict[str, str | None]:
     """Target block -> source block or None."""
     try:
         read: Any = json.loads(text)
-        if isinstance(read, dict) and isinstance(lines := cast(Any, read).get("blocks"), list):
-            read = {line["target"]: line["source"] for line in cast(Any, lines)}
+        if isinstance(read, dict) and isinstance(blocks := cast(Any, read).get("blocks"), list):
+            read = {block["target"]: block["source"] for block in cast(Any, blocks)}
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise InvalidSetting(f"Block map: {_EXPECTED}, found text that is none ({error!r}).") from error
+        raise InvalidSetting(f"Block map: {_EXPECTED}, found other text ({error!r}).") from error
     if not isinstance(read, dict):
         raise InvalidSetting(f"Block map: {_EXPECTED}, found {type(read).__name__}.")
     for target, source in cast("Mapping[str, Any]", read).items():
         if not (source is None or isinstance(source, str)):
             raise InvalidSetting(
-                f"Block map, line of {target!r}: expected the name of a block or null, found {source!r}."
+                f"Block map, entry for {target!r}: expected the name of a block or null, found {source!r}."
             )
     return cast("dict[str, str | None]", read)
 
 
-_EXPECTED = 'expected JSON like {"target block": "source block"} or a block map as the report has it'
+_EXPECTED = 'expected JSON like {"target block": "source block"} or the block map of a report'

@@ -1,4 +1,4 @@
-"""The blocks of a model: layers that share a depth, and which blocks of two models are of one make."""
+"""Groups a model's layers into blocks, and the blocks of two models into kinds with the same roles and shapes."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from ..layers import Layer
 
 @dataclass(frozen=True)
 class Block:
-    """The layers of one depth by their roles; a layer outside all blocks is a block of its own, under its own name."""
+    """The layers of one block by their roles. A layer outside all blocks is a block of its own, with its own name."""
 
     name: str
     layers: Mapping[str, Layer]
@@ -18,44 +18,50 @@ class Block:
         return next(iter(self.layers.values())).text_encoder
 
     def common_roles(self, other: "Block") -> list[str]:
-        """Roles that both have in one shape, in this block's order."""
-        mine, theirs = self.layers, other.layers
-        return [role for role in mine if role in theirs and mine[role].weight.shape == theirs[role].weight.shape]
+        """Roles that both blocks have with the same shape, in this block's order."""
+        theirs = other.layers
+        return [
+            role
+            for role, layer in self.layers.items()
+            if role in theirs and layer.weight.shape == theirs[role].weight.shape
+        ]
 
     def is_like(self, other: "Block") -> bool:
-        """Of one make: no role differs in shape, and what they share is at least half of the larger one.
+        """Whether two blocks are of the same kind: no shared role differs in shape, and at least half of the larger
+        block's roles are shared.
 
-        A block that lacks a role (a skip connection, an adapter's extra projection) still belongs to its kind.
+        A block without one of the roles (a skip connection, an extra projection) still belongs to its kind.
         """
         if self.text_encoder != other.text_encoder:
             return False
-        named, fitting = self.layers.keys() & other.layers.keys(), self.common_roles(other)
-        return len(fitting) == len(named) and 2 * len(fitting) >= max(len(self.layers), len(other.layers))
+        same_name, same_shape = self.layers.keys() & other.layers.keys(), self.common_roles(other)
+        return len(same_shape) == len(same_name) and 2 * len(same_shape) >= max(len(self.layers), len(other.layers))
 
 
 @dataclass(frozen=True)
 class Kind:
-    """Blocks of one make, each side in its model's order."""
+    """Blocks with the same roles and shapes, in the order of each model."""
 
     sources: tuple[Block, ...]
     targets: tuple[Block, ...]
 
     def roles(self) -> list[str]:
-        """Roles that every block has."""
+        """The roles that every block of the kind has."""
         first, *rest = (*self.sources, *self.targets)
         return [role for role in first.layers if all(role in block.layers for block in rest)]
 
 
 def blocks_of(layers: Iterable[Layer]) -> tuple[Block, ...]:
-    """The blocks of a model in the order in which their first layers come."""
-    found: dict[str, dict[str, Layer]] = {}
+    """Group layers into blocks, in the order of the first layer of each block."""
+    roles_by_block: dict[str, dict[str, Layer]] = {}
     for layer in layers:
-        found.setdefault(layer.block or layer.name, {})[layer.role] = layer
-    return tuple(Block(name, roles) for name, roles in found.items())
+        roles_by_block.setdefault(layer.block or layer.name, {})[layer.role] = layer
+    return tuple(Block(name, roles) for name, roles in roles_by_block.items())
 
 
 def kinds_of(source: Iterable[Block], target: Iterable[Block]) -> list[Kind]:
-    """Sort the blocks of two models by make. Order over the whole model is kept: nesting needs no other treatment."""
+    """Group the blocks of two models by kind. Blocks keep their order over the whole model, so nested blocks need no
+    special case."""
     kinds: list[tuple[list[Block], list[Block]]] = []
     for side, blocks in enumerate((source, target)):
         for block in blocks:

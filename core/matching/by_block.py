@@ -1,7 +1,7 @@
-"""Match whole blocks: every target block gets the source block that it is most like, in order."""
+"""Matches whole blocks: each target block gets the source block most like it."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,129 +11,131 @@ from torch import Tensor
 from ..layers import Base, Layer
 from ..progress import Progress, silent
 from .alignment import align_freely, align_in_order
-from .block_map import BlockMap, BlockMatch, LeftAlone
+from .block_map import BlockMap, BlockMatch, UnusedBlock
 from .blocks import Block, Kind, blocks_of, kinds_of
-from .decisions import ScoredKind, left_alone, matches_of
-from .scores import Measure, all_pairs, free_numbers
+from .decisions import ScoredKind, describe_matches, describe_unused
+from .scores import MEASURES, count_free_numbers, score_all_pairs
 
-# A score below this is no better than unrelated weights give: benchmarks/matching/RESULTS.md, "The floor".
-UNRELATED: Mapping[Measure, float] = {"weight_cosine": 0.15, "subspace": 0.1}
-
-# Small weights score high by chance: the floor is this many standard deviations, 1 / sqrt(free numbers), where that is
-# more. Strangers reached six, in their first layers, whose filters are smooth alike.
+# Small weights score high by chance. Their floor is this many standard deviations, each 1 / sqrt(free numbers), if that
+# is above the measure's own floor. Unrelated models reached six, in their first layers: all first filters are smooth.
 _DEVIATIONS = 8
 
-# The same name wins when it scores within this of the best: ten standard deviations of a score that rests on a million
+# A block of the same name wins if its score is within this of the best: ten standard deviations of a score of a million
 # entries.
 _NEAR_TIE = 0.01
 
-# Roles compared for each block. One would do; three hold when one of them is untrained (zeros) or frozen (equal
-# everywhere). The smallest that tell a cosine to 0.02 are the cheapest to read.
+# How many roles of each block are compared, and the least number of entries that each should have. One role would be
+# enough; with three the score survives a role that is untrained (zeros) or frozen (equal everywhere). The smallest
+# weights that still give a cosine to 0.02 are the cheapest to read.
 _ROLES, _ENTRIES = 3, 2500
 
-# in order: sources never go back, and may feed several targets. free: any order, but each source feeds one target.
+# in order: source blocks keep their order, and each may feed several target blocks. free: any order, but each source
+# block feeds at most one target block.
 Order = Literal["in order", "free"]
 
 
 @dataclass(frozen=True)
 class BlockScores:
-    """All blocks of two bases against each other, in their models' order, by make."""
+    """The scores of all source blocks against all target blocks, by kind; blocks are in their models' order."""
 
     sources: tuple[Block, ...]
     targets: tuple[Block, ...]
     kinds: tuple[ScoredKind, ...]
-    measure: Measure
+    measure: str
 
     def table(self) -> Tensor:
-        """(sources, targets), NaN where two blocks are not of one make."""
-        rows = {block.name: place for place, block in enumerate(self.sources)}
-        columns = {block.name: place for place, block in enumerate(self.targets)}
-        whole = torch.full((len(rows), len(columns)), torch.nan)
-        for one in self.kinds:
-            places = torch.tensor([rows[block.name] for block in one.kind.sources], dtype=torch.long)
-            whole[places[:, None], [columns[block.name] for block in one.kind.targets]] = one.scores
-        return whole
+        """All scores (sources, targets); NaN where two blocks are of different kinds."""
+        row_of = {block.name: row for row, block in enumerate(self.sources)}
+        column_of = {block.name: column for column, block in enumerate(self.targets)}
+        table = torch.full((len(row_of), len(column_of)), torch.nan)
+        for scored in self.kinds:
+            rows = torch.tensor([row_of[block.name] for block in scored.kind.sources], dtype=torch.long)
+            table[rows[:, None], [column_of[block.name] for block in scored.kind.targets]] = scored.scores
+        return table
 
     def best_map(self, order: Order = "in order") -> BlockMap:
-        """Which source block feeds which target block, so that the scores are highest."""
+        """The block map with the largest sum of scores above the floor."""
         align = align_in_order if order == "in order" else align_freely
         matches: dict[str, BlockMatch] = {}
-        alone: dict[str, LeftAlone] = {}
-        for one in self.kinds:
-            taken = align(one.scores + _NEAR_TIE * _same_name(one.kind), one.floor)
-            matches |= {match.target: match for match in matches_of(one, taken, self.measure)}
-            alone |= {block.source: block for block in left_alone(one, taken, self.measure)}
-        fed = tuple(matches[block.name] for block in self.targets)
-        return BlockMap(self.measure, fed, tuple(alone[one.name] for one in self.sources if one.name in alone))
+        unused: dict[str, UnusedBlock] = {}
+        for scored in self.kinds:
+            assigned = align(scored.scores + _NEAR_TIE * _same_name(scored.kind), scored.floor)
+            matches |= {match.target: match for match in describe_matches(scored, assigned, self.measure)}
+            unused |= {block.source: block for block in describe_unused(scored, assigned, self.measure)}
+        in_target_order = tuple(matches[block.name] for block in self.targets)
+        in_source_order = tuple(unused[block.name] for block in self.sources if block.name in unused)
+        return BlockMap(self.measure, in_target_order, in_source_order)
 
 
 def map_blocks(
     source: Base,
     target: Base,
     *,
-    measure: Measure = "weight_cosine",
+    measure: str = "weight_cosine",
     order: Order = "in order",
     device: torch.device,
     progress: Progress = silent,
 ) -> BlockMap:
-    """Which source block feeds which target block, from a few roles of each (docs/method.md, section 4)."""
+    """Find which source block feeds which target block, from a few roles of each (docs/method.md, section 4)."""
     return score_blocks(source, target, measure=measure, device=device, progress=progress).best_map(order)
 
 
 def score_blocks(
-    source: Base, target: Base, *, measure: Measure = "weight_cosine", device: torch.device, progress: Progress = silent
+    source: Base, target: Base, *, measure: str = "weight_cosine", device: torch.device, progress: Progress = silent
 ) -> BlockScores:
-    """The scores of all blocks of one make against each other; one role is in memory at a time."""
+    """Score all blocks of each kind against each other. Memory: the vectors of one role of all source blocks."""
     sources, targets = blocks_of(source.layers.values()), blocks_of(target.layers.values())
     kinds = kinds_of(sources, targets)
-    roles = [sampled_roles(kind) for kind in kinds]
-    total = sum(len(some) * (len(kind.sources) + len(kind.targets)) for kind, some in zip(kinds, roles, strict=True))
+    roles = [sample_roles(kind) for kind in kinds]
+    total = sum(
+        len(sampled) * (len(kind.sources) + len(kind.targets)) for kind, sampled in zip(kinds, roles, strict=True)
+    )
     done = 0
 
-    def read(name: str) -> None:
+    def report_read(layer: Layer) -> None:
         nonlocal done
-        progress(done, total, name)
+        progress(done, total, layer.name)
         done += 1
 
     scored: list[ScoredKind] = []
-    for kind, some in zip(kinds, roles, strict=True):
+    for kind, sampled in zip(kinds, roles, strict=True):
         tables = [
-            all_pairs(
+            score_all_pairs(
                 (source, [block.layers[role] for block in kind.sources]),
                 (target, [block.layers[role] for block in kind.targets]),
                 measure,
                 device=device,
-                read=lambda layer: read(layer.name),
+                on_read=report_read,
             )
-            for role in some
+            for role in sampled
         ]
-        scored.append(_scored(kind, some, tables, measure))
+        scored.append(_score_kind(kind, sampled, tables, measure))
     progress(total, total, "")
     return BlockScores(sources, targets, tuple(scored), measure)
 
 
-def sampled_roles(kind: Kind) -> list[str]:
-    """The roles that stand for a block: of those that every block has, the smallest that tell enough, evenly spread
-    over the block. None where there is nothing to choose between."""
+def sample_roles(kind: Kind) -> list[str]:
+    """Choose the roles that represent a block: of the roles that every block has, the smallest with enough entries,
+    evenly spread over the block. Empty if one of the bases has no block of this kind."""
     if not kind.sources or not kind.targets:
         return []
-    sizes = {role: free_numbers(kind.sources[0].layers[role], "weight_cosine") for role in kind.roles()}
-    telling = {role: size for role, size in sizes.items() if size >= _ENTRIES} or sizes
-    cheap = [role for role, size in telling.items() if size <= 2 * min(telling.values())]
+    sizes = {role: count_free_numbers(kind.sources[0].layers[role], "weight_cosine") for role in kind.roles()}
+    large_enough = {role: size for role, size in sizes.items() if size >= _ENTRIES} or sizes
+    cheap = [role for role, size in large_enough.items() if size <= 2 * min(large_enough.values())]
     count = min(_ROLES, len(cheap))
     return [cheap[index * (len(cheap) - 1) // max(1, count - 1)] for index in range(count)]
 
 
-def _scored(kind: Kind, roles: Sequence[str], tables: Sequence[Tensor], measure: Measure) -> ScoredKind:
-    nothing = torch.full((len(kind.sources), len(kind.targets)), torch.nan)
+def _score_kind(kind: Kind, roles: Sequence[str], tables: Sequence[Tensor], measure: str) -> ScoredKind:
+    no_scores = torch.full((len(kind.sources), len(kind.targets)), torch.nan)
     layers = [kind.sources[0].layers[role] for role in roles]
-    return ScoredKind(kind, torch.stack(list(tables)).nanmean(0) if tables else nothing, floor_of(layers, measure))
+    return ScoredKind(kind, torch.stack(list(tables)).nanmean(0) if tables else no_scores, floor_of(layers, measure))
 
 
-def floor_of(layers: Sequence[Layer], measure: Measure) -> float:
-    """The mean score over these layers that two blocks must pass to be taken for related."""
-    numbers = sum(free_numbers(layer, measure) for layer in layers)
-    return max(UNRELATED[measure], _DEVIATIONS / math.sqrt(numbers)) if numbers else UNRELATED[measure]
+def floor_of(layers: Sequence[Layer], measure: str) -> float:
+    """The mean score over these layers above which two blocks count as related."""
+    numbers, floor = sum(count_free_numbers(layer, measure) for layer in layers), MEASURES[measure].floor
+    return max(floor, _DEVIATIONS / math.sqrt(numbers)) if numbers else floor
 
 
 def _same_name(kind: Kind) -> Tensor:

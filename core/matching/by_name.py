@@ -1,4 +1,4 @@
-"""Which source layer feeds which target layer."""
+"""Pairs layers of the same name, as loading the old LoRA on the target does."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,9 +11,9 @@ from .channels import Channels
 
 @dataclass(frozen=True)
 class Matching:
-    """Every wanted source layer is in `pairs`, once or several times, or in `unpaired` with the reason.
+    """Every requested source layer is in `pairs`, once or several times, or in `unpaired` with the reason.
 
-    channels: target layer -> the channels that it kept of its source layer, where it is narrower.
+    channels: target layer -> the channels that it kept of its source layer, for narrower target layers.
     """
 
     pairs: tuple[LayerPair, ...]
@@ -21,13 +21,13 @@ class Matching:
     channels: Mapping[str, Channels] = field(default_factory=dict[str, Channels])
 
     def source_weight(self, pair: LayerPair, weight: Tensor) -> Tensor:
-        """The source's weight as the target's shape has it: the whole, or the channels that were kept."""
-        kept = self.channels.get(pair.target.name)
-        return weight if kept is None else kept.weight(weight)
+        """The source weight cut to the target's shape: all of it, or the channels that a narrower target kept."""
+        channels = self.channels.get(pair.target.name)
+        return weight if channels is None else channels.weight(weight)
 
 
 def match_by_name(source: Mapping[str, Layer], target: Mapping[str, Layer], wanted: Iterable[str]) -> Matching:
-    """Pair the wanted layers with the target's layers of the same name and shape, from headers alone."""
+    """Pair the requested layers with the target's layers of the same name and shape, from headers alone."""
     pairs: list[LayerPair] = []
     skipped: list[Skipped] = []
     for name in wanted:

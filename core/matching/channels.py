@@ -1,4 +1,4 @@
-"""A target of another width: which of the source's channels it kept, where that can be told from the weights."""
+"""Finds which channels of a source layer a narrower target layer kept, from the weights."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,20 +10,21 @@ from ..delta import LowRankDelta
 from ..errors import ShapeMismatch
 from .alignment import assign_all
 
-# How far above chance the correlation of the channels must lie, as a share of the way from chance to 1, and at least
-# absolutely (with a handful of inputs chance itself is near 1): benchmarks/matching/RESULTS.md, "Width".
+# How far above chance the correlation of the channels must be: as a share of the way from chance to 1, and at least
+# this much (with a handful of inputs, chance itself is near 1). From benchmarks/matching/RESULTS.md, "Width".
 _SHARE, _LEAST = 0.3, 0.05
 
-# Channels that are looked at to tell whether a known map fits at all, before all of them are assigned.
+# Number of channels that are compared to see whether a known map fits at all, before all channels are assigned.
 _PROBES = 48
 
 
 @dataclass(frozen=True)
 class Channels:
-    """Row i of the target is row rows[i] of the source, input channel j is columns[j]; a channel has `taps` columns.
+    """The channels that a target kept: its row i is row rows[i] of the source, its input channel j is columns[j].
 
-    rows (m_t) and columns (n_t / taps) are int64, on the CPU. correlation: mean over the channels that were looked for,
-    with their partners; chance: what the source's own channels reach with the most alike of the others.
+    rows (m_t) and columns (n_t / taps) are int64, on the CPU. taps: matrix columns of one input channel (kh kw).
+    correlation: mean over the assigned channels with their partners. chance: the mean correlation of source channels
+    with the most similar other source channel.
     """
 
     rows: Tensor
@@ -38,7 +39,7 @@ class Channels:
         return len(self.rows), len(self.columns) * self.taps
 
     def weight(self, source: Tensor) -> Tensor:
-        """The part of a source weight (m_s, n_s) that the target kept, (m_t, n_t)."""
+        """The part (m_t, n_t) of a source weight (m_s, n_s) that the target kept."""
         return self._inputs(source[self.rows.to(source.device)])
 
     def delta(self, source: LowRankDelta) -> LowRankDelta:
@@ -46,53 +47,57 @@ class Channels:
         return LowRankDelta(source.up[self.rows.to(source.up.device)], self._inputs(source.down))
 
     def why(self) -> str:
+        """The reason for the match, in words."""
         return f"channels kept from the source: correlation {self.correlation:.2f}, chance {self.chance:.2f}"
 
     def _inputs(self, matrix: Tensor) -> Tensor:
         if matrix.shape[1] % self.taps:
-            raise ShapeMismatch(f"Expected columns in groups of {self.taps}, found a matrix {tuple(matrix.shape)}.")
+            raise ShapeMismatch(
+                f"Channels of a narrower layer: expected columns in groups of {self.taps}, found a matrix of shape "
+                f"{tuple(matrix.shape)}."
+            )
         return matrix.reshape(matrix.shape[0], -1, self.taps)[:, self.columns.to(matrix.device)].flatten(1)
 
 
 def find_channels(
     source: Tensor, target: Tensor, row_maps: Sequence[Tensor], column_maps: Sequence[Tensor]
 ) -> Channels | None:
-    """The channels of a target weight (m_t, in_t, taps) in a source weight (m_s, in_s, taps), from known maps of one
-    side (int64 (m_t) or (in_t)); None where none of them brings the other side far above chance.
+    """Find the channels of a target weight (m_t, in_t, taps) in a source weight (m_s, in_s, taps).
 
-    The known map that fits best gives the other side, by the assignment of largest correlation; that side then gives
-    the first anew: a map that is right in most channels only is put right.
+    row_maps (int64 (m_t) each), column_maps (int64 (in_t) each): known maps of one side. The map that fits best gives
+    the other side, by the assignment of largest correlation. That side then gives the first side again, which corrects
+    maps that are right in most channels only. None where no known map brings the other side well above chance.
     """
-    turned = source.transpose(0, 1), target.transpose(0, 1)
-    row_maps, column_maps = ([known.to(source.device) for known in maps] for maps in (row_maps, column_maps))
-    by_columns = [(_fit(source[:, known], target), known) for known in column_maps]
-    by_rows = [(_fit(turned[0][:, known], turned[1]), known) for known in row_maps]
-    fit, known, from_columns = max(
-        [*((*one, True) for one in by_columns), *((*one, False) for one in by_rows)],
-        key=lambda one: one[0],
-        default=(0.0, None, False),
+    weights, transposed = (source, target), (source.transpose(0, 1), target.transpose(0, 1))
+    row_maps, column_maps = (
+        [channel_map.to(source.device) for channel_map in maps] for maps in (row_maps, column_maps)
     )
+    candidates = [
+        *((_fit(source[:, columns], target), columns, True) for columns in column_maps),
+        *((_fit(transposed[0][:, rows], transposed[1]), rows, False) for rows in row_maps),
+    ]
+    fit, known, from_columns = max(candidates, key=lambda candidate: candidate[0], default=(0.0, None, False))
     if known is None or fit <= 0:
         return None
-    one, other = ((source, target), turned) if from_columns else (turned, (source, target))
-    found = _assign(one[0][:, known], one[1])
-    correlation, chance = _agreement(one[0][:, known], one[1], found)
+    here, across = (weights, transposed) if from_columns else (transposed, weights)
+    assigned = _assign(here[0][:, known], here[1])
+    correlation, chance = _agreement(here[0][:, known], here[1], assigned)
     if correlation - chance < max(_LEAST, _SHARE * (1 - chance)):
         return None
-    known = _assign(other[0][:, found], other[1])
-    rows, columns = (found, known) if from_columns else (known, found)
+    known = _assign(across[0][:, assigned], across[1])
+    rows, columns = (assigned, known) if from_columns else (known, assigned)
     return Channels(rows.cpu(), columns.cpu(), source.shape[2], correlation, chance)
 
 
 def _fit(source: Tensor, target: Tensor) -> float:
-    """How far above the least that is accepted the best partners of a few target rows correlate."""
+    """How far the correlation of a few target rows with their best partners is above the acceptance limit."""
     probes = target[:: -(-len(target) // _PROBES)]
     reached, chance = float(_correlations(source, probes).max(1).values.mean()), _chance(source)
     return reached - chance - max(_LEAST, _SHARE * (1 - chance))
 
 
 def _assign(source: Tensor, target: Tensor) -> Tensor:
-    """For each row of the target (t, d, taps) a row of its own of the source (s, d, taps), s >= t: int64 (t)."""
+    """Assign a different row of the source (s, d, taps) to each row of the target (t, d, taps), s >= t: int64 (t)."""
     return assign_all(_correlations(source, target))
 
 
@@ -103,8 +108,8 @@ def _agreement(source: Tensor, target: Tensor, rows: Tensor) -> tuple[float, flo
 
 
 def _chance(source: Tensor) -> float:
-    """What a few rows of the source reach with the most alike of the other rows. Shuffled weights would not do: the
-    first filters of any two networks are smooth alike, and shuffling makes them rough."""
+    """The mean correlation of a few source rows with the most similar other row. Shuffled weights would give too low a
+    level: the first filters of all networks are smooth, and shuffling makes them rough."""
     step = -(-len(source) // _PROBES)
     correlations = _correlations(source, source[::step])
     own = torch.arange(len(correlations), device=source.device)
@@ -113,7 +118,7 @@ def _chance(source: Tensor) -> float:
 
 
 def _correlations(source: Tensor, target: Tensor) -> Tensor:
-    """(t, s): of all rows of the target with all rows of the source."""
+    """Correlations (t, s) of all target rows with all source rows."""
     return _unit_rows(target) @ _unit_rows(source).mT
 
 

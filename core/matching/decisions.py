@@ -1,63 +1,64 @@
-"""What was decided for each block, in words and with the figures behind it."""
+"""Describes what matching decided for each block, in words and with figures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from .block_map import BlockMatch, LeftAlone
+from .block_map import BlockMatch, UnusedBlock
 from .blocks import Block, Kind
-from .scores import CALLED, Measure
+from .scores import MEASURES
 
 
 @dataclass(frozen=True)
 class ScoredKind:
-    """Blocks of one make with their scores (sources, targets), and the floor that they must pass."""
+    """Blocks of one kind with their scores (sources, targets), and the floor that a score must pass."""
 
     kind: Kind
     scores: Tensor
     floor: float
 
 
-def matches_of(one: ScoredKind, taken: Sequence[int | None], measure: Measure) -> list[BlockMatch]:
-    """What each target block got: `taken` is the source's place in its kind, None for none."""
+def describe_matches(scored: ScoredKind, assigned: Sequence[int | None], measure: str) -> list[BlockMatch]:
+    """The match of each target block. assigned: for each target the index of its source in the kind, or None."""
     return [
-        _unfed(one, column, measure) if index is None else _fed(one, column, index, measure)
-        for column, index in enumerate(taken)
+        _match_without_source(scored, column, measure) if row is None else _match_with(scored, column, row, measure)
+        for column, row in enumerate(assigned)
     ]
 
 
-def left_alone(one: ScoredKind, taken: Sequence[int | None], measure: Measure) -> list[LeftAlone]:
-    """The source blocks that nothing took."""
-    found: list[LeftAlone] = []
-    for row, block in enumerate(one.kind.sources):
-        if row not in taken:
-            ranked = _ranked(one.scores[row], one.kind.targets)
+def describe_unused(scored: ScoredKind, assigned: Sequence[int | None], measure: str) -> list[UnusedBlock]:
+    """The source blocks that feed no target block, with the reason."""
+    unused: list[UnusedBlock] = []
+    source_of = {target.name: row for target, row in zip(scored.kind.targets, assigned, strict=True)}
+    for row, block in enumerate(scored.kind.sources):
+        if row not in assigned:
+            ranked = _rank_blocks(scored.scores[row], scored.kind.targets)
             best, score = ranked[0] if ranked else (None, None)
-            takers = {target.name: index for target, index in zip(one.kind.targets, taken, strict=True)}
-            taker = None if best is None else takers[best]
-            instead = _OUT_OF_PLACE if taker is None else f"which takes {one.kind.sources[taker].name}"
-            found.append(LeftAlone(block.name, _why_none(one, ranked, measure, "target", instead), best, score))
-    return found
+            winner = None if best is None else source_of[best]
+            instead = _OUT_OF_ORDER if winner is None else f"which {scored.kind.sources[winner].name} feeds instead"
+            why = _explain_no_match(scored, ranked, measure, "target", instead)
+            unused.append(UnusedBlock(block.name, why, best, score))
+    return unused
 
 
-_OUT_OF_PLACE = "but it feeds another block, or the order of the blocks stands against it"
+_OUT_OF_ORDER = "but it feeds another block, or the order of the blocks rules it out"
 
 
-def _unfed(one: ScoredKind, column: int, measure: Measure) -> BlockMatch:
-    ranked = _ranked(one.scores[:, column], one.kind.sources)
-    why = _why_none(one, ranked, measure, "source", _OUT_OF_PLACE)
-    return BlockMatch(one.kind.targets[column].name, None, why, None, *(ranked[0] if ranked else (None, None)))
+def _match_without_source(scored: ScoredKind, column: int, measure: str) -> BlockMatch:
+    ranked = _rank_blocks(scored.scores[:, column], scored.kind.sources)
+    why = _explain_no_match(scored, ranked, measure, "source", _OUT_OF_ORDER)
+    return BlockMatch(scored.kind.targets[column].name, None, why, None, *(ranked[0] if ranked else (None, None)))
 
 
-def _fed(one: ScoredKind, column: int, index: int, measure: Measure) -> BlockMatch:
-    target, source = one.kind.targets[column].name, one.kind.sources[index].name
-    ranked = _ranked(one.scores[:, column], one.kind.sources)
+def _match_with(scored: ScoredKind, column: int, row: int, measure: str) -> BlockMatch:
+    target, source = scored.kind.targets[column].name, scored.kind.sources[row].name
+    ranked = _rank_blocks(scored.scores[:, column], scored.kind.sources)
     score = dict(ranked)[source]
-    words = f"{CALLED[measure]} {score:.3f}"
-    others = [pair for pair in ranked if pair[0] != source]
+    words = f"{MEASURES[measure].label} {score:.3f}"
+    others = [(name, figure) for name, figure in ranked if name != source]
     if not others:
-        return BlockMatch(target, source, f"{words}, the only block of its make", score)
+        return BlockMatch(target, source, f"{words}, the only block of its kind", score)
     best, figure = others[0]
     words += f", the next best {figure:.3f}"
     if figure > score:
@@ -65,20 +66,23 @@ def _fed(one: ScoredKind, column: int, index: int, measure: Measure) -> BlockMat
     return BlockMatch(target, source, words, score, best, figure)
 
 
-def _ranked(scores: Tensor, blocks: Sequence[Block]) -> list[tuple[str, float]]:
-    """Names and scores, the best first; weights that show nothing are left out."""
+def _rank_blocks(scores: Tensor, blocks: Sequence[Block]) -> list[tuple[str, float]]:
+    """Names and scores, best first; blocks without a score are left out."""
     known = [(block.name, float(score)) for block, score in zip(blocks, scores, strict=True) if not score.isnan()]
     return sorted(known, key=lambda pair: -pair[1])
 
 
-def _why_none(one: ScoredKind, ranked: Sequence[tuple[str, float]], measure: Measure, side: str, instead: str) -> str:
-    """`side` is that of the blocks it was held against; `instead`: why the best of them is not taken though related."""
-    if not (one.kind.sources and one.kind.targets):
-        return f"the {side} base has no block of this make (roles and shapes)"
+def _explain_no_match(
+    scored: ScoredKind, ranked: Sequence[tuple[str, float]], measure: str, side: str, instead: str
+) -> str:
+    """side: the base that the block was compared with. instead: why the best block there is not its partner although
+    they are related."""
+    if not (scored.kind.sources and scored.kind.targets):
+        return f"the {side} base has no block of this kind (roles and shapes)"
     if not ranked:
-        return "its weights are zero, or no role is common to all blocks of its make"
+        return "its weights are zero, or its kind has no role that all blocks share"
     name, score = ranked[0]
-    figure = f"the most alike is {name} with {CALLED[measure]} {score:.3f}"
-    if score <= one.floor:
-        return f"{figure}, no better than unrelated weights ({one.floor:.2f})"
+    figure = f"the block most like it is {name} with {MEASURES[measure].label} {score:.3f}"
+    if score <= scored.floor:
+        return f"{figure}, no better than unrelated weights ({scored.floor:.2f})"
     return f"{figure}, {instead}"

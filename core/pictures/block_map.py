@@ -1,22 +1,24 @@
-"""Two whole models against each other: every source block, every target block, and which was chosen to feed which."""
+"""The picture of a block map: every source block against every target block, with the chosen pairs."""
 
 import numpy
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..matching import BlockMap, BlockScores
-from ..matching.scores import CALLED
+from ..matching.scores import MEASURES
 from .drawing import BACKGROUND, FAINT, MARGIN, RED, TEXT, BlockRun, block_runs, shorten, similarity_colour
 
-_NOTHING, _GRID, _CHOSEN = "#29292e", "#4c4c55", RED
+_UNSCORED, _GRID, _CHOSEN = "#29292e", "#4c4c55", RED
 _LARGEST = 1100  # pixels of the longer side of the table: readable under a node
-_CELLS = (5, 26)  # pixels of a cell, at least and at most
+_CELLS = (5, 26)  # smallest and largest side of a cell in pixels
 _HEADER, _FOOTER = 114, 66
 
 
 def block_map_picture(scores: BlockScores, chosen: BlockMap, source: str, target: str) -> numpy.ndarray:
-    """Draw all scores as uint8 (height, width, 3): rows are the source's blocks, columns the target's, both in their
-    model's order. Blocks of different make have no score; the chosen pairs are framed."""
+    """Draw all scores as uint8 (height, width, 3): source blocks in rows, target blocks in columns, in model order.
+
+    Blocks of different kinds have no score. Chosen pairs have a frame.
+    """
     table = scores.table()
     rows, columns = (block_runs(block.name for block in blocks) for blocks in (scores.sources, scores.targets))
     cell = max(_CELLS[0], min(_CELLS[1], _LARGEST // max(1, *table.shape)))
@@ -35,19 +37,19 @@ def block_map_picture(scores: BlockScores, chosen: BlockMap, source: str, target
 
 def _draw_header(draw: ImageDraw.ImageDraw, scores: BlockScores, chosen: BlockMap, source: str, target: str) -> None:
     fed = [match for match in chosen.matches if match.source]
-    moved = sum(match.source != match.target for match in fed)
+    renamed = sum(match.source != match.target for match in fed)
     draw.text((MARGIN, 18), "Which block feeds which", TEXT, ImageFont.load_default(28))
     sides = f"rows: {shorten(source, 60)}, {len(scores.sources)} blocks", f"columns: {shorten(target, 60)}"
     names = f"{'    '.join(sides)}, {len(scores.targets)} blocks"
     draw.text((MARGIN, 54), names, TEXT, ImageFont.load_default(16))
-    counts = f"{len(fed)} blocks of the target are fed, {moved} of them by a block of another name;  "
-    counts += f"{len(chosen.left_alone)} blocks of the source feed nothing"
+    counts = f"{len(fed)} target blocks have a source block, {renamed} of them one of another name;  "
+    counts += f"{len(chosen.unused_blocks)} source blocks feed no target block"
     draw.text((MARGIN, 76), counts, FAINT, ImageFont.load_default(15))
 
 
 def _draw_cells(draw: ImageDraw.ImageDraw, table: Tensor, left: int, top: int, cell: int) -> None:
     gap = 1 if cell > 6 else 0
-    draw.rectangle((left, top, left + cell * table.shape[1], top + cell * table.shape[0]), _NOTHING)
+    draw.rectangle((left, top, left + cell * table.shape[1], top + cell * table.shape[0]), _UNSCORED)
     for row in range(table.shape[0]):
         for column in range(table.shape[1]):
             score = float(table[row, column])
@@ -64,31 +66,31 @@ def _draw_runs(
     cell: int,
     table: Tensor,
 ) -> None:
-    """Lines between the runs and their names; a name that would lie on the one before is left out."""
+    """Draw lines between the runs, and their names; a name that would overlap the previous name is left out."""
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(12)
     (left, top), (height, width) = corner, (cell * length for length in table.shape)
-    reached = 0.0
+    label_end = 0.0
     for run in rows:
         y, middle = top + run.start * cell, top + (run.start + run.count / 2) * cell
         draw.line((left - 6 if run.count > 1 else left, y, left + width, y), _GRID)
-        if middle - 7 >= reached:
+        if middle - 7 >= label_end:
             draw.text((left - 10, middle), run.label, TEXT if run.count > 1 else FAINT, font, anchor="rm")
-            reached = middle + 7
-    reached = 0.0
+            label_end = middle + 7
+    label_end = 0.0
     for run in columns:
         x, middle = left + run.start * cell, left + (run.start + run.count / 2) * cell
         draw.line((x, top - 6 if run.count > 1 else top, x, top + height), _GRID)
-        if middle - 7 >= reached:
+        if middle - 7 >= label_end:
             label = Image.new("RGB", (top - _HEADER, 14), BACKGROUND)
             ImageDraw.Draw(label).text((0, 0), run.label, TEXT if run.count > 1 else FAINT, font)
             picture.paste(label.rotate(90, expand=True), (int(middle) - 7, _HEADER - 8))
-            reached = middle + 7
+            label_end = middle + 7
 
 
 def _draw_chosen(
     draw: ImageDraw.ImageDraw, scores: BlockScores, chosen: BlockMap, left: int, top: int, cell: int
 ) -> None:
-    rows = {block.name: place for place, block in enumerate(scores.sources)}
+    rows = {block.name: row for row, block in enumerate(scores.sources)}
     for column, match in enumerate(chosen.matches):
         if match.source is not None:
             x, y = left + column * cell, top + rows[match.source] * cell
@@ -103,11 +105,11 @@ def _draw_legend(draw: ImageDraw.ImageDraw, top: int, scores: BlockScores) -> No
         draw.text((MARGIN + share * width, top + 17), name, FAINT, font, anchor=anchor)
     left = MARGIN + width + 30
     draw.rectangle((left, top, left + 12, top + 12), outline=_CHOSEN, width=2)
-    measured = f"colour: {CALLED[scores.measure]} of a few layers of each block"
-    draw.text((left + 20, top - 2), f"chosen;    {measured if scores.kinds else 'by name, unmeasured'}", FAINT, font)
-    draw.rectangle((left, top + 19, left + 12, top + 31), _NOTHING)
-    dark = "not of one make (roles and shapes)" if scores.kinds else "not measured"
-    draw.text((left + 20, top + 17), dark, FAINT, font)
+    measured = f"colour: {MEASURES[scores.measure].label} of a few layers of each block"
+    draw.text((left + 20, top - 2), f"chosen;    {measured if scores.kinds else 'by name, not measured'}", FAINT, font)
+    draw.rectangle((left, top + 19, left + 12, top + 31), _UNSCORED)
+    unscored = "different kinds (roles and shapes)" if scores.kinds else "not measured"
+    draw.text((left + 20, top + 17), unscored, FAINT, font)
 
 
 def _longest(runs: list[BlockRun]) -> int:

@@ -1,4 +1,4 @@
-"""A node for the demo alone: prompts that were encoded in advance, for no text encoder is small enough to ship."""
+"""The demo's own node. It outputs prompts that were encoded in advance, as every text encoder is too large to ship."""
 
 from pathlib import Path
 
@@ -15,13 +15,13 @@ class EmojiPrompts(io.ComfyNode):
             node_id="LoraTransferDemoEmojiPrompts",
             display_name="Emoji Prompts (demo)",
             category="LoRA Transfer/demo",
-            description="Conditioning for the small emoji models of LoRA Transfer's demo, and for nothing else.",
+            description="Encodes emoji names for the small models of LoRA Transfer's demo.",
             inputs=[
                 io.String.Input(
                     "names",
                     multiline=True,
                     default="grinning face",
-                    tooltip="One emoji's English name a line: one image of the batch each. Empty: the empty prompt.",
+                    tooltip="English names of emoji, one a line, one for each image. Empty: the empty prompt.",
                 ),
             ],
             outputs=[io.Conditioning.Output()],
@@ -34,7 +34,9 @@ class EmojiPrompts(io.ComfyNode):
             known = file.metadata()["names"].split("\n")
             context, pooled = (file.get_tensor(key).float() for key in ("context", "pooled"))
         if unknown := [name for name in wanted if name not in known]:
-            raise ValueError(f"Emoji Prompts knows no '{unknown[0]}'. Its {len(known)} names are: {', '.join(known)}.")
+            raise ValueError(
+                f"Emoji Prompts does not know '{unknown[0]}'. Use some of its {len(known)} names: {', '.join(known)}."
+            )
         chosen = [known.index(name) for name in wanted]
         if not chosen:
             return io.NodeOutput([[torch.zeros_like(context[:1]), {"pooled_output": torch.zeros_like(pooled[:1])}]])

@@ -15,16 +15,16 @@ from ...core.progress import Progress
 from ...core.reports.check import CheckReport
 from ...core.reports.envelope import Identity
 from .adapter.adapter import Adapter
-from .adapter.apply import Applied, apply
+from .adapter.apply import ApplyResult, apply
 from .adapter.group import OF_TEXT_ENCODER
 from .adapter.metadata import method_of
-from .adapter.strength import scaled
+from .adapter.strength import scale_adapter
 from .base.from_model import base_from_model
-from .sampling.outputs import Start, Tick, outputs, require_comparable, start_of
+from .sampling.outputs import Start, Tick, make_start, predict_outputs, require_comparable
 
 
 @dataclass(frozen=True)
-class Checked:
+class CheckResult:
     """The report of a check, and the adapter that it chose, scaled so that strength 1 is the chosen strength."""
 
     report: CheckReport
@@ -32,7 +32,7 @@ class Checked:
 
 
 @dataclass(frozen=True)
-class Sides:
+class CheckInputs:
     """The two models as they are connected, without the adapter, and the conditioning of each."""
 
     source: Any
@@ -46,7 +46,7 @@ class _Candidate:
     role: Role
     label: str
     adapter: Adapter
-    applied: Applied
+    applied: ApplyResult
 
 
 @dataclass(frozen=True)
@@ -60,19 +60,19 @@ class _Aim:
 
 
 def check(
-    sides: Sides,
+    sides: CheckInputs,
     adapter: Adapter,
     transferred: Adapter,
     more: Sequence[Adapter],
     latent: Mapping[str, Any] | None,
     settings: CheckSettings,
     progress: Progress,
-) -> Checked:
+) -> CheckResult:
     """Measure how far `transferred`, each of `more` and the adapter itself bring the target towards the source with the
     adapter. All passes of the source come first, so that only one of the models is needed at a time."""
     started = time.monotonic()
     require_comparable(sides.source, sides.target)
-    start = start_of(sides.source, sides.target, latent, settings)
+    start = make_start(sides.source, sides.target, latent, settings)
     bases = [base_from_model(model) for model in (sides.source, sides.target)]
     on_source = apply(adapter, sides.source, None, 1.0, 0.0)
     candidates, without_copy = _candidates(sides.target, adapter, transferred, more)
@@ -91,12 +91,12 @@ def check(
     )
     chosen, attempt = report.chosen()
     winner = candidates[trials.index(chosen)].adapter
-    made = scaled(winner, attempt.strength, bases[1])
-    return Checked(replace(report, notes=(*report.notes, *made.notes)), made.adapter)
+    made = scale_adapter(winner, attempt.strength, bases[1])
+    return CheckResult(replace(report, notes=(*report.notes, *made.notes)), made.adapter)
 
 
 def _trials(
-    sides: Sides,
+    sides: CheckInputs,
     patched_source: Any,
     candidates: Sequence[_Candidate],
     start: Start,
@@ -143,16 +143,18 @@ def _label(label: str, adapter: Adapter) -> str:
     return label if method is None else f"{label} ({method})"
 
 
-def _on_source(sides: Sides, patched: Any, start: Start, ticks: Iterator[Tick]) -> _Aim:
-    within = outputs(patched, sides.conditioning, start, None, next(ticks), "the source with the LoRA")
-    without = outputs(
+def _on_source(sides: CheckInputs, patched: Any, start: Start, ticks: Iterator[Tick]) -> _Aim:
+    within = predict_outputs(patched, sides.conditioning, start, None, next(ticks), "the source with the LoRA")
+    without = predict_outputs(
         sides.source, sides.conditioning, start, within.states, next(ticks), "the source without the LoRA"
     )
     return _Aim(within.states, within.denoised, difference(within.denoised, without.denoised, start.levels))
 
 
-def _on_target(sides: Sides, model: Any, start: Start, states: Tensor, ticks: Iterator[Tick], what: str) -> Tensor:
-    return outputs(model, sides.target_conditioning, start, states, next(ticks), what).denoised
+def _on_target(
+    sides: CheckInputs, model: Any, start: Start, states: Tensor, ticks: Iterator[Tick], what: str
+) -> Tensor:
+    return predict_outputs(model, sides.target_conditioning, start, states, next(ticks), what).denoised
 
 
 def _ticks(passes: int, calls: int, progress: Progress) -> Iterator[Tick]:
@@ -165,7 +167,7 @@ def _told(progress: Progress, before: int, total: int, done: int) -> None:
     progress(before + done, total, "")
 
 
-def _notes(sides: Sides, on_source: Applied, candidates: Sequence[_Candidate]) -> tuple[str, ...]:
+def _notes(sides: CheckInputs, on_source: ApplyResult, candidates: Sequence[_Candidate]) -> tuple[str, ...]:
     """What the figures do not tell by themselves."""
     notes = [
         f"the connected {name} model has {len(model.patches)} patched weights already: they count as part of it"

@@ -14,11 +14,11 @@ from ...core.reports.transfer import Report, similarity_report
 from ...core.resources import Resources
 from ...core.similarity import Comparison, Measure, compare
 from ...core.subspace import RankRule
-from ...core.survey import MatchBy, Survey, survey
+from ...core.survey import Survey, survey
 from .adapter.adapter import Adapter
-from .adapter.place import place
+from .adapter.read import read_adapter
 from .base.from_model import HostBase
-from .refine.estimate import outlook_here
+from .refine.estimate import estimate_outlook
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class CompareSettings:
 
     rule: RankRule
     measure: Measure = "subspace"
-    match_by: MatchBy = "blocks"
+    match_by: str = "blocks"
     block_map: str = ""
 
 
 @dataclass(frozen=True)
-class ComparedBases:
+class CompareResult:
     """The comparison that a transfer needs, and what there is to show of it."""
 
     survey: Survey
@@ -55,19 +55,25 @@ def compare_bases(
     settings: CompareSettings,
     using: Resources,
     tell: Callable[[str], None],
-) -> ComparedBases:
+) -> CompareResult:
     """Compare the layers that the adapter changes, or all layers without one.
 
     tell: gets the verdict as a line of text as soon as it is known; the comparison takes longer.
     """
     started = time.monotonic()
-    placed = None if adapter is None else place(adapter, source)
+    placed = None if adapter is None else read_adapter(adapter, source)
     layers = source.own_layers() if placed is None else placed.layers()
     deltas = None if placed is None else placed.factored
     surveyed = survey(
-        source, target, layers, match_by=settings.match_by, given=settings.block_map, deltas=deltas, using=using
+        source,
+        target,
+        layers,
+        match_by=settings.match_by,
+        block_map_text=settings.block_map,
+        deltas=deltas,
+        using=using,
     )
-    refine = outlook_here(surveyed.verdict, target)
+    refine = estimate_outlook(surveyed.verdict, target)
     if surveyed.verdict is not None and refine is not None:
         tell(f"{surveyed.verdict.summary()}\n{refine.sentence()}")
     comparison = compare(
@@ -82,4 +88,4 @@ def compare_bases(
     )
     identity = None if adapter is None else Identity.of(adapter)
     report = similarity_report(comparison, identity, time.monotonic() - started, refine)
-    return ComparedBases(surveyed, comparison, report)
+    return CompareResult(surveyed, comparison, report)

@@ -6,7 +6,7 @@ import folder_paths
 from comfy.cli_args import args
 
 from ...core.errors import InvalidSetting, UnreadableFile, UnwritableFile
-from ...core.file_state import state_at
+from ...core.files.file_state import state_at
 
 BASE_FOLDERS = ("checkpoints", "diffusion_models")
 
@@ -41,7 +41,7 @@ def state_of(*paths: Path) -> list[str]:
     return ["missing" if state is None else state.mark() for state in states]
 
 
-def output_place(filename_prefix: str) -> tuple[Path, str]:
+def choose_output_path(filename_prefix: str) -> tuple[Path, str]:
     """(folder, file stem) in ComfyUI's output folder; output/loras is on the search path of every LoRA menu."""
     output = Path(folder_paths.get_output_directory()).resolve()
     if not (output / filename_prefix).resolve().is_relative_to(output):

@@ -12,13 +12,13 @@ from ...core.similarity import Comparison
 from ...core.transfer import transfer
 from ...core.vectors import plan_vectors
 from .adapter.adapter import Adapter, LayerChanges, transferred_adapter
-from .adapter.place import place
-from .adapter.save import growth
+from .adapter.read import read_adapter
+from .adapter.save import note_growth
 from .base.from_model import HostBase
 
 
 @dataclass(frozen=True)
-class Projected:
+class ProjectResult:
     """The transferred adapter, the report of every layer, and notes that the user should see at once."""
 
     adapter: Adapter
@@ -37,7 +37,7 @@ def project(
     using: Resources,
     *,
     force: bool = False,
-) -> Projected:
+) -> ProjectResult:
     """Transfer the adapter to the comparison's target.
 
     NothingToTransfer where the verdict on the bases is to refuse and `force` is off, or where no layer is left.
@@ -45,7 +45,7 @@ def project(
     started = time.monotonic()
     source, target = comparison.source, comparison.target
     refuse_unless_forced(comparison, force)
-    placed = place(adapter, source)
+    placed = read_adapter(adapter, source)
     plan = plan_transfer(comparison, placed.modules, settings, adapter.fingerprint)
     vectors, skipped = plan_vectors(placed.vectors, target.parameters, target.name, comparison.block_map)
     if not plan.pairs and not vectors:
@@ -53,7 +53,7 @@ def project(
     transferred = transfer(comparison, plan, placed.deltas, using)
     scales, widened = plan.by_target(placed.scales), plan.by_target(placed.widened())
     changes = LayerChanges(target, transferred.deltas, scales, vectors, widened)
-    notes = (*placed.notes, *growth(adapter, changes.tensors()))
+    notes = (*placed.notes, *note_growth(adapter, changes.tensors()))
     report = transfer_report(
         comparison,
         plan,
@@ -66,4 +66,4 @@ def project(
         lost=plan.share_lost(placed.factored, comparison.channels) if placed.factored else None,
         seconds=time.monotonic() - started,
     )
-    return Projected(transferred_adapter(adapter, changes, report), report, notes)
+    return ProjectResult(transferred_adapter(adapter, changes, report), report, notes)

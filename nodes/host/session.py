@@ -65,6 +65,6 @@ def image_of(picture: numpy.ndarray) -> torch.Tensor:
     return torch.from_numpy(picture.copy()).float().div(255).unsqueeze(0)
 
 
-def or_nothing(pictures: torch.Tensor | None) -> Any:
+def block_if_none(pictures: torch.Tensor | None) -> Any:
     """An output that is not there: nodes after it do not run, and it is no error."""
     return ExecutionBlocker(None) if pictures is None else pictures

@@ -35,7 +35,7 @@ def subspace_cache() -> SubspaceCache | None:
         return None
 
 
-def cache_place(name: str) -> tuple[Path, int] | None:
+def cache_folder(name: str) -> tuple[Path, int] | None:
     """A folder of the pack's caches and its limit in bytes; None where the user has switched them off."""
     return _place(_settings(), name)
 

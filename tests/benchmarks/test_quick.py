@@ -1,4 +1,4 @@
-"""The benchmarks' short runs: they end well, and their last line is JSON for a program to read."""
+"""The benchmarks' short runs: they succeed, and their last line is JSON."""
 
 import json
 import subprocess

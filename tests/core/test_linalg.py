@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from lora_transfer.core import eigensolvers, linalg
-from lora_transfer.core.eigensolvers import Eigensolver, Measured, by_rule, partial, whole
+from lora_transfer.core.eigensolvers import Eigensolver, Measured, by_rule, partial, straighten, whole
 from lora_transfer.core.errors import ShapeMismatch
 from lora_transfer.core.lapack import leading_eigenpairs
 from lora_transfer.core.linalg import complete_bases, gram, leading_svd
@@ -167,3 +167,12 @@ def test_a_card_decomposes_as_float64_does(generator: torch.Generator) -> None:
     found = leading_svd(matrix.cuda(), 320, Measured())
     assert subspace_error(found.left.cpu(), left[:, :320]) < 2e-4
     assert subspace_error(found.right.cpu(), right_t.mT[:, :320]) < 2e-4
+
+
+def test_vectors_that_a_card_leaves_a_little_skew_are_made_orthonormal(generator: torch.Generator) -> None:
+    exact = torch.linalg.qr(torch.randn(640, 320, generator=generator, dtype=torch.float64))[0]
+    skew = (exact + 1e-4 * torch.randn(640, 320, generator=generator, dtype=torch.float64) / 640**0.5).float()
+    straight = straighten(skew).double()
+    assert (skew.double().mT @ skew.double() - torch.eye(320)).norm() > 1e-3
+    assert (straight.mT @ straight - torch.eye(320)).norm() < 1e-4
+    assert (straight - exact).norm() <= (skew - exact).norm()

@@ -66,7 +66,7 @@ def test_by_names_nothing_is_scored_and_no_more_than_a_sample_is_read() -> None:
 
 def test_a_given_map_goes_before_what_the_weights_say() -> None:
     source, target = model([0, 1, 2]), model([0, 1, 2])
-    found = looked_at(source, target, given=json.dumps({"blocks.0": "blocks.2"}))
+    found = looked_at(source, target, block_map_text=json.dumps({"blocks.0": "blocks.2"}))
     assert {(pair.source.name, pair.target.name) for pair in found.matching.pairs} == {
         ("blocks.2.q", "blocks.0.q"),
         ("blocks.2.k", "blocks.0.k"),
@@ -121,7 +121,7 @@ def test_a_target_below_the_threshold_is_listed_though_another_took_the_delta() 
     strange = target.layers["blocks.1.q"]
     target.weights = {**target.weights, "blocks.1.q": torch.randn(strange.weight.shape)}
     given = json.dumps({"blocks.0": "blocks.0", "blocks.1": "blocks.0", "blocks.2": "blocks.1", "out": "out"})
-    comparison = compare(source, target, looked_at(source, target, given=given), RankRule("fraction", 0.5))
+    comparison = compare(source, target, looked_at(source, target, block_map_text=given), RankRule("fraction", 0.5))
     modules = [Module(name, layer.weight.matrix_shape, (name,)) for name, layer in source.layers.items()]
     plan = plan_transfer(comparison, modules, TransferSettings("copy", threshold=0.9))
     (left,) = plan.skipped

@@ -6,7 +6,7 @@ import torch
 
 from lora_transfer.core.delta import LowRankDelta
 from lora_transfer.core.matching import Matching, map_blocks, match_by_blocks, match_by_channels, match_by_name
-from lora_transfer.core.verdict import PairFigures, Verdict, judge, sampled_pairs, verdict
+from lora_transfer.core.verdict import PairFigures, Verdict, judge, judge_bases, sample_pairs
 from tests.core.bases import CountingBase
 from tests.core.matching.models import BlockBase, Weights, child_of, sdxl, weights_of
 
@@ -27,7 +27,7 @@ def judged(parent: Weights, child: Weights, *, by_blocks: bool = True, lora: boo
         name: LowRankDelta(torch.ones(rows, 1), torch.ones(1, columns))
         for name, (rows, columns) in ((one.name, one.weight.matrix_shape) for one in source.layers.values())
     }
-    return verdict(source, target, matching, deltas if lora else None, device=CPU)
+    return judge_bases(source, target, matching, deltas if lora else None, device=CPU)
 
 
 @pytest.mark.parametrize("by_blocks", [True, False])
@@ -45,7 +45,7 @@ def test_a_child_that_lost_many_blocks_is_not_promised_to_work() -> None:
     found = judged(PARENT, child_of(PARENT, shallow), lora=True)
     assert found.word == "risky"
     assert found.figures.lost == pytest.approx(sum_of_lost(shallow), rel=1e-3)
-    assert "by energy, has a partner in the target; the rest is left behind" in found.reasons[0]
+    assert "of the LoRA's energy has a partner in the target; the rest is lost" in found.reasons[0]
 
 
 def sum_of_lost(kept: dict[str, str]) -> float:
@@ -92,7 +92,7 @@ def test_the_word_is_the_worst_that_any_figure_asks_for(changes: dict[str, float
 
 def test_bases_without_anything_in_common_are_refused_without_a_crash() -> None:
     stranger = judged(PARENT, weights_of(sdxl(), seed=5))
-    assert "no layer of the target is like" in stranger.reasons[0]
+    assert "no layer that the LoRA changes has a partner" in stranger.reasons[0]
     assert "the target was not made from the source" in stranger.reasons[1]
     other = {("double_blocks.0", "img_attn.qkv"): torch.ones(30, 10)}
     for matching_by_blocks in (True, False):
@@ -110,7 +110,7 @@ def test_a_narrower_child_is_judged_by_the_channels_that_it_kept() -> None:
     by_name = match_by_name(source.layers, target.layers, source.layers)
     matching = match_by_channels(source, target, by_name, device=CPU)
     deltas = {"a.q": LowRankDelta(torch.ones(40, 1), torch.ones(1, 30))}
-    found = verdict(source, target, matching, deltas, device=CPU)
+    found = judge_bases(source, target, matching, deltas, device=CPU)
     assert found.word == "works"
     assert found.figures.weight_cosine == pytest.approx(1, abs=1e-4)
     assert found.figures.drift_against_lora == pytest.approx(0, abs=1e-4)
@@ -120,11 +120,11 @@ def test_the_sample_is_spread_over_the_model_and_over_the_roles() -> None:
     shapes = {f"role{index}": (4, 4) for index in range(8)}
     base = BlockBase("base", weights_of({f"blocks.{index}": shapes for index in range(20)}))
     pairs = match_by_name(base.layers, base.layers, base.layers).pairs
-    sample = sampled_pairs(pairs)
+    sample = sample_pairs(pairs)
     assert len({pair.source.name for pair in sample}) == 16
     assert {pair.source.role for pair in sample} == set(shapes)
     assert len({pair.source.block for pair in sample}) > 12
-    assert sampled_pairs(pairs[:3]) == list(pairs[:3])
+    assert sample_pairs(pairs[:3]) == list(pairs[:3])
 
 
 def test_the_verdict_reads_no_more_than_its_sample_and_says_how_far_it_is() -> None:
@@ -132,6 +132,6 @@ def test_the_verdict_reads_no_more_than_its_sample_and_says_how_far_it_is() -> N
     base = BlockBase("base", weights_of({f"blocks.{index}": shapes for index in range(20)}))
     steps: list[int] = []
     matching: Matching = match_by_name(base.layers, base.layers, base.layers)
-    verdict(base, base, matching, device=CPU, progress=lambda done, total, layer: steps.append(done))
+    judge_bases(base, base, matching, device=CPU, progress=lambda done, total, layer: steps.append(done))
     assert sum(base.reads.values()) == 32
     assert steps == list(range(17))

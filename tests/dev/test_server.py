@@ -1,4 +1,4 @@
-"""What run.py starts does not outlive it."""
+"""Processes that run.py starts end with it."""
 
 import os
 import signal

@@ -5,20 +5,20 @@ import pytest
 from dev import steps
 
 
-def test_a_step_runs_once_and_again_when_what_it_is_made_from_changes(
+def test_a_step_runs_once_and_again_when_what_it_is_ingredients_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(steps, "STAMPS", tmp_path / "stamps")
     runs: list[str] = []
-    for made_from in (["a"], ["a"], ["b"], ["b"]):
-        steps.step("brew", made_from, lambda: runs.append("run"))
+    for ingredients in (["a"], ["a"], ["b"], ["b"]):
+        steps.step("brew", ingredients, lambda: runs.append("run"))
     assert len(runs) == 2
 
 
 def test_a_step_that_fails_runs_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(steps, "STAMPS", tmp_path / "stamps")
     with pytest.raises(SystemExit):
-        steps.step("brew", [], lambda: steps.quietly(["false"]))
+        steps.step("brew", [], lambda: steps.run_quietly(["false"]))
     runs: list[str] = []
     steps.step("brew", [], lambda: runs.append("run"))
     assert runs == ["run"]
@@ -26,4 +26,4 @@ def test_a_step_that_fails_runs_again(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_a_program_that_fails_shows_what_it_said(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="no such luck"):
-        steps.quietly(["sh", "-c", "echo no such luck; exit 3"])
+        steps.run_quietly(["sh", "-c", "echo no such luck; exit 3"])

@@ -17,7 +17,7 @@ import torch
 from lora_transfer.core.errors import LoraTransferError
 from lora_transfer.nodes.host.adapter.adapter import adapter_from_file
 from lora_transfer.nodes.host.adapter.metadata import method_of, refined_metadata, scaled_metadata
-from lora_transfer.nodes.host.adapter.place import place
+from lora_transfer.nodes.host.adapter.read import read_adapter
 from lora_transfer.nodes.host.adapter.write import to_state_dict
 from lora_transfer.nodes.host.base.from_file import base_from_header
 from lora_transfer.nodes.host.base.from_model import HostBase
@@ -37,7 +37,7 @@ def answer(path: Path, base: HostBase) -> tuple[str, int]:
         method_of(adapter.metadata)
         scaled_metadata(adapter.metadata, {}, 0.5)
         refined_metadata(adapter.metadata, {}, {"steps": 1}, base)
-        placed = place(adapter, base)
+        placed = read_adapter(adapter, base)
         tensors = to_state_dict(placed.deltas, placed.scales, base, "comfy", placed.vectors, placed.widened())
     except LoraTransferError as error:
         return str(error), longest

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from lora_transfer.core.errors import UnsupportedAdapter
 from lora_transfer.nodes.host.adapter.adapter import Adapter
-from lora_transfer.nodes.host.adapter.place import place
-from lora_transfer.nodes.host.adapter.unread_kinds import MARKS, is_of_unread_kind
+from lora_transfer.nodes.host.adapter.read import read_adapter
+from lora_transfer.nodes.host.adapter.unread_kinds import MARKS, names_unread_kind
 from lora_transfer.nodes.host.base.from_model import HostBase
 from lora_transfer.nodes.host.base.names import layer_name, slice_of
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "formats.md"
+DOCUMENT = Path(__file__).parents[2] / "docs/formats.md"
 _START, _END = "<!-- table: made by tests/host/test_formats.py -->", "<!-- end of table -->"
 
 
@@ -122,9 +122,9 @@ def _outcome(base: HostBase, names: list[tuple[str, str]], index: int, kind: str
     name, layer = names[index % len(names)]
     tensors = {name + end: tensor for end, tensor in KINDS[kind](*base.layers[layer].weight.matrix_shape).items()}
     try:
-        placed = place(Adapter("table", "here", {}, tensors=tensors), base)
+        placed = read_adapter(Adapter("table", "here", {}, tensors=tensors), base)
     except UnsupportedAdapter as error:
-        return "not read" if is_of_unread_kind(str(error).rstrip(".")) else _plain(str(error), name, layer)
+        return "not read" if names_unread_kind(str(error).rstrip(".")) else _plain(str(error), name, layer)
     if placed.skipped or placed.unread:
         reasons = [skipped.reason for skipped in placed.skipped] + list(placed.unread.values())
         return f"in part: {_plain(reasons[0], name, layer)}"

@@ -10,7 +10,7 @@ from torch import Tensor
 from lora_transfer.core.check import CheckSettings
 from lora_transfer.core.progress import silent
 from lora_transfer.nodes.host.adapter.adapter import Adapter, adapter_from_file, adapter_from_state_dict
-from lora_transfer.nodes.host.check import Checked, Sides, check
+from lora_transfer.nodes.host.check import CheckInputs, CheckResult, check
 from tests.host.conftest import SmallPair
 
 SMALL = CheckSettings(timesteps=3, size=64)
@@ -25,12 +25,12 @@ class Models:
     target: Any
     lora: Adapter
 
-    def check(self, transferred: Adapter, settings: CheckSettings = SMALL, **other: Any) -> Checked:
+    def check(self, transferred: Adapter, settings: CheckSettings = SMALL, **other: Any) -> CheckResult:
         """Between the two, or what `other` names in their place."""
         source, target = other.pop("source", self.source), other.pop("target", self.target)
         conditioning = other.pop("conditioning", text(768))
         inputs = {"more": (), "latent": None, "progress": silent, "adapter": self.lora, **other}
-        sides = Sides(source, target, conditioning, conditioning)
+        sides = CheckInputs(source, target, conditioning, conditioning)
         return check(sides, transferred=transferred, settings=settings, **inputs)
 
 
@@ -71,5 +71,5 @@ def random_like(adapter: Adapter) -> Adapter:
     )
 
 
-def pooled(checked: Checked, role: str = "transferred") -> Any:
+def pooled(checked: CheckResult, role: str = "transferred") -> Any:
     return next(trial for trial in checked.report.trials if trial.role == role).as_it_is().pooled

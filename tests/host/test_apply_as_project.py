@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lora_transfer.nodes.host.adapter.adapter import Adapter
 from lora_transfer.nodes.host.adapter.apply import apply
-from lora_transfer.nodes.host.adapter.place import place
+from lora_transfer.nodes.host.adapter.read import read_adapter
 from lora_transfer.nodes.host.base.from_model import base_from_model
 from lora_transfer.nodes.host.base.names import layer_name, parse_target
 from tests.host.small_families import write_small
@@ -43,7 +43,7 @@ def change_of(model: Any, patched: Any, key: str) -> Tensor:
 def assert_as_projected(model: Any, adapter: Adapter) -> str:
     """Apply and Project change the same parameters by the same values. Gives Apply's summary."""
     base = base_from_model(model)
-    placed, applied = place(adapter, base), apply(adapter, model, None, 1.0, 0.0)
+    placed, applied = read_adapter(adapter, base), apply(adapter, model, None, 1.0, 0.0)
     right: dict[str, Tensor] = {}
     for layer in placed.layers():
         weight, delta = base.layers[layer].weight, placed.deltas[layer].dense()

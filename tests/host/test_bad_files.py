@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from lora_transfer.core.errors import InvalidSetting, UnreadableFile, UnsupportedBase, UnwritableFile
 from lora_transfer.nodes.host.adapter.adapter import adapter_from_file
 from lora_transfer.nodes.host.base.from_file import base_from_file
-from lora_transfer.nodes.host.paths import output_place
+from lora_transfer.nodes.host.paths import choose_output_path
 from tests.host.conftest import SmallPair
 
 HELD = {
@@ -74,17 +74,17 @@ def test_a_base_without_a_layer_that_tells_its_family_is_refused_in_a_sentence(p
 @pytest.mark.parametrize("prefix", ["../x", "/tmp/x", "loras/../../x"])  # noqa: S108  (refused, not written)
 def test_a_place_outside_the_output_folder_is_refused(prefix: str) -> None:
     with pytest.raises(InvalidSetting, match="found one outside"):
-        output_place(prefix)
+        choose_output_path(prefix)
 
 
 @pytest.mark.parametrize("prefix", ["", ".", "loras/.."])
 def test_a_prefix_without_a_name_is_refused(prefix: str) -> None:
     with pytest.raises(InvalidSetting, match="expected a name"):
-        output_place(prefix)
+        choose_output_path(prefix)
 
 
 def test_a_file_where_a_folder_should_be_is_told_in_a_sentence(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
     (tmp_path / "loras").write_text("in the way")
     with pytest.raises(UnwritableFile, match="Filename prefix loras/x: expected a folder"):
-        output_place("loras/x")
+        choose_output_path("loras/x")

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lora_transfer.core.errors import UnsupportedAdapter
 from lora_transfer.nodes.host.adapter.adapter import Adapter
-from lora_transfer.nodes.host.adapter.place import PlacedAdapter, place
+from lora_transfer.nodes.host.adapter.read import AdapterOnBase, read_adapter
 from lora_transfer.nodes.host.base.from_file import base_from_file, base_from_header
 from lora_transfer.nodes.host.base.from_model import HostBase
 from tests.host.conftest import SmallPair
@@ -39,8 +39,8 @@ def base(pair: SmallPair) -> HostBase:
     return base_from_file(pair.source, "small")
 
 
-def placed_on(base: HostBase, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> PlacedAdapter:
-    placed = place(Adapter("made", "here", metadata or {}, tensors=tensors), base)
+def read_on(base: HostBase, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> AdapterOnBase:
+    placed = read_adapter(Adapter("made", "here", metadata or {}, tensors=tensors), base)
     accounted = [
         *(key for part in (placed.modules, placed.vectors, placed.skipped) for one in part for key in one.keys),
         *placed.unread,
@@ -75,7 +75,7 @@ BAD = {
 @pytest.mark.parametrize("what", BAD)
 def test_a_bad_module_is_skipped_with_its_reason_and_the_rest_is_placed(base: HostBase, what: str) -> None:
     tensors, reason = BAD[what]
-    placed = placed_on(base, module(tensors) | GOOD)
+    placed = read_on(base, module(tensors) | GOOD)
     assert placed.layers() == ["time_embed.0"]
     (skipped,) = placed.skipped
     assert skipped.layer == LAYER
@@ -84,7 +84,7 @@ def test_a_bad_module_is_skipped_with_its_reason_and_the_rest_is_placed(base: Ho
 
 def test_a_file_of_bad_modules_alone_is_refused_with_the_reason_of_the_first(base: HostBase) -> None:
     with pytest.raises(UnsupportedAdapter, match=rf"found 1 of which none does\. The first, {LAYER}: .*NaN"):
-        placed_on(base, module({**LORA, ".lora_up.weight": torch.full((320, 4), float("nan"))}))
+        read_on(base, module({**LORA, ".lora_up.weight": torch.full((320, 4), float("nan"))}))
 
 
 ZERO = {
@@ -100,7 +100,7 @@ ZERO = {
 
 @pytest.mark.parametrize("kind", ZERO)
 def test_a_change_of_zeros_that_needs_the_weight_stays_zero(base: HostBase, kind: str) -> None:
-    placed = placed_on(base, module(ZERO[kind]))
+    placed = read_on(base, module(ZERO[kind]))
     assert placed.deltas[LAYER].norm() == 0
     assert not placed.skipped
 
@@ -108,14 +108,14 @@ def test_a_change_of_zeros_that_needs_the_weight_stays_zero(base: HostBase, kind
 def test_a_dora_that_changes_nothing_stays_zero(base: HostBase) -> None:
     norms = torch.linalg.vector_norm(base.read(base.layers[LAYER]), dim=1, keepdim=True)
     unchanged = {".lora_up.weight": torch.zeros(320, 4), ".dora_scale": norms + torch.finfo(torch.float32).eps}
-    placed = placed_on(base, module({**LORA, **unchanged}))
+    placed = read_on(base, module({**LORA, **unchanged}))
     assert placed.deltas[LAYER].norm() <= 1e-5
 
 
 def test_a_row_that_pefts_dora_leaves_empty_stays_finite(base: HostBase) -> None:
     weight = base.read(base.layers[LAYER])
     undone = {".lora_up.weight": torch.eye(320, 1), ".lora_down.weight": -weight[:1]}  # row 0 of W + dW is zero
-    placed = placed_on(base, module({**undone, ".lora_magnitude_vector": torch.ones(320)}))
+    placed = read_on(base, module({**undone, ".lora_magnitude_vector": torch.ones(320)}))
     assert torch.equal(placed.deltas[LAYER].dense()[0], -weight[0])
 
 
@@ -126,7 +126,7 @@ def test_three_spellings_of_one_module_are_all_accounted_for(base: HostBase) -> 
             f"{prefix}{DIFFUSERS}.lora_B{end}.weight": torch.full((320, 4), number + 1.0),
             f"{prefix}{DIFFUSERS}.lora_A{end}.weight": torch.ones(4, 768),
         }
-    placed = placed_on(base, tensors)
+    placed = read_on(base, tensors)
     assert placed.deltas[LAYER].dense().eq(4).all()
     assert set(placed.unread.values()) == {
         f"{what} unet.{DIFFUSERS}.lora_{end}.weight, which was read"
@@ -138,7 +138,7 @@ def test_three_spellings_of_one_module_are_all_accounted_for(base: HostBase) -> 
 def test_of_two_changes_in_one_module_the_one_that_comfyui_takes_is_transferred_and_the_other_named(
     base: HostBase,
 ) -> None:
-    placed = placed_on(base, module({**LORA, **LOHA}))
+    placed = read_on(base, module({**LORA, **LOHA}))
     assert placed.deltas[LAYER].dense().eq(16).all()  # the LoHa: (4 x 4) elementwise
     assert sorted(placed.modules[0].keys) == sorted(module(LOHA))
     assert set(placed.unread) == set(module(LORA))
@@ -151,7 +151,7 @@ def test_a_change_of_a_fused_weight_and_one_of_its_slice_add_up_as_in_comfyui() 
     whole = {f"{fused}.lora_up.weight": torch.ones(9216, 2), f"{fused}.lora_down.weight": torch.ones(2, 3072)}
     q = {f"{slice_of_it}.lora_B.weight": torch.ones(3072, 3), f"{slice_of_it}.lora_A.weight": torch.ones(3, 3072)}
     for tensors in (q | whole, whole | q):
-        placed = placed_on(base, tensors)
+        placed = read_on(base, tensors)
         assert not placed.skipped
         assert [float(placed.deltas[layer].dense()[0, 0]) for layer in placed.layers()] == [5, 2, 2]
 
@@ -173,7 +173,7 @@ PEFT = {f"unet.{DIFFUSERS}.lora_B.weight": torch.ones(320, 4), f"unet.{DIFFUSERS
 def test_pefts_settings_count_for_the_part_of_the_pipeline_that_they_name(
     base: HostBase, settings: dict[str, object], scale: float
 ) -> None:
-    placed = placed_on(base, PEFT, {"lora_adapter_metadata": json.dumps(settings)})
+    placed = read_on(base, PEFT, {"lora_adapter_metadata": json.dumps(settings)})
     assert float(placed.deltas[LAYER].dense()[0, 0]) == 4 * scale
 
 
@@ -182,9 +182,9 @@ def test_pefts_settings_count_for_the_part_of_the_pipeline_that_they_name(
 )
 def test_settings_of_peft_that_cannot_be_read_are_refused_in_a_sentence(base: HostBase, written: str) -> None:
     with pytest.raises(UnsupportedAdapter, match="expected PEFT's settings in its metadata"):
-        placed_on(base, PEFT, {"lora_adapter_metadata": written})
+        read_on(base, PEFT, {"lora_adapter_metadata": written})
 
 
 def test_a_lora_of_a_text_encoder_alone_is_told_to_connect_the_clip(base: HostBase) -> None:
     with pytest.raises(UnsupportedAdapter, match=r"changes the text encoder alone.*Connect the CLIP too"):
-        placed_on(base, module(LORA, "lora_te_text_model_encoder_layers_0_mlp_fc1"))
+        read_on(base, module(LORA, "lora_te_text_model_encoder_layers_0_mlp_fc1"))

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import comfy.memory_management
 import comfy.ops
 import comfy.sd
 import pytest
@@ -14,9 +15,10 @@ from lora_transfer.core.errors import UnreadableFile
 from lora_transfer.core.files import TensorFile, TensorHeader, open_tensor_file
 from lora_transfer.core.matching import match_by_name
 from lora_transfer.nodes.host.adapter.adapter import Adapter, adapter_from_file, adapter_from_state_dict
-from lora_transfer.nodes.host.adapter.place import place
+from lora_transfer.nodes.host.adapter.read import read_adapter
 from lora_transfer.nodes.host.adapter.write import to_state_dict
-from lora_transfer.nodes.host.base.from_file import ValuesOfTheClass, base_from_file, base_from_header
+from lora_transfer.nodes.host.base.detect import KeepClassValues
+from lora_transfer.nodes.host.base.from_file import base_from_file, base_from_header
 from lora_transfer.nodes.host.base.from_model import base_from_model
 from tests.host.conftest import SmallPair
 from tests.host.families import header_of
@@ -24,7 +26,12 @@ from tests.host.families import header_of
 PREFIX = "model.diffusion_model."
 
 
-def test_a_file_gives_every_matrix_of_the_model_by_its_own_name(pair: SmallPair) -> None:
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_a_file_gives_every_matrix_of_the_model_by_its_own_name(
+    pair: SmallPair, monkeypatch: pytest.MonkeyPatch, dynamic: bool
+) -> None:
+    """ComfyUI loads weights dynamically on NVIDIA's cards: it then builds linear layers without a weight."""
+    monkeypatch.setattr(comfy.memory_management, "aimdo_enabled", dynamic)
     base = base_from_file(pair.source, "small")
     stored = load_file(pair.source)
     matrices = {
@@ -79,7 +86,7 @@ def test_every_key_of_an_adapter_is_accounted_for(pair: SmallPair) -> None:
     tensors["lora_unet_time_embedding_linear_1.oft_blocks"] = torch.zeros(128, 10, 10)
     for name in ("lora_up.weight", "lora_down.weight", "alpha"):
         del tensors[f"lora_unet_time_embedding_linear_1.{name}"]
-    placed = place(adapter_from_state_dict(tensors, "mixed"), base_from_file(pair.source, "small"))
+    placed = read_adapter(adapter_from_state_dict(tensors, "mixed"), base_from_file(pair.source, "small"))
     transferred = [key for module in placed.modules for key in module.keys]
     skipped = [key for one in placed.skipped for key in one.keys]
     assert sorted([*transferred, *skipped, *placed.unread]) == sorted(tensors)
@@ -91,9 +98,9 @@ def test_every_key_of_an_adapter_is_accounted_for(pair: SmallPair) -> None:
 
 def test_an_adapter_goes_through_placing_and_writing_unchanged(pair: SmallPair) -> None:
     base = base_from_file(pair.source, "small")
-    first = place(adapter_from_file(pair.lora, "kohya"), base)
+    first = read_adapter(adapter_from_file(pair.lora, "kohya"), base)
     written = to_state_dict(first.deltas, first.scales, base)
-    again = place(adapter_from_state_dict(written, "comfy"), base)
+    again = read_adapter(adapter_from_state_dict(written, "comfy"), base)
     assert again.scales == first.scales
     for layer, delta in first.deltas.items():
         assert again.deltas[layer].minus(delta).norm() <= 1e-6 * delta.norm()
@@ -109,7 +116,7 @@ def test_a_tucker_core_is_contracted_into_down(pair: SmallPair) -> None:
     )
     module = "diffusion_model.input_blocks.1.0.in_layers.2"
     tensors = {f"{module}.lora_up.weight": up, f"{module}.lora_down.weight": down, f"{module}.lora_mid.weight": mid}
-    placed = place(adapter_from_state_dict(tensors, "tucker"), base_from_file(pair.source, "small"))
+    placed = read_adapter(adapter_from_state_dict(tensors, "tucker"), base_from_file(pair.source, "small"))
     expected = torch.einsum("oi,ijhw,jc->ochw", up[:, :, 0, 0], mid, down[:, :, 0, 0])
     assert torch.allclose(placed.deltas["input_blocks.1.0.in_layers.2"].dense(), expected.flatten(1), atol=1e-4)
 
@@ -210,11 +217,13 @@ def test_the_fingerprint_of_a_file_is_taken_only_when_it_is_asked_for(
 
 def test_a_base_whose_class_reads_values_of_its_own_is_read() -> None:
     operations = comfy.ops.disable_weight_init
-    with ValuesOfTheClass():
+    with KeepClassValues():
         made = AceStepConditionGenerationModel(device="meta", dtype=torch.float16, operations=operations)
     shapes = {f"{PREFIX}{key}": TensorHeader(tuple(one.shape), "F16") for key, one in made.state_dict().items()}
     base = base_from_header(TensorFile(Path("x"), shapes, {}), "ACE-Step 1.5", "header")
     assert base.family == "ACEStep15"
     module = "base_model.model.layers.3.self_attn.q_proj"
     tensors = {f"{module}.lora_B.weight": torch.ones(2048, 2), f"{module}.lora_A.weight": torch.ones(2, 2048)}
-    assert place(adapter_from_state_dict(tensors, "made"), base).layers() == ["decoder.layers.3.self_attn.q_proj"]
+    assert read_adapter(adapter_from_state_dict(tensors, "made"), base).layers() == [
+        "decoder.layers.3.self_attn.q_proj"
+    ]

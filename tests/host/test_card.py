@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from lora_transfer.core.errors import NotEnoughMemory
 from lora_transfer.nodes.host.card import is_out_of_memory
 from lora_transfer.nodes.host.refine.previews import Previews
-from lora_transfer.nodes.host.refine.student import HostStudent, with_room
+from lora_transfer.nodes.host.refine.student import HostStudent, run_with_room
 from lora_transfer.nodes.host.sampling import outputs as host_outputs
 from tests.core.test_resources import FULL
 from tests.host.conftest import SmallPair
-from tests.host.small_check import loaded, pooled
+from tests.host.small_check import SMALL, loaded, pooled
 from tests.host.small_refine import SHORT, emoji
 
 ERRORS = [torch.OutOfMemoryError("CUDA out of memory"), *(RuntimeError(words) for words in FULL)]
@@ -43,7 +44,21 @@ def test_a_check_goes_one_latent_at_a_time_whoever_finds_no_memory(
         return one_pass(model, conditioning, start, *others)
 
     monkeypatch.setattr(host_outputs, "_pass", small_card)
-    assert pooled(models.check(models.lora)).arrived == pytest.approx(pooled(whole).arrived, abs=1e-4)
+    assert pooled(models.check(models.lora)).change_match == pytest.approx(pooled(whole).change_match, abs=1e-4)
+
+
+@pytest.mark.parametrize("noises", [1, 2])
+def test_a_check_that_has_no_room_for_one_latent_says_so_in_a_sentence(
+    pair: SmallPair, monkeypatch: pytest.MonkeyPatch, noises: int
+) -> None:
+    models = loaded(pair)
+
+    def full_card(*_: Any) -> Any:
+        raise ERRORS[0]
+
+    monkeypatch.setattr(host_outputs, "_pass", full_card)
+    with pytest.raises(NotEnoughMemory, match="no room for one latent"):
+        models.check(models.lora, replace(SMALL, seeds=noises))
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=str)
@@ -71,7 +86,7 @@ def test_weights_go_to_main_memory_whoever_finds_no_memory(error: RuntimeError) 
         if not offloading:
             raise error
 
-    assert with_room(attempt)
+    assert run_with_room(attempt)
     assert tried == [False, True]
 
 

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lora_transfer.core import file_state
 from lora_transfer.core.cache import SubspaceCache
 from lora_transfer.core.errors import ChangedFile
+from lora_transfer.core.files import file_state
 from lora_transfer.core.layers import WeightRef
 from lora_transfer.core.matching import match_by_name
 from lora_transfer.core.plan import TransferSettings, plan_transfer
@@ -24,7 +24,7 @@ from lora_transfer.core.similarity import Comparison, compare
 from lora_transfer.core.subspace import RankRule
 from lora_transfer.core.transfer import transfer
 from lora_transfer.nodes.host.adapter.adapter import Adapter, adapter_from_file
-from lora_transfer.nodes.host.adapter.place import place
+from lora_transfer.nodes.host.adapter.read import read_adapter
 from lora_transfer.nodes.host.base.from_file import base_from_file
 from lora_transfer.nodes.host.base.from_model import HostBase
 from tests.host.small_families import write_small
@@ -114,7 +114,7 @@ def compared_by(
     source, target = (watched(base_from_file(files.path(name), name), event) for name in FILES[:2])
     adapter = adapter_from_file(files.path("lora"), "lora")
     event()
-    placed = place(adapter, source)
+    placed = read_adapter(adapter, source)
     matching = match_by_name(source.layers, target.layers, placed.layers())
     comparison: Comparison[HostBase] = compare(
         source,
@@ -130,7 +130,7 @@ def compared_by(
 
 
 def project(comparison: Comparison[HostBase], adapter: Adapter, using: Resources, method: str) -> Deltas:
-    placed = place(adapter, comparison.source)
+    placed = read_adapter(adapter, comparison.source)
     plan = plan_transfer(comparison, placed.modules, TransferSettings(method, threshold=0.0), adapter.fingerprint)
     transferred = transfer(comparison, plan, placed.deltas, using)
     return {name: delta.dense() for name, delta in transferred.deltas.items()}

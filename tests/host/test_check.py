@@ -16,8 +16,8 @@ from lora_transfer.core.errors import NotMeasurable, UnsupportedAdapter
 from lora_transfer.nodes.host.adapter.adapter import Adapter, adapter_from_file, adapter_from_state_dict
 from lora_transfer.nodes.host.adapter.apply import apply
 from lora_transfer.nodes.host.adapter.metadata import method_of
-from lora_transfer.nodes.host.adapter.place import place
-from lora_transfer.nodes.host.adapter.strength import scaled
+from lora_transfer.nodes.host.adapter.read import read_adapter
+from lora_transfer.nodes.host.adapter.strength import scale_adapter
 from lora_transfer.nodes.host.base.from_model import base_from_model
 from tests.host.conftest import Host, SmallPair
 from tests.host.prompts import node, transfer_prompt
@@ -136,14 +136,14 @@ def test_where_the_plain_copy_is_best_it_is_given_out(models: Models) -> None:
 def test_a_scaled_adapter_of_any_kind_is_on_the_model_what_the_strength_makes_of_it(models: Models) -> None:
     base = base_from_model(models.target)
     adapter = adapter_from_state_dict(module(LOHA), "loha")
-    half = scaled(adapter, 0.5, base).adapter
-    [whole], [part] = (list(place(one, base).deltas.values()) for one in (adapter, half))
+    half = scale_adapter(adapter, 0.5, base).adapter
+    [whole], [part] = (list(read_adapter(one, base).deltas.values()) for one in (adapter, half))
     assert torch.allclose(part.dense(), whole.dense() / 2, atol=1e-6)
     assert json.loads(half.metadata["lora_transfer"])["scaled_by"] == 0.5
-    twice = scaled(half, 0.5, base).adapter
+    twice = scale_adapter(half, 0.5, base).adapter
     assert json.loads(twice.metadata["lora_transfer"])["scaled_by"] == 0.25
     assert apply(half, models.target, None, 1.0, 0.0).keys == 3
-    assert scaled(adapter, 1.0, base).adapter is adapter
+    assert scale_adapter(adapter, 1.0, base).adapter is adapter
 
 
 def test_a_scaled_adapter_keeps_its_origin_and_its_rank_and_leaves_out_a_scale_that_is_in_the_factors(
@@ -156,7 +156,9 @@ def test_a_scaled_adapter_keeps_its_origin_and_its_rank_and_leaves_out_a_scale_t
         "modelspec.trigger_phrase": "smallstyle",
         "lora_adapter_metadata": '{"unet.lora_alpha": 8}',
     }
-    made = scaled(Adapter("made", "here", metadata, tensors=module(LORA)), 0.5, base_from_model(models.target)).adapter
+    made = scale_adapter(
+        Adapter("made", "here", metadata, tensors=module(LORA)), 0.5, base_from_model(models.target)
+    ).adapter
     assert method_of(made.metadata) == "rotate"
     assert json.loads(made.metadata["lora_transfer"]) == {**origin, "scaled_by": 0.5}
     kept = {key: value for key, value in made.metadata.items() if key != "lora_transfer"}
@@ -166,7 +168,7 @@ def test_a_scaled_adapter_keeps_its_origin_and_its_rank_and_leaves_out_a_scale_t
 def test_scaling_tells_what_it_cuts_and_what_it_leaves_out(models: Models) -> None:
     change = torch.randn(320, 768, generator=torch.Generator().manual_seed(3))
     tensors = module({".diff": change}) | module(LORA, "lora_te_text_model_encoder_layers_0_mlp_fc1")
-    made = scaled(adapter_from_state_dict(tensors, "full"), 0.5, base_from_model(models.target))
+    made = scale_adapter(adapter_from_state_dict(tensors, "full"), 0.5, base_from_model(models.target))
     assert made.notes[0].startswith("full x 0.5 lacks 2 keys: ")
     assert made.notes[1].startswith("full x 0.5: 1 layers without a low-rank form are cut to rank 64; the worst loses ")
     assert apply(made.adapter, models.target, None, 1.0, 0.0).keys == 3

@@ -61,8 +61,8 @@ def test_a_given_latent_takes_the_place_of_sampling_and_an_empty_one_gives_the_s
 def test_a_given_latent_is_noised_by_the_models_own_rule(models: Models) -> None:
     picture = torch.ones(1, 4, 8, 8)
     settings = replace(SMALL, seeds=1)
-    start = host_outputs.start_of(models.source, models.source, {"samples": picture}, settings)
-    found = host_outputs.outputs(models.source, text(768), start, None, lambda _: None, "the source")
+    start = host_outputs.make_start(models.source, models.source, {"samples": picture}, settings)
+    found = host_outputs.predict_outputs(models.source, text(768), start, None, lambda _: None, "the source")
     space = models.source.model.latent_format
     for level, state in zip(start.levels, found.states, strict=True):
         assert torch.allclose(state, space.process_in(picture) + level * start.noise, atol=1e-4)
@@ -113,7 +113,7 @@ def test_noise_levels_stay_within_what_the_target_knows(models: Models) -> None:
 
     louder = models.source.clone()
     louder.add_object_patch("model_sampling", Edm())
-    levels = host_outputs.start_of(louder, models.target, None, replace(SMALL, timesteps=6)).levels
+    levels = host_outputs.make_start(louder, models.target, None, replace(SMALL, timesteps=6)).levels
     assert float(levels.max()) == pytest.approx(14.6146, abs=1e-3)
     assert len(levels) == 6
 

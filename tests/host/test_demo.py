@@ -82,8 +82,8 @@ def test_no_prompt_that_is_drawn_was_taught(host: Host) -> None:
     prompt = to_prompt(json.loads(REFINE_WORKFLOW.read_text()), host.client.object_info())
     names = {content["_meta"]["title"]: content["inputs"].get("names", "").splitlines() for content in prompt.values()}
     assert len(names["Prompts"]) == 8
-    assert len(names["Prompts to teach on"]) == 24
-    assert not set(names["Prompts"]) & set(names["Prompts to teach on"])
+    assert len(names["Prompts for the teacher"]) == 24
+    assert not set(names["Prompts"]) & set(names["Prompts for the teacher"])
 
 
 def test_a_line_of_prompts_is_an_image_and_does_not_depend_on_the_others(host: Host) -> None:
@@ -102,7 +102,9 @@ def test_an_unknown_prompt_is_refused_in_a_sentence(host: Host) -> None:
         }
     )
     assert result.status == "error"
-    assert result.errors["prompts"].startswith("Emoji Prompts knows no 'a house by a lake'. Its 162 names are: ")
+    assert result.errors["prompts"].startswith(
+        "Emoji Prompts does not know 'a house by a lake'. Use some of its 162 names: "
+    )
 
 
 def _demo(host: Host, names: str, steps: int, workflow: Path = DEMO_WORKFLOW) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import pytest
 
 from lora_transfer.core.refine.outlook import size_of
 from lora_transfer.core.refine.speeds import PROCESSOR
-from lora_transfer.nodes.host.refine.estimate import device_here, outlook_here
+from lora_transfer.nodes.host.refine.estimate import estimate_outlook, measure_device
 from tests.core.refine.test_outlook import FLUX, SDXL
 from tests.core.test_verdict import GOOD, judge
 from tests.host.conftest import Host
@@ -21,7 +21,7 @@ def test_published_models_have_the_sizes_that_the_estimate_was_checked_on() -> N
 
 
 def test_a_device_has_a_speed_and_a_memory() -> None:
-    found = device_here()
+    found = measure_device()
     assert found.name == "this processor"
     assert 1e9 < found.speed < 1e14
     assert found.memory > 1e9
@@ -30,10 +30,10 @@ def test_a_device_has_a_speed_and_a_memory() -> None:
 
 @pytest.mark.parametrize(("family", "pixels"), [("SD15", 512), ("SD21", 512), ("SDXL", 1024), ("SD3 medium", 1024)])
 def test_an_estimate_is_for_pictures_as_the_family_paints_them(family: str, pixels: int) -> None:
-    found = outlook_here(judge(GOOD), base_of(family))
+    found = estimate_outlook(judge(GOOD), base_of(family))
     assert found is not None
     assert found.cost.pixels == pixels
-    assert outlook_here(None, base_of(family)) is None
+    assert estimate_outlook(None, base_of(family)) is None
 
 
 def test_the_report_of_a_comparison_has_the_outlook(host: Host) -> None:

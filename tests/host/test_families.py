@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from lora_transfer.core.files import TensorFile, open_tensor_file
 from lora_transfer.nodes.host.adapter.adapter import Adapter, adapter_from_file
-from lora_transfer.nodes.host.adapter.place import PlacedAdapter, place
+from lora_transfer.nodes.host.adapter.read import AdapterOnBase, read_adapter
 from lora_transfer.nodes.host.base.from_file import base_from_header
 from lora_transfer.nodes.host.base.from_model import HostBase
 from tests.conftest import ROOT
@@ -26,7 +26,7 @@ def base_of(family: str, text_encoder: bool = False) -> HostBase:
     return base_from_header(header_of(family, text_encoder), family, "header")
 
 
-def assert_every_key_is_accounted_for(placed: PlacedAdapter, keys: set[str]) -> None:
+def assert_every_key_is_accounted_for(placed: AdapterOnBase, keys: set[str]) -> None:
     found = [
         *(key for one in placed.modules for key in one.keys),
         *(key for one in placed.vectors for key in one.keys),
@@ -80,7 +80,7 @@ def test_a_real_file_is_read_to_the_last_key_and_means_what_it_says(path: Path) 
     base = base_of("SD21" if "sd2__" in path.name else "SD15", text_encoder=True)
     adapter = adapter_from_file(path, path.name)
     tensors = adapter.state_dict()
-    placed = place(adapter, base)
+    placed = read_adapter(adapter, base)
     assert_every_key_is_accounted_for(placed, set(tensors))
     assert all(key.startswith("<s") for key in placed.unread)
     assert not placed.skipped
@@ -99,7 +99,7 @@ def test_the_keys_of_a_real_file_resolve_on_the_full_size_model(path: Path) -> N
         key: torch.ones(shape) if not shape else torch.empty(shape, device="meta") for key, shape in shapes.items()
     }
     base = base_of("Anima" if "anima" in path.name else "Flux dev")
-    placed = place(Adapter(path.stem, "dump", {}, tensors=tensors), base)
+    placed = read_adapter(Adapter(path.stem, "dump", {}, tensors=tensors), base)
     assert_every_key_is_accounted_for(placed, set(tensors))
     assert all("text encoder" in reason for reason in placed.unread.values())
     assert {one.layer: one.widened for one in placed.modules if one.widened} == (

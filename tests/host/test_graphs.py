@@ -88,7 +88,7 @@ def test_the_example_of_refining_runs_from_the_files_to_three_images(host: Host)
     assert len(shown["Refine LoRA"]["images"]) == 1
     assert len(shown["Pictures on the way"]["images"]) == len(told["scores"])
     assert shown["Save LoRA (Transfer)"]["text"][0].endswith(".safetensors")
-    images = {host.client.view(shown[title]["images"][0]) for title in ("No LoRA", "The projected LoRA")}
+    images = {host.client.view(shown[title]["images"][0]) for title in ("No LoRA", "The transferred LoRA")}
     assert len(images) == 2
     assert len(shown["The refined LoRA"]["images"]) == 1
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from lora_transfer.nodes.host.adapter.adapter import Adapter
-from lora_transfer.nodes.host.adapter.place import PlacedAdapter, place
+from lora_transfer.nodes.host.adapter.read import AdapterOnBase, read_adapter
 from lora_transfer.nodes.host.base.from_file import base_from_header
 from tests.host.families import header_of
 
@@ -12,8 +12,8 @@ SDXL = base_from_header(header_of("SDXL"), "SDXL", "header")
 LINEAR = [name for name in SDXL.own_layers() if len(SDXL.layers[name].weight.shape) == 2]
 
 
-def placed(tensors: dict[str, Tensor]) -> PlacedAdapter:
-    return place(Adapter("made", "here", {}, tensors=tensors), SDXL)
+def placed(tensors: dict[str, Tensor]) -> AdapterOnBase:
+    return read_adapter(Adapter("made", "here", {}, tensors=tensors), SDXL)
 
 
 def lokr(layers: list[str]) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from lora_transfer.core.errors import InvalidSetting, UnreadableFile, UnsupportedBase
-from lora_transfer.core.header import TensorHeader
+from lora_transfer.core.files.header import TensorHeader
 from lora_transfer.nodes.host.adapter.adapter import adapter_from_file
 from lora_transfer.nodes.host.base.from_file import base_from_header
 from lora_transfer.nodes.host.refine.prompt_list import encode_prompts

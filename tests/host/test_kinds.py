@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lora_transfer.core.delta import LowRankDelta
 from lora_transfer.nodes.host.adapter.adapter import Adapter
-from lora_transfer.nodes.host.adapter.place import PlacedAdapter, place
+from lora_transfer.nodes.host.adapter.read import AdapterOnBase, read_adapter
 from lora_transfer.nodes.host.base.from_file import base_from_file, base_from_header
 from lora_transfer.nodes.host.base.from_model import HostBase
 from tests.host.conftest import SmallPair
@@ -65,8 +65,8 @@ def _noise(value: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randn(value.shape, generator=generator) * 0.05
 
 
-def placed_on(base: HostBase, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> PlacedAdapter:
-    return place(Adapter("made", "here", metadata or {}, tensors=tensors), base)
+def read_on(base: HostBase, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> AdapterOnBase:
+    return read_adapter(Adapter("made", "here", metadata or {}, tensors=tensors), base)
 
 
 def assert_same(found: LowRankDelta, expected: Tensor, limit: float = 1e-6) -> None:
@@ -96,7 +96,7 @@ def test_lycoris_kinds_with_factors_are_exact(base: HostBase, layer: str, kohya:
     module.load_state_dict(state)
     module.double()  # the library's own rounding is not what is tested
     tensors = {f"{kohya}.{key}": value for key, value in state.items() if not key.startswith("org_module")}
-    placed = placed_on(base, tensors)
+    placed = read_on(base, tensors)
     # LoHa's and LoKr's get_diff_weight multiplies the scale in twice; forward() does not.
     shape = weight_of(base, layer).shape
     once = module.get_weight(shape) if make is not LoConModule else module.get_diff_weight(1.0, shape)[0]
@@ -123,7 +123,7 @@ def test_lycoris_kinds_that_need_the_weight_change_it_by_their_formula(
     weight = weight_of(base, layer)
     module = make(kohya, module_on(weight), 1.0, lora_dim=10, alpha=alpha)
     state = filled({key: value for key, value in module.state_dict().items() if not key.startswith("org_module")})
-    placed = placed_on(base, {f"{kohya}.{key}": value for key, value in state.items()})
+    placed = read_on(base, {f"{kohya}.{key}": value for key, value in state.items()})
     assert_same(placed.deltas[layer], changed_weight(state, weight) - weight.double(), 2e-6)
     assert [one.exact for one in placed.modules] == [False]
 
@@ -141,9 +141,9 @@ def test_doras_of_lycoris_are_those_of_comfyui(base: HostBase, layer: str, kohya
     module.load_state_dict(state)
     tensors = {f"{kohya}.{key}": value for key, value in state.items() if not key.startswith("org_module")}
     without = {key: value for key, value in tensors.items() if not key.endswith("dora_scale")}
-    change = placed_on(base, without).deltas[layer].dense()
+    change = read_on(base, without).deltas[layer].dense()
     expected = dora(weight, change, state["dora_scale"])
-    placed = placed_on(base, tensors)
+    placed = read_on(base, tensors)
     # A difference of float32 weights ten times its size.
     assert_same(placed.deltas[layer], expected - weight.double(), 1e-5)
     assert not placed.unread
@@ -164,7 +164,7 @@ def test_lycoris_full_and_norm_modules_are_differences_as_they_stand(base: HostB
     norm = NormModule("lora_unet_down_blocks_0_resnets_0_norm1", nn.GroupNorm(32, 320), 1.0)
     made = {full: full.custom_state_dict(), norm: filled({"w_norm": norm.w_norm.data, "b_norm": norm.b_norm.data})}
     tensors = {f"{module.lora_name}.{key}": value for module, state in made.items() for key, value in state.items()}
-    placed = placed_on(base, tensors)
+    placed = read_on(base, tensors)
     assert_same(placed.deltas["time_embed.0"], made[full]["diff"])
     assert {one.parameter: one.values for one in placed.vectors}.keys() == {
         "diffusion_model.time_embed.0.bias",
@@ -190,7 +190,7 @@ def test_dora_is_the_hosts_with_its_quirk(base: HostBase, axis: int) -> None:
     }
     moved = weight + up.double() @ down.double() * 0.5
     norm = weight.norm(dim=1, keepdim=True) if axis == 0 else moved.norm(dim=0, keepdim=True)
-    assert_same(placed_on(base, tensors).deltas[LINEAR], moved * magnitude.double() / norm - weight, 2e-6)
+    assert_same(read_on(base, tensors).deltas[LINEAR], moved * magnitude.double() / norm - weight, 2e-6)
 
 
 @pytest.mark.parametrize("options", [{}, {"use_rslora": True}, {"use_dora": True}], ids=["LoRA", "rsLoRA", "DoRA"])
@@ -208,7 +208,7 @@ def test_peft_files_mean_what_peft_makes_of_them(base: HostBase, options: dict[s
     state = get_peft_model_state_dict(model)
     tensors = {key.replace("base_model.model.to_k", f"unet.{_diffusers()}"): value for key, value in state.items()}
     metadata = {"lora_adapter_metadata": json.dumps({"unet.r": 4, "unet.lora_alpha": 6, **_prefixed(options)})}
-    placed = placed_on(base, tensors, metadata)
+    placed = read_on(base, tensors, metadata)
     merged = model.double().merge_and_unload().to_k.weight.detach()
     # DoRA's delta is a difference of float32 weights twenty times its size.
     assert_same(placed.deltas[LINEAR], merged - weight.double(), 2e-5 if options.get("use_dora") else 1e-6)
@@ -233,7 +233,7 @@ def test_full_differences_biases_norms_and_replaced_weights(base: HostBase) -> N
         f"{norm}.b_norm": torch.randn(320, generator=generator),
         f"{CONV_KOHYA}.set_weight": torch.randn(320, 320, 3, 3, generator=generator),
     }
-    placed = placed_on(base, tensors)
+    placed = read_on(base, tensors)
     assert_same(placed.deltas["time_embed.0"], tensors[f"{linear}.diff"])
     assert_same(placed.deltas[CONV], tensors[f"{CONV_KOHYA}.set_weight"] - weight_of(base, CONV))
     assert {one.parameter: one.keys for one in placed.vectors} == {
@@ -273,7 +273,7 @@ def test_a_lora_in_any_spelling_is_placed(base: HostBase, spelled: str) -> None:
     module, up_end, down_end = SPELLED[spelled]
     generator = torch.Generator().manual_seed(3)
     up, down = torch.randn(320, 4, generator=generator), torch.randn(4, 768, generator=generator)
-    placed = placed_on(base, {module + up_end: up, module + down_end: down})
+    placed = read_on(base, {module + up_end: up, module + down_end: down})
     assert_same(placed.deltas[LINEAR], up.double() @ down.double())
     assert not placed.unread
 
@@ -291,7 +291,7 @@ def test_a_bias_that_the_base_does_not_have_is_listed_and_not_lost(base: HostBas
         f"{LINEAR_KOHYA}.diff_b": torch.ones(320),
         "diffusion_model.input_blocks.1.0.in_layers.0.w_norm": torch.ones(7, 7),
     }
-    placed = placed_on(base, tensors)
+    placed = read_on(base, tensors)
     assert placed.modules[0].keys == tuple(list(tensors)[:2])
     assert {one.keys for one in placed.skipped} == {(key,) for key in list(tensors)[2:]}
     assert not placed.vectors
@@ -311,7 +311,7 @@ def test_pefts_dora_on_a_slice_of_a_fused_weight_takes_the_slices_norms() -> Non
         f"{module}.lora_A.weight": down,
         f"{module}.lora_magnitude_vector": magnitude,
     }
-    placed = placed_on(flux, tensors)
+    placed = read_on(flux, tensors)
     (layer,) = placed.layers()
     rows = weight[6144:].double()
     moved = rows + up.double() @ down.double()
@@ -327,6 +327,6 @@ def test_two_keys_of_one_meaning_are_both_accounted_for(base: HostBase) -> None:
         f"{module}.lora_B.default.weight": torch.zeros(320, 2),
     }
     for order in (tensors, dict(reversed(tensors.items()))):
-        placed = placed_on(base, order)  # half a change is not mixed into a whole one
+        placed = read_on(base, order)  # half a change is not mixed into a whole one
         assert_same(placed.deltas[LINEAR], torch.full((320, 768), 2.0))
         assert set(placed.unread) == {f"{module}.lora_B.default.weight"}

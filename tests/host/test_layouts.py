@@ -16,7 +16,7 @@ from lora_transfer.core.subspace import RankRule
 from lora_transfer.core.survey import survey
 from lora_transfer.core.transfer import transfer
 from lora_transfer.nodes.host.adapter.adapter import Adapter
-from lora_transfer.nodes.host.adapter.place import place
+from lora_transfer.nodes.host.adapter.read import read_adapter
 from lora_transfer.nodes.host.adapter.write import to_state_dict
 from lora_transfer.nodes.host.base.from_file import base_from_file, base_from_header
 from lora_transfer.nodes.host.base.from_model import HostBase
@@ -106,7 +106,7 @@ def test_a_lora_with_native_names_is_the_same_on_both_layouts(
     native, diffusers = write_both(tmp_path, family, 1)
     tensors = lora_on_everything(native, generator)
 
-    placed = [place(Adapter("made", "here", {}, tensors=tensors), base) for base in (native, diffusers)]
+    placed = [read_adapter(Adapter("made", "here", {}, tensors=tensors), base) for base in (native, diffusers)]
 
     assert not placed[0].skipped
     assert not placed[0].unread
@@ -145,7 +145,7 @@ def test_a_lora_is_transferred_alike_between_bases_of_either_layout(
 def _transferred(tensors: dict[str, Tensor], source: HostBase, target: HostBase, method: str) -> dict[str, Tensor]:
     """The deltas that Project LoRA makes, dense."""
     adapter, using = Adapter("made", "here", {}, tensors=tensors), Resources()
-    placed = place(adapter, source)
+    placed = read_adapter(adapter, source)
     surveyed = survey(source, target, placed.layers(), match_by="names", deltas=placed.factored, using=using)
     compared = compare(source, target, surveyed, RankRule("fraction", 0.5), deltas=placed.factored, using=using)
     plan = plan_transfer(compared, placed.modules, TransferSettings(method, threshold=0.0))

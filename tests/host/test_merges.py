@@ -69,7 +69,8 @@ def test_a_merge_is_read_as_it_is_sampled(one: Any, other: Any, kind: str) -> No
         base = base_from_model(merge)
         assert_read_as_sampled(base, merge)
         assert base.notes == (
-            f"the connected model is a merge: {len(merge.patches)} of its weights are read as merged",
+            f"{len(merge.patches)} weights of the connected model were changed by a merge or another node: they are "
+            "read with these changes",
         )
         changed = [name for name, layer in base.layers.items() if layer.weight.key in merge.patches]
         first = base.layers[changed[0]]

@@ -8,8 +8,8 @@ import torch
 from lora_transfer.core.reports.envelope import Identity
 from lora_transfer.core.reports.transfer import Report
 from lora_transfer.nodes.host.adapter.adapter import Adapter, LayerChanges, adapter_from_file, transferred_adapter
-from lora_transfer.nodes.host.adapter.place import place
-from lora_transfer.nodes.host.adapter.save import for_file, growth, respelled
+from lora_transfer.nodes.host.adapter.read import read_adapter
+from lora_transfer.nodes.host.adapter.save import cast_for_file, note_growth, respell
 from lora_transfer.nodes.host.adapter.write import SPELLINGS
 from lora_transfer.nodes.host.base.from_file import base_from_file, base_from_header
 from lora_transfer.nodes.host.base.from_model import HostBase
@@ -28,7 +28,7 @@ CONV = {
 def carried(tensors: dict[str, torch.Tensor], metadata: dict[str, str], base: HostBase) -> Adapter:
     """The adapter copied onto a base, as Project LoRA does it."""
     adapter = Adapter("made", "here", metadata, tensors=tensors)
-    placed = place(adapter, base)
+    placed = read_adapter(adapter, base)
     identity = Identity("x", "y")
     report = Report("transfer", identity, identity, identity, {"measure": "subspace"}, (), ())
     return transferred_adapter(adapter, LayerChanges(base, placed.deltas, placed.scales), report)
@@ -44,8 +44,8 @@ def test_a_scale_of_pefts_settings_is_not_applied_again_when_the_file_is_read(ba
     metadata = {"lora_adapter_metadata": json.dumps({"unet.r": 4, "unet.lora_alpha": 8})}
     adapter = carried(PEFT, metadata, base)
     assert "lora_adapter_metadata" not in adapter.metadata
-    tensors = for_file(respelled(adapter, spelling), adapter, "float32")
-    again = place(Adapter("again", "z", adapter.metadata, tensors=tensors), base)
+    tensors = cast_for_file(respell(adapter, spelling), adapter, "float32")
+    again = read_adapter(Adapter("again", "z", adapter.metadata, tensors=tensors), base)
     assert torch.allclose(again.deltas[LAYER].dense(), torch.full((320, 768), 8.0))
 
 
@@ -86,10 +86,10 @@ def test_an_earlier_origin_is_kept_even_where_it_is_no_json(base: HostBase, befo
 
 def test_a_loha_that_grows_many_times_is_told_of_with_the_way_to_make_it_smaller(base: HostBase) -> None:
     loha = {key: torch.ones(16, 768) if key.endswith("_b") else torch.ones(320, 16) for key in module(LOHA)}
-    (note,) = growth(Adapter("made", "here", {}, tensors=loha), carried(loha, {}, base).state_dict())
+    (note,) = note_growth(Adapter("made", "here", {}, tensors=loha), carried(loha, {}, base).state_dict())
     assert note.startswith("this LoRA is 8 times as large as its file (1 MB in float16)")
     assert "set out_rank to cut" in note
-    assert not growth(Adapter("made", "here", {}, tensors=PEFT), carried(PEFT, {}, base).state_dict())
+    assert not note_growth(Adapter("made", "here", {}, tensors=PEFT), carried(PEFT, {}, base).state_dict())
 
 
 def test_rank_and_alpha_of_a_lora_follow(base: HostBase, pair: SmallPair) -> None:

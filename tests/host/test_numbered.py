@@ -7,7 +7,7 @@ from torch import Tensor
 from lora_transfer.core.errors import UnsupportedAdapter
 from lora_transfer.nodes.host.adapter.adapter import Adapter
 from lora_transfer.nodes.host.adapter.group import NO_SUCH_LAYER
-from lora_transfer.nodes.host.adapter.place import PlacedAdapter, place
+from lora_transfer.nodes.host.adapter.read import AdapterOnBase, read_adapter
 from lora_transfer.nodes.host.base.from_model import HostBase
 from tests.host.test_families import base_of
 from tests.host.test_spellings import cached_base
@@ -38,8 +38,8 @@ def numbered(base: HostBase, roles: tuple[str, ...]) -> tuple[dict[str, Tensor],
     return tensors, deltas
 
 
-def placed_on(base: HostBase, tensors: dict[str, Tensor]) -> PlacedAdapter:
-    return place(Adapter("numbered", "here", {}, tensors=tensors), base)
+def read_on(base: HostBase, tensors: dict[str, Tensor]) -> AdapterOnBase:
+    return read_adapter(Adapter("numbered", "here", {}, tensors=tensors), base)
 
 
 @pytest.mark.parametrize("family", ["SD15", "SD21"])
@@ -47,7 +47,7 @@ def placed_on(base: HostBase, tensors: dict[str, Tensor]) -> PlacedAdapter:
 def test_every_order_in_which_diffusers_built_a_block_is_told_by_shapes(family: str, order: str) -> None:
     base = cached_base(family)
     tensors, deltas = numbered(base, ORDERS[order])
-    placed = placed_on(base, tensors)
+    placed = read_on(base, tensors)
     assert set(placed.layers()) == set(deltas)
     for layer, delta in deltas.items():
         assert torch.allclose(placed.deltas[layer].dense(), delta, atol=1e-6), layer
@@ -59,27 +59,27 @@ def test_a_file_of_which_one_module_fits_no_order_is_refused_and_not_read_in_par
     tensors, _ = numbered(base, ORDERS["ff last"])
     tensors[f"unet:{number}:down"] = torch.ones(1, 999)
     with pytest.raises(UnsupportedAdapter, match=r"numbered modules of the unet: .*none that does .*wrong layers"):
-        placed_on(base, tensors)
+        read_on(base, tensors)
 
 
 def test_a_numbered_file_of_another_architecture_is_refused() -> None:
     tensors, _ = numbered(cached_base("SD15"), ORDERS["ff last"])
     for family in ("SD21", "SDXL"):
         with pytest.raises(UnsupportedAdapter, match="fit " + family):
-            placed_on(cached_base(family), tensors)
+            read_on(cached_base(family), tensors)
 
 
 def test_a_numbered_file_on_a_transformer_has_no_layers_there() -> None:
     tensors, _ = numbered(cached_base("SD15"), ORDERS["ff last"])
     with pytest.raises(UnsupportedAdapter, match="none names a layer"):
-        placed_on(cached_base("Wan 2.1 1.3B"), tensors)
+        read_on(cached_base("Wan 2.1 1.3B"), tensors)
 
 
 def test_two_orders_that_both_fit_are_refused_with_both() -> None:
     base = cached_base("SD15")
     ambiguous = {"unet:8:up": torch.ones(320, 1), "unet:8:down": torch.ones(1, 320)}
     with pytest.raises(UnsupportedAdapter, match=r"several fit SD15 \(.*attn1, attn2.*; attn1, ff, attn2"):
-        placed_on(base, ambiguous)
+        read_on(base, ambiguous)
 
 
 STRANGE = (
@@ -97,7 +97,7 @@ STRANGE = (
 def test_a_number_that_is_none_stops_no_file(key: str) -> None:
     base = cached_base("SD15")
     tensors, deltas = numbered(base, ORDERS["ff in the middle"])
-    placed = placed_on(base, tensors | {key: torch.ones(320, 1)})
+    placed = read_on(base, tensors | {key: torch.ones(320, 1)})
     assert set(placed.layers()) == set(deltas)
     assert placed.unread == {key: NO_SUCH_LAYER}
 
@@ -110,7 +110,7 @@ def test_numbers_of_a_text_encoder_count_key_value_query_and_output() -> None:
         for number in range(48)
         for end, shape in (("up", (768, 1)), ("down", (1, 768)))
     }
-    placed = placed_on(base, tensors)
+    placed = read_on(base, tensors)
     assert len(placed.layers()) == 48
     for number, role in enumerate(("k_proj", "v_proj", "q_proj", "out_proj")):
         layer = f"clip_l.transformer.text_model.encoder.layers.3.self_attn.{role}"
@@ -118,4 +118,4 @@ def test_numbers_of_a_text_encoder_count_key_value_query_and_output() -> None:
         assert torch.allclose(placed.deltas[layer].dense(), expected, atol=1e-6)
     beyond = {key.replace("47", "48"): tensor for key, tensor in tensors.items()}
     with pytest.raises(UnsupportedAdapter, match="text_encoder:48:up is behind the last of 48 modules"):
-        placed_on(base, beyond)
+        read_on(base, beyond)

@@ -10,8 +10,8 @@ from torch import Tensor
 from lora_transfer.core.errors import InvalidSetting
 from lora_transfer.core.vectors import plan_vectors
 from lora_transfer.nodes.host.adapter.adapter import Adapter
-from lora_transfer.nodes.host.adapter.place import PlacedAdapter, place
-from lora_transfer.nodes.host.adapter.save import left_out, respelled
+from lora_transfer.nodes.host.adapter.read import AdapterOnBase, read_adapter
+from lora_transfer.nodes.host.adapter.save import note_left_out, respell
 from lora_transfer.nodes.host.adapter.write import SPELLINGS, to_state_dict
 from lora_transfer.nodes.host.base.from_file import base_from_header
 from lora_transfer.nodes.host.base.from_model import HostBase
@@ -25,8 +25,8 @@ def base_of(family: str) -> HostBase:
     return base_from_header(header_of(family), family, "header")
 
 
-def placed_on(base: HostBase, tensors: dict[str, Tensor]) -> PlacedAdapter:
-    placed = place(Adapter("made", "here", {}, tensors=tensors), base)
+def read_on(base: HostBase, tensors: dict[str, Tensor]) -> AdapterOnBase:
+    placed = read_adapter(Adapter("made", "here", {}, tensors=tensors), base)
     parts = (placed.modules, placed.vectors, placed.skipped)
     assert sorted([*(key for part in parts for one in part for key in one.keys), *placed.unread]) == sorted(tensors)
     return placed
@@ -42,7 +42,7 @@ def test_biases_of_slices_in_any_precision_are_put_together(dtype: torch.dtype) 
     for index, role in enumerate("qkv"):
         module = f"transformer.transformer_blocks.0.attn.to_{role}"
         tensors |= a_lora(module, 3072, 3072) | {f"{module}.diff_b": torch.full((3072,), index + 1.0)}
-    placed = placed_on(base_of("Flux dev"), {key: value.to(dtype) for key, value in tensors.items()})
+    placed = read_on(base_of("Flux dev"), {key: value.to(dtype) for key, value in tensors.items()})
 
     (vector,) = placed.vectors
 
@@ -53,7 +53,7 @@ def test_biases_of_slices_in_any_precision_are_put_together(dtype: torch.dtype) 
 def test_a_bias_in_float8_on_rows_of_another_order_is_put_in_order(dtype: torch.dtype) -> None:
     module = "transformer.norm_out.linear"
     values = torch.cat([torch.full((3072,), 1.0), torch.full((3072,), 2.0)])
-    placed = placed_on(base_of("Flux dev"), {f"{module}.diff_b": values.to(dtype)})
+    placed = read_on(base_of("Flux dev"), {f"{module}.diff_b": values.to(dtype)})
 
     (vector,) = placed.vectors
 
@@ -76,7 +76,7 @@ def test_a_table_is_changed_as_comfyui_changes_it(family: str, key: str, generat
     base, parameter = base_of(family), TABLES[family, key]
     values = torch.randn(base.parameters[parameter], generator=generator)
 
-    (vector,) = placed_on(base, {key: values}).vectors
+    (vector,) = read_on(base, {key: values}).vectors
 
     assert (vector.parameter, vector.kind) == (parameter, "set" if key.endswith("set_weight") else "diff")
     assert torch.equal(vector.values, values)
@@ -85,13 +85,13 @@ def test_a_table_is_changed_as_comfyui_changes_it(family: str, key: str, generat
     before = torch.randn(values.shape, generator=generator)
     after = comfy.lora.calculate_weight([(1.0, patch, 1.0, None, None)], before.clone(), parameter)
     assert torch.equal(after, values if vector.kind == "set" else before + values)
-    (again,) = placed_on(base, written).vectors
+    (again,) = read_on(base, written).vectors
     assert torch.equal(again.values, values)
 
 
 def test_a_table_goes_to_a_target_that_has_it_in_the_same_shape_and_is_listed_otherwise() -> None:
     small, large = base_of("Wan 2.1 1.3B"), base_of("Wan 2.2 14B")
-    vectors = placed_on(small, {f"{MODULATION}.diff": torch.ones(1, 6, 1536)}).vectors
+    vectors = read_on(small, {f"{MODULATION}.diff": torch.ones(1, 6, 1536)}).vectors
 
     copied, skipped = plan_vectors(vectors, small.parameters, "the small one")
     assert [one.parameter for one in copied] == [MODULATION]
@@ -106,7 +106,7 @@ def test_a_table_goes_to_a_target_that_has_it_in_the_same_shape_and_is_listed_ot
 def test_a_table_of_another_shape_than_the_bases_is_skipped_as_comfyui_skips_it() -> None:
     tensors = a_lora("diffusion_model.blocks.0.self_attn.q", 1536, 1536) | {f"{MODULATION}.diff": torch.ones(6, 1536)}
 
-    placed = placed_on(base_of("Wan 2.1 1.3B"), tensors)
+    placed = read_on(base_of("Wan 2.1 1.3B"), tensors)
 
     (skipped,) = placed.skipped
     assert skipped.reason == "it has shape [6, 1536], the base's parameter [1, 6, 1536]"
@@ -126,22 +126,22 @@ def test_a_file_for_diffusers_holds_nothing_that_diffusers_refuses_and_the_user_
     """diffusers takes a file only if all of its keys have "lora" in them."""
     module, side, key, shape = WITH_PARAMETERS[family]
     base = base_of(family)
-    placed = placed_on(
+    placed = read_on(
         base, a_lora(f"diffusion_model.{module}", side, side) | {f"diffusion_model.{key}": torch.ones(shape)}
     )
     tensors = to_state_dict(placed.deltas, placed.scales, base, vectors=placed.vectors)
     adapter = Adapter("made", "here", {}, tensors=tensors, fits=base)
 
-    written = {spelling: respelled(adapter, spelling) for spelling in SPELLINGS}
+    written = {spelling: respell(adapter, spelling) for spelling in SPELLINGS}
 
     assert len(placed.vectors) == 1
     assert all("lora" in key for key in written["diffusers"])
     assert len(written["diffusers"]) == 2
-    (note,) = left_out(adapter, "diffusers")
+    (note,) = note_left_out(adapter, "diffusers")
     assert note.startswith("Not in the file: 1 of the LoRA's keys")
     for spelling in ("comfy", "kohya"):
         assert len(written[spelling]) == 4
-        assert left_out(adapter, spelling) == ()
+        assert note_left_out(adapter, spelling) == ()
 
 
 def test_a_file_for_diffusers_has_no_shape_of_a_widened_layer() -> None:
@@ -150,11 +150,11 @@ def test_a_file_for_diffusers_has_no_shape_of_a_widened_layer() -> None:
     tensors = a_lora("diffusion_model.img_in", 3072, 128) | shape
     adapter = Adapter("made", "here", {}, tensors=tensors, fits=base)
 
-    assert set(respelled(adapter, "diffusers")) == {
+    assert set(respell(adapter, "diffusers")) == {
         "transformer.x_embedder.lora_A.weight",
         "transformer.x_embedder.lora_B.weight",
     }
-    assert left_out(adapter, "diffusers")
+    assert note_left_out(adapter, "diffusers")
 
 
 def test_biases_alone_are_not_saved_as_an_empty_file_for_diffusers() -> None:
@@ -162,4 +162,4 @@ def test_biases_alone_are_not_saved_as_an_empty_file_for_diffusers() -> None:
     adapter = Adapter("made", "here", {}, tensors={"diffusion_model.img_in.diff_b": torch.ones(3072)}, fits=base)
 
     with pytest.raises(InvalidSetting, match="Choose comfy or kohya"):
-        respelled(adapter, "diffusers")
+        respell(adapter, "diffusers")

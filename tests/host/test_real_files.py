@@ -13,8 +13,8 @@ from lora_transfer.core.similarity import Comparison, LayerSimilarity
 from lora_transfer.core.subspace import RankRule
 from lora_transfer.core.transfer import transfer
 from lora_transfer.nodes.host.adapter.adapter import adapter_from_file
-from lora_transfer.nodes.host.adapter.place import place
-from lora_transfer.nodes.host.adapter.save import for_file
+from lora_transfer.nodes.host.adapter.read import read_adapter
+from lora_transfer.nodes.host.adapter.save import cast_for_file
 from lora_transfer.nodes.host.adapter.write import SPELLINGS, to_state_dict
 from lora_transfer.nodes.host.base.from_file import base_from_header
 from lora_transfer.nodes.host.base.from_model import HostBase
@@ -39,15 +39,15 @@ def test_a_real_file_is_copied_to_a_saved_file_of_the_same_change(path: Path, tm
     base = base_from_header(header_of(family, True), family, "header")
     adapter = adapter_from_file(path, path.name)
     tensors = adapter.state_dict()
-    placed = place(adapter, base)
+    placed = read_adapter(adapter, base)
     modules = placed.modules[:: max(1, len(placed.modules) // MODULES)]
     comparison = compared_by_nothing(base, [module.layer for module in modules])
     plan = plan_transfer(comparison, modules, TransferSettings("copy", threshold=0.0))
     moved = transfer(comparison, plan, placed.deltas)
     spelling = list(SPELLINGS)[REAL.index(path) % len(SPELLINGS)]
     written = to_state_dict(moved.deltas, placed.scales, base, spelling)
-    saved = write_new(tmp_path, "real", for_file(written, adapter, "float32"), {})
-    again = place(adapter_from_file(saved, "again"), base)
+    saved = write_new(tmp_path, "real", cast_for_file(written, adapter, "float32"), {})
+    again = read_adapter(adapter_from_file(saved, "again"), base)
     assert not again.unread
     assert len(again.modules) == len(modules)
     for module in modules:

@@ -19,14 +19,14 @@ from lora_transfer.core.errors import InvalidSetting, NotEnoughMemory, NotMeasur
 from lora_transfer.core.files import write_new
 from lora_transfer.nodes.host.adapter.adapter import Adapter, adapter_from_file
 from lora_transfer.nodes.host.adapter.apply import apply
-from lora_transfer.nodes.host.adapter.save import for_file
+from lora_transfer.nodes.host.adapter.save import cast_for_file
 from lora_transfer.nodes.host.base.from_file import base_from_file
 from lora_transfer.nodes.host.base.from_model import base_from_model
 from lora_transfer.nodes.host.refine.previews import Previews
 from lora_transfer.nodes.host.refine.start import start_from_adapter
 from lora_transfer.nodes.host.refine.student import HostStudent, StudentInputs, require_gradients, run_in_host
-from lora_transfer.nodes.host.sampling.conditioning import prompts_of
-from lora_transfer.nodes.host.sampling.noise import levels_at, noising
+from lora_transfer.nodes.host.sampling.conditioning import split_conditioning
+from lora_transfer.nodes.host.sampling.noise import convert_noise, levels_at
 from tests.host.conftest import SmallPair
 from tests.host.small_check import loaded, text
 from tests.host.small_refine import FEW, SHORT, Emoji, demo_prompts, emoji
@@ -78,8 +78,8 @@ def test_kept_lessons_give_the_same_bit_by_bit_and_ask_the_source_nothing(models
     first, then = (models.refined(teaching=teaching, told=told) for told in (first_told, then_told))
     assert first.report.teaching.seconds > 0
     assert then.report.teaching.kept
-    assert any("makes lessons" in one for one in first_told)
-    assert not any("makes lessons" in one for one in then_told)
+    assert any("makes teacher samples" in one for one in first_told)
+    assert not any("makes teacher samples" in one for one in then_told)
     assert models.source.loaded_size() == 0
     assert first.report.losses == then.report.losses
     assert same(first.adapter.state_dict(), then.adapter.state_dict())
@@ -102,14 +102,14 @@ def test_differences_complete_lessons_that_were_kept_for_outputs(models: Emoji) 
     models.refined(replace(SHORT, steps=0), teaching)
     told: list[str] = []
     models.refined(replace(SHORT, steps=0, match="differences"), teaching, told)
-    calls = [one for one in told if "makes lessons" in one]
+    calls = [one for one in told if "makes teacher samples" in one]
     assert calls[-1].endswith("64 of 64 calls")  # those of the source alone
 
 
 def test_what_the_student_computes_is_what_its_saved_adapter_computes(models: Emoji, tmp_path: Path) -> None:
     for start in (models.lora, None):
         refined = models.refined(replace(SHORT, steps=4), transferred=start, target=models.pruned)
-        tensors = for_file(refined.adapter.state_dict(), refined.adapter, "float32")
+        tensors = cast_for_file(refined.adapter.state_dict(), refined.adapter, "float32")
         path = write_new(tmp_path, "refined", tensors, refined.adapter.metadata)
         read = adapter_from_file(path, "refined")
         assert far(answers_of(models.pruned, refined.adapter), answers_applied(models.pruned, read)) < 1e-4
@@ -127,10 +127,10 @@ def test_gradients_are_those_of_the_loss(models: Emoji, lighter: bool) -> None:
     """Flux's blocks add in place; finite differences do not know of it."""
     start = start_from_adapter(models.lora, base_from_model(models.target), models.target, 0)
     factors = require_gradients(start.factors(), torch.device("cpu"))
-    inputs = a_desk()
+    inputs = make_inputs()
     found: list[float] = []
 
-    def lesson(student: HostStudent) -> None:
+    def task(student: HostStudent) -> None:
         student.checkpointing = lighter
         aim = torch.randn(inputs.states.shape, generator=torch.Generator().manual_seed(2))
         error = (student.predict(torch.arange(2)) - aim).square().mean()
@@ -146,7 +146,7 @@ def test_gradients_are_those_of_the_loss(models: Emoji, lighter: bool) -> None:
                 losses.append(float((student.predict(torch.arange(2)).double() - aim).square().mean()))
             found.append((losses[0] - losses[1]) / 2e-3)
 
-    run_in_host(models.target, inputs, prompts_of(demo_prompts()), factors, 2, lesson)
+    run_in_host(models.target, inputs, split_conditioning(demo_prompts()), factors, 2, task)
     assert found[0] == pytest.approx(found[1], rel=0.02)
 
 
@@ -157,11 +157,11 @@ def test_a_unet_whose_blocks_are_computed_again_has_the_same_gradients(pair: Sma
     for lighter in (False, True):
         factors = require_gradients(start.factors(), torch.device("cpu"))
 
-        def lesson(student: HostStudent, lighter: bool = lighter) -> None:
+        def task(student: HostStudent, lighter: bool = lighter) -> None:
             student.checkpointing = lighter
             student.predict(torch.arange(2)).square().mean().backward()
 
-        run_in_host(small.target, a_desk(4), prompts_of(text(768)), factors, 2, lesson)
+        run_in_host(small.target, make_inputs(4), split_conditioning(text(768)), factors, 2, task)
         found.append([one.grad for pair in factors.values() for one in pair if one.grad is not None])
     assert len(found[0]) == len(found[1]) == 2 * len(start.deltas)
     assert all(torch.allclose(one, other, rtol=1e-3, atol=1e-7) for one, other in zip(*found, strict=True))
@@ -375,7 +375,7 @@ def test_a_noised_latent_is_the_same_to_a_diffusion_and_to_a_flow_model(models: 
     latent, noise = torch.randn(2, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     sigma = torch.tensor([9.0, 1.0, 0.1])
     seen = diffusion.get_model_object("model_sampling").noise_scaling(sigma, noise, latent)
-    between = noising(diffusion, flow)
+    between = convert_noise(diffusion, flow)
     levels = between.levels(sigma)
     wanted = flow.get_model_object("model_sampling").noise_scaling(levels, noise, latent)
     assert torch.allclose(between.states(seen, sigma), wanted, atol=1e-6)
@@ -394,7 +394,7 @@ def far(one: Tensor, other: Tensor) -> float:
     return float((one - other).norm() / other.norm())
 
 
-def a_desk(channels: int = 16) -> StudentInputs:
+def make_inputs(channels: int = 16) -> StudentInputs:
     """Two noised latents between all noise and none."""
     states = torch.randn(2, channels, 8, 8, generator=torch.Generator().manual_seed(1))
     return StudentInputs(states, torch.tensor([0.9, 0.4]), torch.tensor([0, 0]))
@@ -413,13 +413,13 @@ def answers_applied(model: Any, adapter: Adapter | None, conditioning: Any = Non
 
 def _answers(model: Any, factors: Any, conditioning: Any) -> Tensor:
     found: list[Tensor] = []
-    inputs = a_desk(model.get_model_object("latent_format").latent_channels)
+    inputs = make_inputs(model.get_model_object("latent_format").latent_channels)
 
-    def lesson(student: HostStudent) -> None:
+    def task(student: HostStudent) -> None:
         with torch.no_grad():
             found.append(student.predict(torch.arange(2)))
 
-    run_in_host(model, inputs, prompts_of(conditioning or demo_prompts()), factors, 2, lesson)
+    run_in_host(model, inputs, split_conditioning(conditioning or demo_prompts()), factors, 2, task)
     return found[0]
 
 

@@ -17,8 +17,8 @@ from lora_transfer.nodes.host.refine.inputs import convert_pictures
 from lora_transfer.nodes.host.refine.start import start_from_adapter
 from lora_transfer.nodes.host.refine.student import HostStudent, StudentInputs, require_gradients, run_in_host
 from lora_transfer.nodes.host.refine.teacher import TeacherSet, TeacherSettings
-from lora_transfer.nodes.host.sampling.conditioning import prompts_of
-from lora_transfer.nodes.host.sampling.noise import levels_of_steps
+from lora_transfer.nodes.host.sampling.conditioning import split_conditioning
+from lora_transfer.nodes.host.sampling.noise import choose_step_levels
 from tests.host.conftest import SmallPair
 from tests.host.small_check import Models, loaded, text
 from tests.host.small_refine import demo_model
@@ -42,10 +42,10 @@ def test_attention_without_gradients_gives_way_to_one_with(models: Models) -> No
     keys = {name: pair for name, pair in start.factors().items() if name.endswith("attn1.to_k")}
     factors = require_gradients(keys, torch.device("cpu"))
 
-    def lesson(student: HostStudent) -> None:
+    def task(student: HostStudent) -> None:
         student.predict(torch.arange(2)).square().mean().backward()
 
-    run_in_host(patched, a_desk(), prompts_of(text(768)), factors, 2, lesson)
+    run_in_host(patched, make_inputs(), split_conditioning(text(768)), factors, 2, task)
     assert keys
     assert all(bool(up.grad.any()) for up, _ in factors.values())
     assert "optimized_attention_override" in patched.model_options["transformer_options"]
@@ -53,7 +53,7 @@ def test_attention_without_gradients_gives_way_to_one_with(models: Models) -> No
 
 def test_a_turbo_targets_levels_are_within_what_the_source_knows(models: Models) -> None:
     """All noise is level 1 to a flow model; to a diffusion model that would be an infinite one."""
-    levels = levels_of_steps(4, models.source, demo_model("target"))
+    levels = choose_step_levels(4, models.source, demo_model("target"))
     assert bool(levels.isfinite().all())
     assert float(levels[0]) == pytest.approx(14.61, abs=0.01)
     assert len(levels) == 4
@@ -67,12 +67,12 @@ def test_weights_come_to_the_card_on_the_stream_that_computes(models: Models, mo
     monkeypatch.setattr(comfy.model_management, "STREAMS", {cpu: [Mock(), Mock()]})
     found: list[Any] = []
 
-    def lesson(student: HostStudent) -> None:
+    def task(student: HostStudent) -> None:
         found.append(comfy.model_management.get_offload_stream(cpu))
         raise KeyError("an error within")
 
     with pytest.raises(KeyError):
-        run_in_host(models.target, a_desk(), prompts_of(text(768)), {}, 2, lesson)
+        run_in_host(models.target, make_inputs(), split_conditioning(text(768)), {}, 2, task)
     assert found == [None]
     assert comfy.model_management.NUM_STREAMS == 2
     assert not comfy.model_management.in_training
@@ -82,13 +82,13 @@ def test_pictures_that_hang_on_a_prompt_can_be_saved_for_a_backward_pass(models:
     """Edit models have lists of reference latents there; nodes make them in torch's inference mode."""
     with torch.inference_mode():
         [[context, options]] = text(768)
-        prompts = prompts_of([[context + 0, {**options, "reference_latents": [torch.ones(1, 4, 8, 8)]}]])
+        prompts = split_conditioning([[context + 0, {**options, "reference_latents": [torch.ones(1, 4, 8, 8)]}]])
     found: list[Any] = []
 
-    def lesson(student: HostStudent) -> None:
+    def task(student: HostStudent) -> None:
         found.append(student.call.conds["positive"][0]["reference_latents"][0].is_inference())
 
-    run_in_host(models.target, a_desk(), prompts, {}, 2, lesson)
+    run_in_host(models.target, make_inputs(), prompts, {}, 2, task)
     assert found == [False]
 
 
@@ -99,7 +99,7 @@ def test_pictures_keep_their_prompts_and_are_noised_at_a_turbo_targets_levels(mo
     rows = len(taught.inputs.levels) // 2
     assert taught.inputs.prompts.tolist() == [0] * rows + [1] * rows
     assert len(taught.teacher) == 2 * rows
-    own = levels_of_steps(3, target, target).tolist()
+    own = choose_step_levels(3, target, target).tolist()
     assert (taught.inputs.levels[:rows].tolist() == own) == (steps == 3)
 
 
@@ -164,6 +164,6 @@ def a_set(frames: int) -> TeacherSet:
     return TeacherSet(noise, noise, torch.tensor([[9.0, 0.4]] * 2), torch.tensor([0, 1]), None)
 
 
-def a_desk() -> StudentInputs:
+def make_inputs() -> StudentInputs:
     states = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     return StudentInputs(states, torch.tensor([9.0, 0.4]), torch.tensor([0, 0]))

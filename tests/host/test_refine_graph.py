@@ -20,8 +20,8 @@ def test_a_graph_refines_saves_and_tells_within_seconds(host: Host) -> None:
     assert len(result.outputs["pictures"]["images"]) == len(told["scores"])
     assert result.seconds < 120
     assert result.previews >= 2
-    assert any(one.startswith("step 5 of 6, loss ") for one in result.said["refine"])
-    assert result.said["refine"][-1] == told["sentence"]
+    assert any(one.startswith("step 5 of 6, loss ") for one in result.texts["refine"])
+    assert result.texts["refine"][-1] == told["sentence"]
     with safe_open(result.outputs["saved"]["text"][0], "pt") as file:
         origin = json.loads(file.metadata()["lora_transfer"])
     assert origin["refined"]["steps"] == told["score"]["best_step"]
@@ -37,7 +37,7 @@ def test_a_cancelled_run_leaves_its_best_in_a_file_to_go_on_from(host: Host) -> 
     assert result.status == "interrupted"
     [left] = host.loras_written() - before
     assert left.startswith("refine_interrupted_")
-    assert left in result.said["refine"][-1]
+    assert left in result.texts["refine"][-1]
     again = refine_prompt(steps=1, samples=4)
     again["kept"] = {"class_type": "LoraTransferLoadLora", "inputs": {"lora_name": left}}
     again["refine"]["inputs"]["transferred"] = ["kept", 0]

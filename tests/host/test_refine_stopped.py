@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import lora_transfer.core.files
+import lora_transfer.core.files.tensor_file
 from lora_transfer.core.errors import LoraTransferError, NotMeasurable, RefineStopped
 from lora_transfer.nodes.host.adapter.adapter import Adapter, adapter_from_file
 from lora_transfer.nodes.host.refine.previews import Previews
@@ -185,14 +185,14 @@ def cancel_at(step: int) -> list[str]:
 def test_a_cancel_with_a_full_disk_saves_in_another_folder_and_says_so(
     models: Emoji, folders: Path, monkeypatch: pytest.MonkeyPatch, full: str
 ) -> None:
-    whole: Callable[..., None] = lora_transfer.core.files.save_file
+    whole: Callable[..., None] = lora_transfer.core.files.tensor_file.save_file
 
     def save(tensors: Any, path: Path, *rest: Any) -> None:
         if any(folders / name in path.parents for name in full.split(" and ")):
             raise OSError(28, "No space left on device")
         whole(tensors, path, *rest)
 
-    monkeypatch.setattr(lora_transfer.core.files, "save_file", save)
+    monkeypatch.setattr(lora_transfer.core.files.tensor_file, "save_file", save)
     monkeypatch.setattr("tempfile.tempdir", str(folders))
     told = cancel_at(3)
     with pytest.raises(comfy.model_management.InterruptProcessingException):
@@ -208,7 +208,7 @@ def test_a_cancel_that_finds_no_room_anywhere_says_so(
         raise OSError(28, "No space left on device")
 
     told = cancel_at(3)
-    monkeypatch.setattr("lora_transfer.nodes.host.refine.keep.write_new", full)
+    monkeypatch.setattr("lora_transfer.nodes.host.refine.save_interrupted.write_new", full)
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         run(models, told)
     assert "not saved, because no folder could be written to" in told[-1]

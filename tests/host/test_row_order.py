@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lora_transfer.core.layers import WeightRef
 from lora_transfer.nodes.host.adapter.adapter import Adapter
-from lora_transfer.nodes.host.adapter.place import place
+from lora_transfer.nodes.host.adapter.read import read_adapter
 from lora_transfer.nodes.host.base.from_file import base_from_header
 from lora_transfer.nodes.host.base.from_model import HostBase
 from lora_transfer.nodes.host.base.names import layer_name, parse_target
@@ -134,7 +134,7 @@ def test_values_of_every_kind_on_every_kind_of_entry_are_what_comfyui_computes_o
     parts = [make(m, n, lambda *shape: 0.1 * torch.randn(shape, generator=generator)) for make in KINDS[kind]]
     tensors = {f"{module}.{end}": value for part in parts for end, value in part.items()}
 
-    found = place(Adapter("made", "here", {}, tensors=tensors), base).deltas[layer].dense()
+    found = read_adapter(Adapter("made", "here", {}, tensors=tensors), base).deltas[layer].dense()
 
     rows = parse_target(target)[1]
     before = weight if rows is None else weight[rows.as_slice]
@@ -165,7 +165,7 @@ def test_pefts_dora_takes_the_norms_of_the_rows_as_the_trainer_had_them(
         f"{module}.lora_magnitude_vector": magnitude,
     }
 
-    found = place(Adapter("made", "here", {}, tensors=tensors), base).deltas[layer].dense()
+    found = read_adapter(Adapter("made", "here", {}, tensors=tensors), base).deltas[layer].dense()
 
     trained = weight[order(torch.arange(m)).argsort()].double()
     moved = trained + up.double() @ down.double()

@@ -14,8 +14,8 @@ from lora_transfer.core.errors import UnsupportedAdapter
 from lora_transfer.nodes.host.adapter.adapter import Adapter
 from lora_transfer.nodes.host.adapter.name_patterns import name_patterns
 from lora_transfer.nodes.host.adapter.peft import PeftSettings, peft_settings
-from lora_transfer.nodes.host.adapter.place import PlacedAdapter, place
-from lora_transfer.nodes.host.adapter.save import for_file, respelled
+from lora_transfer.nodes.host.adapter.read import AdapterOnBase, read_adapter
+from lora_transfer.nodes.host.adapter.save import cast_for_file, respell
 from lora_transfer.nodes.host.adapter.write import SPELLINGS
 from lora_transfer.nodes.host.base.from_file import base_from_file, base_from_header
 from lora_transfer.nodes.host.base.from_model import HostBase
@@ -30,8 +30,8 @@ def base(pair: SmallPair) -> HostBase:
     return base_from_file(pair.source, "small")
 
 
-def placed_on(base: HostBase, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> PlacedAdapter:
-    return place(Adapter("made", "here", metadata or {}, tensors=tensors), base)
+def read_on(base: HostBase, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> AdapterOnBase:
+    return read_adapter(Adapter("made", "here", metadata or {}, tensors=tensors), base)
 
 
 NAMES = [
@@ -81,7 +81,7 @@ def test_a_pattern_that_could_run_for_hours_is_told_and_not_run(base: HostBase, 
     metadata = {"lora_adapter_metadata": json.dumps({"unet.lora_alpha": 8, "unet.alpha_pattern": {pattern: 4}})}
     started = time.monotonic()
     with pytest.raises(UnsupportedAdapter, match="which is not understood"):
-        placed_on(base, PEFT, metadata)
+        read_on(base, PEFT, metadata)
     assert time.monotonic() - started < 1
 
 
@@ -89,7 +89,7 @@ def test_a_pattern_that_is_not_understood_concerns_no_module_that_an_earlier_one
     patterns = {"attn2.to_k": 12, "(a*)*b": 4}
     tensors = PEFT | {key.replace("to_k", "to_v"): tensor for key, tensor in PEFT.items()}
     settings = {"unet.lora_alpha": 8, "unet.alpha_pattern": patterns}
-    placed = placed_on(base, tensors, {"lora_adapter_metadata": json.dumps(settings)})
+    placed = read_on(base, tensors, {"lora_adapter_metadata": json.dumps(settings)})
     assert (placed.layers(), placed.scales[LAYER]) == ([LAYER], 3.0)
     (skipped,) = placed.skipped
     assert "'(a*)*b'" in skipped.reason
@@ -125,7 +125,7 @@ def test_patterns_that_diffusers_anchors_count_in_a_whole_file() -> None:
     }
     pattern = {"^single_transformer_blocks.0.proj_mlp": 4, "^proj_out": 16}
     settings = {"transformer.r": 16, "transformer.lora_alpha": 32, "transformer.alpha_pattern": pattern}
-    placed = placed_on(flux, tensors, {"lora_adapter_metadata": json.dumps(settings)})
+    placed = read_on(flux, tensors, {"lora_adapter_metadata": json.dumps(settings)})
     assert set(placed.scales.values()) == {1.0}
     assert len(placed.scales) == 2
 
@@ -145,17 +145,17 @@ PLAIN: list[tuple[dict[str, str], float]] = [
 
 @pytest.mark.parametrize(("entries", "scale"), PLAIN)
 def test_alpha_as_a_plain_entry_of_the_header_counts(base: HostBase, entries: dict[str, str], scale: float) -> None:
-    assert placed_on(base, PEFT, entries).scales[LAYER] == scale
+    assert read_on(base, PEFT, entries).scales[LAYER] == scale
     with_alpha = {**PEFT, f"unet.{DIFFUSERS}.alpha": torch.tensor(2.0)}
-    assert placed_on(base, with_alpha, entries).scales[LAYER] == 0.5
+    assert read_on(base, with_alpha, entries).scales[LAYER] == 0.5
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_alpha_of_the_header_is_not_applied_again_when_the_file_is_read(base: HostBase, spelling: str) -> None:
     adapter = carried(PEFT, {"alpha": "8", "unet.lora_alpha": "8", "title": "x"}, base)
     assert "title" in adapter.metadata
-    tensors = for_file(respelled(adapter, spelling), adapter, "float32")
-    again = place(Adapter("again", "z", adapter.metadata, tensors=tensors), base)
+    tensors = cast_for_file(respell(adapter, spelling), adapter, "float32")
+    again = read_adapter(Adapter("again", "z", adapter.metadata, tensors=tensors), base)
     assert torch.allclose(again.deltas[LAYER].dense(), torch.full((320, 768), 8.0))
 
 
@@ -176,7 +176,7 @@ def test_a_module_whose_scale_is_not_understood_is_skipped_and_the_others_are_pl
     base: HostBase, entries: dict[str, str], sentence: str
 ) -> None:
     good = GOOD | {"lora_unet_time_embedding_linear_1.alpha": torch.tensor(2.0)}
-    placed = placed_on(base, PEFT | good, entries)
+    placed = read_on(base, PEFT | good, entries)
     assert placed.layers() == ["time_embed.0"]
     assert sentence in placed.skipped[0].reason
 
@@ -226,38 +226,38 @@ def test_kinds_of_peft_have_the_scale_of_pefts_settings(base: HostBase, kind: st
     tensors, change = made_by_peft(OF_PEFT[kind])
     settings = {key: sorted(one) if isinstance(one, set) else one for key, one in OF_PEFT[kind].to_dict().items()}
     written = json.dumps(settings, default=str).replace("^to_k", f"^{DIFFUSERS}")
-    placed = placed_on(base, tensors, {"adapter_config": written})
+    placed = read_on(base, tensors, {"adapter_config": written})
     found = placed.deltas[LAYER].dense().double()
     assert float((found - change).norm() / change.norm()) <= 1e-5
 
 
 def test_a_lokr_of_full_matrices_without_pefts_rank_is_skipped_in_words(base: HostBase) -> None:
     tensors = {f"unet.{DIFFUSERS}.lokr_w1": torch.ones(8, 8), f"unet.{DIFFUSERS}.lokr_w2": torch.ones(40, 96)}
-    placed = placed_on(base, tensors | GOOD, {"adapter_config": '{"alpha": 8}'})
+    placed = read_on(base, tensors | GOOD, {"adapter_config": '{"alpha": 8}'})
     assert "to say the rank r, found none" in placed.skipped[0].reason
-    assert placed_on(base, tensors, {"alpha": "8", "rank": "4"}).scales[LAYER] == 1
+    assert read_on(base, tensors, {"alpha": "8", "rank": "4"}).scales[LAYER] == 1
 
 
 @pytest.mark.parametrize("alpha", [float("inf"), float("nan"), 9999999999.0, 0.5])
 def test_alpha_of_a_lokr_of_full_matrices_is_never_used(base: HostBase, alpha: float) -> None:
     tensors = module({".lokr_w1": torch.ones(8, 8), ".lokr_w2": torch.ones(40, 96), ".alpha": torch.tensor(alpha)})
-    placed = placed_on(base, tensors)
+    placed = read_on(base, tensors)
     assert torch.equal(placed.deltas[LAYER].dense(), torch.ones(320, 768))
     assert set(placed.modules[0].keys) == set(tensors)
 
 
 def test_an_infinite_alpha_that_counts_is_told(base: HostBase) -> None:
     half = {".lokr_w1": torch.ones(8, 8), ".lokr_w2_a": torch.ones(40, 4), ".lokr_w2_b": torch.ones(4, 96)}
-    placed = placed_on(base, module({**half, ".alpha": torch.tensor(float("inf"))}) | GOOD)
+    placed = read_on(base, module({**half, ".alpha": torch.tensor(float("inf"))}) | GOOD)
     assert f"{MODULE}.alpha holds NaN or infinity" in placed.skipped[0].reason
 
 
 def test_settings_that_say_dora_without_its_norms_leave_the_module_out(base: HostBase) -> None:
     metadata = {"lora_adapter_metadata": json.dumps({"unet.lora_alpha": 8, "unet.use_dora": True})}
     with pytest.raises(UnsupportedAdapter, match=r"its norms \(lora_magnitude_vector\) are missing"):
-        placed_on(base, PEFT, metadata)
+        read_on(base, PEFT, metadata)
     norms = {f"unet.{DIFFUSERS}.lora_magnitude_vector": torch.ones(320)}
-    assert placed_on(base, PEFT | norms, metadata).layers() == [LAYER]
+    assert read_on(base, PEFT | norms, metadata).layers() == [LAYER]
 
 
 def test_deep_settings_are_told_in_a_sentence() -> None:

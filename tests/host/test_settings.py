@@ -12,7 +12,7 @@ import torch
 from lora_transfer.core.cache import SubspaceCache
 from lora_transfer.core.resources import Resources
 from lora_transfer.nodes.host import settings
-from lora_transfer.nodes.host.settings import LIMIT, PRECISION, cache_place, subspace_cache
+from lora_transfer.nodes.host.settings import LIMIT, PRECISION, cache_folder, subspace_cache
 from tests.core.test_cache import run
 
 
@@ -39,7 +39,7 @@ def test_a_limit_that_cannot_be_used_is_the_default_and_the_log_says_so_once(
 ) -> None:
     write(user, f'{{"{LIMIT}": {limit}, "{PRECISION}": "float16"}}')
     for _ in range(3):
-        assert cache_place("subspaces") == (user / "lora_transfer" / "subspaces", 20 * 10**9)
+        assert cache_folder("subspaces") == (user / "lora_transfer" / "subspaces", 20 * 10**9)
         assert getattr(subspace_cache(), "precision", None) == "float16"
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
@@ -72,7 +72,7 @@ def test_settings_that_cannot_be_read_are_no_settings(user: Path, content: bytes
 def test_off_is_off(user: Path) -> None:
     write(user, json.dumps({PRECISION: "off"}))
     assert subspace_cache() is None
-    assert cache_place("teacher") is None
+    assert cache_folder("teacher") is None
 
 
 @pytest.mark.parametrize("in_the_way", ["lora_transfer", "lora_transfer/subspaces"])

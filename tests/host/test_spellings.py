@@ -15,8 +15,8 @@ from torch import Tensor
 
 from lora_transfer.core.errors import UnsupportedAdapter
 from lora_transfer.nodes.host.adapter.adapter import Adapter
-from lora_transfer.nodes.host.adapter.group import NO_SUCH_LAYER, grouped
-from lora_transfer.nodes.host.adapter.place import PlacedAdapter, place
+from lora_transfer.nodes.host.adapter.group import NO_SUCH_LAYER, group_by_module
+from lora_transfer.nodes.host.adapter.read import AdapterOnBase, read_adapter
 from lora_transfer.nodes.host.adapter.spelling.index import NameIndex
 from lora_transfer.nodes.host.adapter.spelling.names import names_table, templates_of
 from lora_transfer.nodes.host.adapter.write import SPELLINGS, to_state_dict
@@ -126,17 +126,17 @@ def test_a_lora_on_every_layer_is_placed_saved_and_read_again_in_all_spellings(f
         names = dict(zip(read_names(family, others), (f"transformer.{name}" for name in others), strict=True))
     else:
         names = {own: f"transformer.{own}" for own in (slice_of(layer)[0] or layer for layer in base.own_layers())}
-    placed = place(Adapter("all", "here", {}, tensors=lora_on(base, names)), base)
+    placed = read_adapter(Adapter("all", "here", {}, tensors=lora_on(base, names)), base)
     assert not placed.unread
     assert not placed.skipped
     assert set(placed.layers()) == {part for layer in names for part in (base.parts_of(layer) or [layer])}
     for spelling in SPELLINGS:
         tensors = to_state_dict(placed.deltas, placed.scales, base, spelling)
         assert unmatched_by_the_host(tensors, base) == set()
-        assert_same(place(Adapter("again", "here", {}, tensors=tensors), base), placed)
+        assert_same(read_adapter(Adapter("again", "here", {}, tensors=tensors), base), placed)
 
 
-def assert_same(again: PlacedAdapter, placed: PlacedAdapter) -> None:
+def assert_same(again: AdapterOnBase, placed: AdapterOnBase) -> None:
     """The same changes, judged by what they do to one input: a norm of each would take minutes."""
     assert not again.unread
     assert not again.skipped
@@ -171,7 +171,9 @@ NOT_AT_HAND = {
 def test_a_lora_on_a_fused_weight_is_saved_at_its_own_rank_though_it_is_read_as_slices() -> None:
     base = cached_base("HunyuanVideo")
     fused = "double_blocks.0.img_attn.qkv"
-    placed = place(Adapter("fused", "here", {}, tensors=lora_on(base, {fused: f"diffusion_model.{fused}"})), base)
+    placed = read_adapter(
+        Adapter("fused", "here", {}, tensors=lora_on(base, {fused: f"diffusion_model.{fused}"})), base
+    )
     assert len(placed.layers()) == 3
     tensors = to_state_dict(placed.deltas, placed.scales, base, "comfy")
     assert tensors[f"diffusion_model.{fused}.lora_up.weight"].shape == (9216, 1)
@@ -223,7 +225,7 @@ def test_pefts_name_for_the_adapter_may_be_any_word(adapter: str, ends: tuple[st
         f"blocks.0.self_attn.q{down}.{adapter}{tail}": torch.ones(2, 1536),
         f"blocks.0.self_attn.q{up}.{adapter}{tail}": torch.ones(1536, 2),
     }
-    placed = place(Adapter("peft", "here", {}, tensors=tensors), base)
+    placed = read_adapter(Adapter("peft", "here", {}, tensors=tensors), base)
     assert placed.layers() == ["blocks.0.self_attn.q"]
     assert not placed.unread
 
@@ -236,7 +238,7 @@ def test_factors_of_two_adapters_are_never_mixed() -> None:
     ]
     shapes = {"A": (2, 1536), "B": (1536, 2)}
     tensors = {key: torch.full(shapes[key.split("lora_")[1][0]], 2.0 if ".x." in key else 3.0) for key in keys}
-    placed = place(Adapter("two", "here", {}, tensors=tensors), base)
+    placed = read_adapter(Adapter("two", "here", {}, tensors=tensors), base)
     assert placed.deltas["blocks.0.self_attn.q"].dense().eq(8).all()
     assert set(placed.unread) == {key for key in keys if ".y." in key}
 
@@ -246,7 +248,7 @@ def test_pefts_settings_call_a_module_by_the_name_in_the_file() -> None:
     name = "transformer.blocks.0.attn1.to_k"
     tensors = {f"{name}.lora_A.weight": torch.ones(4, 1536), f"{name}.lora_B.weight": torch.ones(1536, 4)}
     settings = {"transformer.lora_alpha": 4, "transformer.alpha_pattern": {"attn1.to_k": 12}}
-    placed = place(Adapter("x", "y", {"lora_adapter_metadata": json.dumps(settings)}, tensors=tensors), base)
+    placed = read_adapter(Adapter("x", "y", {"lora_adapter_metadata": json.dumps(settings)}, tensors=tensors), base)
     assert placed.deltas["blocks.0.self_attn.k"].dense().eq(12).all()
 
 
@@ -255,10 +257,10 @@ def test_a_name_that_could_mean_two_layers_is_refused_with_both() -> None:
     clip = "clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.weight"
     two = base.key_map | {"lora_te2_text_model_encoder_layers_0_mlp_fc1": clip.replace("clip_l", "clip_g")}
     name = "base_model.model.text_model.encoder.layers.0.mlp.fc1"
-    groups, _ = grouped({f"{name}.lora_A.weight": torch.ones(1)}, base)
+    groups, _ = group_by_module({f"{name}.lora_A.weight": torch.ones(1)}, base)
     assert list(groups) == ["lora_te_text_model_encoder_layers_0_mlp_fc1"]
     with pytest.raises(UnsupportedAdapter, match=rf"{name}: .*lora_te_text.* and lora_te2_text.* are both called so"):
-        grouped({f"{name}.lora_A.weight": torch.ones(1)}, replace(base, key_map=two))
+        group_by_module({f"{name}.lora_A.weight": torch.ones(1)}, replace(base, key_map=two))
 
 
 def test_keys_without_end_or_sense_take_no_time() -> None:
@@ -267,7 +269,7 @@ def test_keys_without_end_or_sense_take_no_time() -> None:
     hostile += [f"{'transformer.' * 30}x{number}.lora_A.weight" for number in range(5000)]
     tensors = dict.fromkeys(hostile, torch.ones(1))
     start = time.perf_counter()
-    groups, unread = grouped(tensors, base)
+    groups, unread = group_by_module(tensors, base)
     assert time.perf_counter() - start < 5  # a tenth of it on an idle machine
     assert not groups
     assert set(unread.values()) == {NO_SUCH_LAYER}
@@ -275,4 +277,6 @@ def test_keys_without_end_or_sense_take_no_time() -> None:
 
 def test_nothing_read_does_not_blame_the_base_alone() -> None:
     with pytest.raises(UnsupportedAdapter, match=r"trained on another base.*or its trainer gives layers names"):
-        place(Adapter("x", "y", {}, tensors={"unknown.lora_A.weight": torch.ones(1, 1)}), cached_base("Wan 2.1 1.3B"))
+        read_adapter(
+            Adapter("x", "y", {}, tensors={"unknown.lora_A.weight": torch.ones(1, 1)}), cached_base("Wan 2.1 1.3B")
+        )

@@ -1,4 +1,4 @@
-"""What a kept set of lessons must not be taken for."""
+"""What a kept set of teacher samples must not be taken for."""
 
 import logging
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from lora_transfer.nodes.host.adapter.apply import apply
 from lora_transfer.nodes.host.base.from_model import base_from_model
 from lora_transfer.nodes.host.refine.teacher_cache import TeacherCache, describe_changes
-from lora_transfer.nodes.host.sampling.conditioning import digest, prompts_of
+from lora_transfer.nodes.host.sampling.conditioning import hash_prompts, split_conditioning
 from tests.host.conftest import SmallPair
 from tests.host.small_check import Models, loaded, strengthened, text
 from tests.host.small_refine import FEW, SHORT, Emoji, demo_prompts, emoji
@@ -67,7 +67,7 @@ def test_prompts_with_other_content_have_other_digests_whatever_they_hold() -> N
     [[context, options]] = text(768)
     held: list[Any] = [[1, 23], [12, 3], [[1], 23], [1, "23"], {"1": 23}, "1", 1, 1.0, True, None, b"1", [], {}, [{}]]
     held += [torch.zeros(2), torch.zeros(2, 1), torch.zeros(2, dtype=torch.float16), [torch.zeros(2)], torch.float16]
-    digests = {digest(prompts_of([[context, {**options, "extra": value}]])) for value in held}
+    digests = {hash_prompts(split_conditioning([[context, {**options, "extra": value}]])) for value in held}
     assert len(digests) == len(held)
 
 

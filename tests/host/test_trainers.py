@@ -12,7 +12,7 @@ from torch import Tensor
 from lora_transfer.core.errors import UnsupportedAdapter, UnsupportedBase
 from lora_transfer.core.files import TensorFile
 from lora_transfer.nodes.host.adapter.adapter import Adapter
-from lora_transfer.nodes.host.adapter.place import PlacedAdapter, place
+from lora_transfer.nodes.host.adapter.read import AdapterOnBase, read_adapter
 from lora_transfer.nodes.host.adapter.write import to_state_dict
 from lora_transfer.nodes.host.base.from_file import base_from_header
 from lora_transfer.nodes.host.base.from_model import HostBase
@@ -27,8 +27,8 @@ def small(family: str) -> HostBase:
     return base_from_header(small_header(family), family, "header")
 
 
-def read(tensors: dict[str, Tensor], base: HostBase, metadata: dict[str, str] | None = None) -> PlacedAdapter:
-    return place(Adapter("made", "here", metadata or {}, tensors=tensors), base)
+def read(tensors: dict[str, Tensor], base: HostBase, metadata: dict[str, str] | None = None) -> AdapterOnBase:
+    return read_adapter(Adapter("made", "here", metadata or {}, tensors=tensors), base)
 
 
 def factors(module: str, rows: int, columns: int, up: str, down: str) -> dict[str, Tensor]:

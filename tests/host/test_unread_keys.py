@@ -15,7 +15,7 @@ from lora_transfer.nodes.host.base.from_model import HostBase
 from tests.host.conftest import SmallPair
 from tests.host.families import header_of
 from tests.host.test_apply import model, patched  # noqa: F401  (a fixture)
-from tests.host.test_bad_modules import DIFFUSERS, GOOD, LAYER, LOHA, LORA, MODULE, module, placed_on
+from tests.host.test_bad_modules import DIFFUSERS, GOOD, LAYER, LOHA, LORA, MODULE, module, read_on
 
 PEFT = {".lora_B.weight": torch.ones(320, 4), ".lora_A.weight": torch.ones(4, 768)}
 TLORA = {
@@ -93,7 +93,7 @@ CHANGING: dict[str, tuple[dict[str, Tensor], str]] = {
 @pytest.mark.parametrize("what", CHANGING)
 def test_a_module_with_a_key_that_is_not_understood_is_skipped_with_that_key(base: HostBase, what: str) -> None:
     tensors, reason = CHANGING[what]
-    placed = placed_on(base, module(tensors) | GOOD)
+    placed = read_on(base, module(tensors) | GOOD)
     assert placed.layers() == ["time_embed.0"]
     (skipped,) = placed.skipped
     assert (skipped.layer, skipped.keys) == (LAYER, tuple(module(tensors)))
@@ -109,13 +109,13 @@ HARMLESS: dict[str, dict[str, Tensor]] = {
 
 @pytest.mark.parametrize("what", HARMLESS)
 def test_a_key_that_changes_nothing_is_told_and_the_module_is_placed(base: HostBase, what: str) -> None:
-    placed = placed_on(base, module(HARMLESS[what]))
+    placed = read_on(base, module(HARMLESS[what]))
     assert torch.equal(placed.deltas[LAYER].dense(), torch.full((320, 768), 4.0))
     assert len(placed.unread) == 1
 
 
 def test_alpha_beside_a_full_difference_is_told_and_scales_nothing(base: HostBase) -> None:
-    placed = placed_on(base, module({".diff": torch.ones(320, 768), ".alpha": torch.tensor(0.5)}))
+    placed = read_on(base, module({".diff": torch.ones(320, 768), ".alpha": torch.tensor(0.5)}))
     assert torch.equal(placed.deltas[LAYER].dense(), torch.ones(320, 768))
     assert placed.unread == {f"{MODULE}.alpha": "alpha scales factors, and this module has none"}
 
@@ -137,7 +137,7 @@ def test_norms_of_one_dimension_are_pefts_dora_whatever_they_are_called(base: Ho
     up, down = torch.randn(320, 4, generator=generator) * 0.1, torch.randn(4, 768, generator=generator) * 0.1
     norms = torch.rand(320, generator=generator) + 20
     tensors = {".lora_up.weight": up, ".lora_down.weight": down, ".alpha": torch.tensor(2.0), end: norms}
-    placed = placed_on(base, module(tensors))
+    placed = read_on(base, module(tensors))
     moved = weight.double() + up.double() @ down.double() / 2
     expected = moved * norms.double()[:, None] / moved.norm(dim=1, keepdim=True) - weight.double()
     found = placed.deltas[LAYER].dense().double()
@@ -146,7 +146,7 @@ def test_norms_of_one_dimension_are_pefts_dora_whatever_they_are_called(base: Ho
 
 
 def reasons_of(base: HostBase, tensors: dict[str, Tensor]) -> set[str]:
-    placed = placed_on(base, tensors | GOOD)
+    placed = read_on(base, tensors | GOOD)
     return set(placed.unread.values()) | {one.reason for one in placed.skipped}
 
 
@@ -194,7 +194,7 @@ def test_a_file_of_a_kind_that_is_not_read_is_refused_with_the_kind(
     base: HostBase, tensors: dict[str, Tensor], sentence: str
 ) -> None:
     with pytest.raises(UnsupportedAdapter, match=sentence) as refusal:
-        placed_on(base, tensors)
+        read_on(base, tensors)
     for advice in ("damaged", "base that it was trained on", "CLIP"):
         assert advice not in str(refusal.value)
 
@@ -208,7 +208,7 @@ def test_a_control_lora_that_widens_its_first_layer_is_not_called_damaged() -> N
     with pytest.raises(
         UnsupportedAdapter, match=r"has 128 inputs, too many to fit the layer's \[3072, 64\]"
     ) as refusal:
-        placed_on(flux, tensors)
+        read_on(flux, tensors)
     assert "damaged" not in str(refusal.value)
 
 
@@ -244,7 +244,7 @@ def test_a_key_of_an_encoder_that_the_base_has_in_another_make_is_not_told_to_co
     module_of_t5 = "lora_te3_encoder_block_0_layer_0_SelfAttention_q"
     good = {"lora_unet_time_embedding_linear_1.diff": torch.ones(1280, 320)}
     tensors = {f"{module_of_t5}.lora_up.weight": torch.ones(9, 2), f"{module_of_t5}.lora_down.weight": torch.ones(2, 9)}
-    placed = placed_on(base, tensors | good)
+    placed = read_on(base, tensors | good)
     assert set(placed.unread.values()) == {
         "it belongs to a text encoder, and that of the base has no layer of this name"
     }

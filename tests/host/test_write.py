@@ -15,11 +15,11 @@ from lora_transfer.core.files import write_new
 from lora_transfer.core.layers import Layer, WeightRef
 from lora_transfer.core.vectors import Vector
 from lora_transfer.nodes.host.adapter.adapter import Adapter, LayerChanges, adapter_from_file
-from lora_transfer.nodes.host.adapter.place import place
-from lora_transfer.nodes.host.adapter.save import for_file, respelled
+from lora_transfer.nodes.host.adapter.read import read_adapter
+from lora_transfer.nodes.host.adapter.save import cast_for_file, respell
 from lora_transfer.nodes.host.adapter.write import SPELLINGS, to_state_dict
 from lora_transfer.nodes.host.base.from_file import base_from_file, base_from_header
-from lora_transfer.nodes.host.base.from_model import HostBase, joined
+from lora_transfer.nodes.host.base.from_model import HostBase, join_encoder
 from tests.host.conftest import SmallPair
 from tests.host.families import header_of
 
@@ -51,11 +51,11 @@ def unmatched_by_the_host(tensors: dict[str, torch.Tensor], base: HostBase) -> s
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_writing_and_reading_again_is_the_identity(pair: SmallPair, spelling: str, dtype: str) -> None:
     base = base_from_file(pair.source, "small")
-    first = place(adapter_from_file(pair.lora, "kohya"), base)
+    first = read_adapter(adapter_from_file(pair.lora, "kohya"), base)
     written = to_state_dict(first.deltas, first.scales, base, spelling)
-    tensors = for_file(written, Adapter("x", "y", {}), dtype)
+    tensors = cast_for_file(written, Adapter("x", "y", {}), dtype)
     assert unmatched_by_the_host(tensors, base) == set()
-    again = place(Adapter("again", "y", {}, tensors=tensors), base)
+    again = read_adapter(Adapter("again", "y", {}, tensors=tensors), base)
     assert not again.unread
     assert set(again.deltas) == set(first.deltas)
     for layer, delta in first.deltas.items():
@@ -71,7 +71,7 @@ def test_every_spelling_names_every_layer_of_a_family_or_its_fused_weight(family
     deltas = random_deltas(base, layers)
     tensors = to_state_dict(deltas, dict.fromkeys(layers, 0.5), base, spelling)
     assert unmatched_by_the_host(tensors, base) == set()
-    again = place(Adapter("again", "y", {}, tensors=tensors), base)
+    again = read_adapter(Adapter("again", "y", {}, tensors=tensors), base)
     assert not again.unread
     for layer, delta in deltas.items():
         assert again.deltas[layer].minus(delta).norm() <= 1e-5 * delta.norm()
@@ -79,7 +79,7 @@ def test_every_spelling_names_every_layer_of_a_family_or_its_fused_weight(family
 
 def test_kohya_names_are_those_of_the_trainer_and_diffusers_names_carry_no_alpha(pair: SmallPair) -> None:
     base = base_from_file(pair.source, "small")
-    placed = place(adapter_from_file(pair.lora, "kohya"), base)
+    placed = read_adapter(adapter_from_file(pair.lora, "kohya"), base)
     original = set(adapter_from_file(pair.lora, "kohya").state_dict())
     assert set(to_state_dict(placed.deltas, placed.scales, base, "kohya")) == original
     diffusers = to_state_dict(placed.deltas, placed.scales, base, "diffusers")
@@ -161,7 +161,7 @@ def encoder_named(base: HostBase, encoders: tuple[str, ...]) -> HostBase:
         for name in names
     }
     encoder = replace(base, key_map=comfy.lora.model_lora_keys_clip(keys, {}), layers=layers, parameters={})
-    return joined(base, encoder)
+    return join_encoder(base, encoder)
 
 
 @pytest.mark.parametrize(("family", "spelling"), NAMED)
@@ -184,7 +184,7 @@ def test_biases_and_norms_are_written_so_that_the_host_adds_them(pair: SmallPair
     for vector in vectors:
         tensors = to_state_dict({}, {}, base, vectors=(vector,))
         assert unmatched_by_the_host(tensors, base) == set()
-        (again,) = place(Adapter("again", "y", {}, tensors=tensors), base).vectors
+        (again,) = read_adapter(Adapter("again", "y", {}, tensors=tensors), base).vectors
         assert (again.parameter, again.kind) == (vector.parameter, vector.kind)
         assert torch.equal(again.values, vector.values)
 
@@ -197,7 +197,7 @@ def test_a_bias_on_a_slice_of_a_fused_weight_is_not_lost() -> None:
         f"{module}.lora_A.weight": torch.ones(2, 3072),
         f"{module}.diff_b": torch.ones(3072),
     }
-    placed = place(Adapter("x", "y", {}, tensors=tensors), base)
+    placed = read_adapter(Adapter("x", "y", {}, tensors=tensors), base)
     (vector,) = placed.vectors
     assert vector.parameter == "diffusion_model.double_blocks.0.img_attn.qkv.bias"
     assert vector.values[3072:6144].eq(1).all()
@@ -215,7 +215,7 @@ def test_biases_of_all_slices_of_a_fused_weight_are_written_together() -> None:
             f"{module}.lora_A.weight": torch.ones(2, 3072),
             f"{module}.diff_b": torch.full((3072,), index + 1.0),
         }
-    placed = place(Adapter("x", "y", {}, tensors=tensors), base)
+    placed = read_adapter(Adapter("x", "y", {}, tensors=tensors), base)
     written = to_state_dict(placed.deltas, placed.scales, base, vectors=placed.vectors)
     bias = written["diffusion_model.double_blocks.0.img_attn.qkv.diff_b"]
     assert [float(bias[first]) for first in (0, 3072, 6144)] == [1, 2, 3]
@@ -230,7 +230,7 @@ def test_a_delta_on_a_fused_weight_becomes_one_on_each_of_its_slices() -> None:
         "lora_unet_double_blocks_3_txt_attn_qkv.lora_up.weight": fused.up,
         "lora_unet_double_blocks_3_txt_attn_qkv.lora_down.weight": fused.down,
     }
-    placed = place(Adapter("x", "y", {}, tensors=tensors), base)
+    placed = read_adapter(Adapter("x", "y", {}, tensors=tensors), base)
     assert [(one.layer.partition("[")[2], one.shape) for one in placed.modules] == [
         ("0:3072]", (3072, 3072)),
         ("3072:6144]", (3072, 3072)),
@@ -246,16 +246,16 @@ def test_scale_and_shift_of_fluxs_last_modulation_change_places_once() -> None:
     base = base_from_header(header_of("Flux dev"), "Flux dev", "header")
     up, down = torch.randn(6144, 2), torch.randn(2, 3072)
     tensors = {"transformer.norm_out.linear.lora_B.weight": up, "transformer.norm_out.linear.lora_A.weight": down}
-    placed = place(Adapter("x", "y", {}, tensors=tensors), base)
+    placed = read_adapter(Adapter("x", "y", {}, tensors=tensors), base)
     swapped = torch.cat([up[3072:], up[:3072]])
     assert torch.equal(placed.deltas["final_layer.adaLN_modulation.1"].up, swapped)
 
 
 def test_an_adapter_as_it_was_loaded_is_saved_as_it_is_spelled_and_not_otherwise(pair: SmallPair) -> None:
     adapter = adapter_from_file(pair.lora, "kohya")
-    assert set(respelled(adapter, "comfy")) == set(adapter.state_dict())
+    assert set(respell(adapter, "comfy")) == set(adapter.state_dict())
     with pytest.raises(InvalidSetting, match="Project it first"):
-        respelled(adapter, "diffusers")
+        respell(adapter, "diffusers")
 
 
 @pytest.mark.parametrize("dtype", LIMITS)
@@ -266,11 +266,11 @@ def test_a_fused_lora_of_which_all_slices_share_a_factor_can_be_written(
     base = base_from_header(header_of("Flux dev"), "Flux dev", "header")
     module = "lora_unet_double_blocks_3_txt_attn_qkv"
     fused = {f"{module}.lora_up.weight": torch.ones(9216, 2), f"{module}.lora_down.weight": torch.ones(2, 3072)}
-    placed = place(Adapter("x", "y", {}, tensors=fused), base)
+    placed = read_adapter(Adapter("x", "y", {}, tensors=fused), base)
     adapter = LayerChanges(base, placed.deltas, placed.scales).adapter("x", {})
     pointers = [tensor.untyped_storage().data_ptr() for tensor in adapter.state_dict().values()]
     assert len(set(pointers)) == len(pointers)  # the LORA_MODEL socket's reader may write it too
-    written = for_file(respelled(adapter, spelling), adapter, dtype)
+    written = cast_for_file(respell(adapter, spelling), adapter, dtype)
     write_new(tmp_path, "fused", written, {})
     # q, k and v: of rank 2 each where the spelling names them, one module of rank 6 on the fused weight where it does
     # not. Saving does not read them again, or each of them would come to rank 6.
@@ -281,12 +281,12 @@ def test_a_fused_lora_of_which_all_slices_share_a_factor_can_be_written(
 def test_tensors_that_share_memory_in_a_loaded_adapter_are_written_apart(tmp_path: Path) -> None:
     shared = torch.ones(4, 4)
     tensors = {"a.lora_up.weight": shared, "a.lora_down.weight": shared}
-    write_new(tmp_path, "shared", for_file(tensors, Adapter("x", "y", {}), "float32"), {})
+    write_new(tmp_path, "shared", cast_for_file(tensors, Adapter("x", "y", {}), "float32"), {})
 
 
 def test_values_beyond_float16_are_refused_before_anything_is_written() -> None:
     with pytest.raises(InvalidSetting, match="choose bfloat16 or float32"):
-        for_file({"a": torch.tensor([1e6])}, Adapter("x", "y", {}), "float16")
+        cast_for_file({"a": torch.tensor([1e6])}, Adapter("x", "y", {}), "float16")
 
 
 def test_a_module_that_widens_its_layer_goes_through_with_its_shape() -> None:
@@ -296,7 +296,7 @@ def test_a_module_that_widens_its_layer_goes_through_with_its_shape() -> None:
         "diffusion_model.img_in.lora_down.weight": torch.randn(4, 128),
         "diffusion_model.img_in.reshape_weight": torch.tensor([3072, 128]),
     }
-    placed = place(Adapter("x", "y", {}, tensors=tensors), base)
+    placed = read_adapter(Adapter("x", "y", {}, tensors=tensors), base)
     written = to_state_dict(placed.deltas, placed.scales, base, widened=placed.widened())
     assert unmatched_by_the_host(written, base) == set()
     for key, tensor in tensors.items():

@@ -1,4 +1,4 @@
-"""What the laws run over: every method, shapes that hide no transposition, and every kind of rank rule."""
+"""Fixtures for the laws: every method, non-square shapes that reveal a transposition, and every kind of rank rule."""
 
 import os
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Laws that tell the methods apart."""
+"""Laws that hold for particular methods."""
 
 import dataclasses
 

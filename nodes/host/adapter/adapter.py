@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ....core.delta import LowRankDelta
 from ....core.errors import UnreadableFile
-from ....core.file_state import FileState, open_unchanged, state_when_opened, unchanged
 from ....core.files import file_sha256, open_tensor_file, read_tensors
-from ....core.header import check_names
-from ....core.pickled import read_pickled
+from ....core.files.file_state import FileState, open_unchanged, state_when_opened, unchanged
+from ....core.files.header import check_names
+from ....core.files.pickled import read_pickled
 from ....core.reports.transfer import Report
 from ....core.vectors import Vector
 from ..base.from_model import HostBase

@@ -8,16 +8,16 @@ from typing import Any
 from comfy.weight_adapter import LoRAAdapter
 
 from ....core.errors import ShapeMismatch, UnsupportedAdapter
-from ..base.from_model import HostBase, base_from_clip, base_from_model, joined
+from ..base.from_model import HostBase, base_from_clip, base_from_model, join_encoder
 from ..base.names import layer_name, parse_target, row_order
 from .adapter import Adapter
-from .group import MAGNITUDE, NO_SUCH_LAYER, OF_TEXT_ENCODER, Group, grouped, why_nothing_is_named
-from .kinds import placed_delta
+from .group import MAGNITUDE, NO_SUCH_LAYER, OF_TEXT_ENCODER, Group, explain_no_match, group_by_module
+from .kinds import delta_of_patch
 from .module import read_module
 from .peft import PeftSettings, peft_settings
-from .peft_dora import with_norms
+from .peft_dora import add_norms
 from .row_order import in_file_order
-from .scale import check_norms, check_settings, with_scale
+from .scale import apply_scale, check_norms, check_settings
 from .vectors import vectors_of_module
 
 # Where a patch is not what ComfyUI's own loader makes of the same keys, and the pack's is what the trainer did.
@@ -28,7 +28,7 @@ _BIAS = "it drops the bias of a layer whose name stands for some of its rows, or
 
 
 @dataclass(frozen=True)
-class Applied:
+class ApplyResult:
     """The patched model and text encoder, how many of the file's keys are in them, and the others with the reason.
 
     differs: how many modules ComfyUI's own loader reads as something else, by what it does.
@@ -67,18 +67,18 @@ class _Patches:
     differs: tuple[str, ...] = ()
 
 
-def apply(adapter: Adapter, model: Any, clip: Any | None, strength_model: float, strength_clip: float) -> Applied:
+def apply(adapter: Adapter, model: Any, clip: Any | None, strength_model: float, strength_clip: float) -> ApplyResult:
     """The adapter on a model and its text encoder: what Project LoRA transfers of it, as ComfyUI's own patches.
 
     That is what ComfyUI's loader applies wherever it reads the file as its trainer meant it; `differs` tells where not.
     UnsupportedAdapter where nothing of the adapter fits the model.
     """
     if strength_model == 0 and strength_clip == 0:
-        return Applied(model, clip)  # as ComfyUI's own loader does: the very same model, bit by bit
-    base = base_from_model(model) if clip is None else joined(base_from_model(model), base_from_clip(clip))
-    groups, left = grouped(adapter.state_dict(), base)
+        return ApplyResult(model, clip)  # as ComfyUI's own loader does: the very same model, bit by bit
+    base = base_from_model(model) if clip is None else join_encoder(base_from_model(model), base_from_clip(clip))
+    groups, left = group_by_module(adapter.state_dict(), base)
     if not groups:
-        raise UnsupportedAdapter(why_nothing_is_named(adapter.name, base, left))
+        raise UnsupportedAdapter(explain_no_match(adapter.name, base, left))
     settings = peft_settings(adapter.metadata, adapter.name)
     modules: list[_Patches] = []
     for spelled, group in groups.items():
@@ -99,12 +99,12 @@ def apply(adapter: Adapter, model: Any, clip: Any | None, strength_model: float,
             left = {**left, **dict.fromkeys(module.keys, "the file changes this layer under another name too")}
     applied = sum(key not in left for module in modules for key in module.keys)
     if not applied:
-        raise UnsupportedAdapter(_why_nothing(adapter, base, left))
+        raise UnsupportedAdapter(_explain_no_fit(adapter, base, left))
     differs = Counter(what for module in modules if not left.keys() & {*module.keys} for what in module.differs)
-    return Applied(patched, patched_clip, applied, left, differs)
+    return ApplyResult(patched, patched_clip, applied, left, differs)
 
 
-def _why_nothing(adapter: Adapter, base: HostBase, left: Mapping[str, str]) -> str:
+def _explain_no_fit(adapter: Adapter, base: HostBase, left: Mapping[str, str]) -> str:
     telling = {key: reason for key, reason in left.items() if reason not in (NO_SUCH_LAYER, OF_TEXT_ENCODER)}
     key, reason = next(iter((telling or left).items()))
     return (
@@ -130,7 +130,7 @@ def _patches_of(spelled: str, group: Group, settings: PeftSettings, base: HostBa
     left = {group.file_keys[key]: reason for key, reason in module.unread.items() if group.file_keys[key]} | misfits
     if not isinstance(target, str) and any(name != target for name in patches):
         differs.append(_BIAS)
-    by_parameter = {_parameter(name, target): _ordered(name, patch, target) for name, patch in patches.items()}
+    by_parameter = {_parameter(name, target): _reorder(name, patch, target) for name, patch in patches.items()}
     told = tuple(differs) if spelled == group.module and spelled not in base.extra else ()
     return _Patches(by_parameter, tuple(key for key in group.keys(module.read) if key not in left), told), left
 
@@ -140,14 +140,14 @@ def _on_layer(patch: Any, spelled: str, group: Group, settings: PeftSettings, ba
     read. UnsupportedAdapter and ShapeMismatch where it does not fit."""
     target = base.key_map[spelled]
     layer, magnitude = base.layers[layer_name(target)], group.tensors.get(f"{spelled}{MAGNITUDE}")
-    placed_delta(patch, layer, lambda: base.read(layer))
+    delta_of_patch(patch, layer, lambda: base.read(layer))
     check_settings(patch, magnitude, group.module, settings)
-    scaled, differs = with_scale(patch, group.module, settings), list[str]()
+    scaled, differs = apply_scale(patch, group.module, settings), list[str]()
     if scaled is not patch:
         differs.append(_SCALE)
     if magnitude is not None and isinstance(patch, LoRAAdapter):
         check_norms(magnitude, group.file_keys[f"{spelled}{MAGNITUDE}"], layer)
-        return with_norms(scaled, magnitude), [*differs, _NORMS]
+        return add_norms(scaled, magnitude), [*differs, _NORMS]
     if (to_model_order := row_order(target)) is None:
         return scaled, differs
     ordered = in_file_order(scaled, to_model_order)
@@ -180,6 +180,6 @@ def _parameter(name: Any, target: Any) -> Any:
     return (bias, None, row_order(target)) if rows is None else (bias, (0, rows.start, rows.length))
 
 
-def _ordered(name: Any, patch: Any, target: Any) -> Any:
+def _reorder(name: Any, patch: Any, target: Any) -> Any:
     to_model_order = row_order(target)
     return patch if name == target or to_model_order is None else in_file_order(patch, to_model_order)

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ..base.from_model import HostBase
 from .spelling.endings import rewrite_ending, split_adapter_name
-from .spelling.numbered import named_by_number
-from .unread_kinds import check_not_packed, is_of_unread_kind, kinds_of_keys, why_not_read
+from .spelling.numbered import name_by_number
+from .unread_kinds import check_not_packed, explain_unread_kind, kinds_of_keys, names_unread_kind
 
 OF_TEXT_ENCODER = "it belongs to a text encoder: connect the CLIP to take it along"
 
@@ -74,7 +74,7 @@ class _Entry:
     tensor: Tensor
 
 
-def grouped(tensors: dict[str, Tensor], base: HostBase) -> tuple[dict[str, Group], dict[str, str]]:
+def group_by_module(tensors: dict[str, Tensor], base: HostBase) -> tuple[dict[str, Group], dict[str, str]]:
     """The file's modules by their name in the base's key map, and the keys that belong to none, with the reason. Of
     two names for one layer the first is the one that counts.
 
@@ -88,7 +88,9 @@ def grouped(tensors: dict[str, Tensor], base: HostBase) -> tuple[dict[str, Group
     for key, file_key, adapter_name, tensor in _in_host_spelling(tensors, base):
         own, module = base.names.module_of(key)
         if own is None:
-            unread[file_key] = why_not_read(kinds[file_key]) if file_key in kinds else _why_unnamed(key, base)
+            unread[file_key] = (
+                explain_unread_kind(kinds[file_key]) if file_key in kinds else _explain_no_layer(key, base)
+            )
         else:
             ending = _ending_of_norms(key[len(module) :], tensor)
             own, ending = _of_trained_bias(own, ending, key, tensors, base)
@@ -117,7 +119,7 @@ def _without_second_expert(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor
     return {key: tensor for key, tensor in tensors.items() if key not in unread}, unread
 
 
-def why_nothing_is_named(adapter: str, base: HostBase, unread: Mapping[str, str]) -> str:
+def explain_no_match(adapter: str, base: HostBase, unread: Mapping[str, str]) -> str:
     """The sentence for an adapter of which no key names a layer of the base."""
     if set(unread.values()) == {OF_TEXT_ENCODER}:
         return (
@@ -125,7 +127,7 @@ def why_nothing_is_named(adapter: str, base: HostBase, unread: Mapping[str, str]
             "to both Load Base nodes, or to Apply LoRA."
         )
     reasons = set(unread.values())
-    if len(reasons) == 1 and (is_of_unread_kind(reason := reasons.pop()) or reason == EMBEDDING):
+    if len(reasons) == 1 and (names_unread_kind(reason := reasons.pop()) or reason == EMBEDDING):
         return f"LoRA {adapter}: nothing of it can be transferred (first: {next(iter(unread))}): {reason}."
     return (
         f"LoRA {adapter}: expected a LoRA for {base.name} ({base.family}), found {len(unread)} keys of which none "
@@ -160,7 +162,7 @@ def _in_host_spelling(tensors: dict[str, Tensor], base: HostBase) -> Iterator[tu
     conversions keep the tensors: they are found again by identity, and what it adds (the shape of a widened layer)
     belongs to no key of the file."""
     file_keys = {id(tensor): key for key, tensor in tensors.items()}
-    numbered = named_by_number(tensors, base)
+    numbered = name_by_number(tensors, base)
     converted = comfy.lora_convert.convert_lora(dict(tensors))  # a copy: of Wan-Fun's keys it takes the old ones out
     for key, tensor in converted.items():
         plain, adapter_name = split_adapter_name(key)
@@ -184,7 +186,7 @@ def _ending_of_norms(ending: str, tensor: Tensor) -> str:
     return MAGNITUDE if ending == ".dora_scale" and tensor.ndim == 1 else ending
 
 
-def _why_unnamed(key: str, base: HostBase) -> str:
+def _explain_no_layer(key: str, base: HostBase) -> str:
     reason = next((reason for start, reason in _OTHER_PARTS.items() if key.startswith(start)), NO_SUCH_LAYER)
     has_encoder = reason == OF_TEXT_ENCODER and any(layer.text_encoder for layer in base.layers.values())
     return NOT_IN_TEXT_ENCODER if has_encoder else reason

@@ -13,7 +13,7 @@ from ....core import kinds
 from ....core.delta import LowRankDelta
 from ....core.errors import ShapeMismatch, UnsupportedAdapter
 from ....core.layers import Layer, Rows
-from .module import DORA, check_fit, computed, misfit
+from .module import DORA, check_fit, compute_weight, misfit
 
 _LARGEST_SCALE = 1e6  # of alpha / rank; trainers write at most some thousands, beyond 1e30 float32 overflows
 _MOST_WIDENED = (
@@ -22,7 +22,7 @@ _MOST_WIDENED = (
 
 
 @dataclass(frozen=True)
-class PlacedDelta:
+class LazyDelta:
     """One module's delta, made when it is asked for.
 
     exact: it has a low-rank form; otherwise it is dense, depends on the source's weight, and is cut after the transfer.
@@ -38,7 +38,7 @@ class PlacedDelta:
     values: int = 0
     stored: int = 0
 
-    def rows(self, rows: Rows) -> "PlacedDelta":
+    def rows(self, rows: Rows) -> "LazyDelta":
         """The delta of a slice of a fused weight."""
 
         def build() -> LowRankDelta:
@@ -49,7 +49,7 @@ class PlacedDelta:
         values = self.values * sum(shape) // sum(self.shape)
         return replace(self, shape=shape, build=build, widened=None, values=values)
 
-    def arranged(self, to_model_order: Callable[[Tensor], Tensor]) -> "PlacedDelta":
+    def arranged(self, to_model_order: Callable[[Tensor], Tensor]) -> "LazyDelta":
         """The delta with its rows in the model's order, where a file has them in another (Flux's last modulation: scale
         and shift change places)."""
 
@@ -59,9 +59,9 @@ class PlacedDelta:
 
         return replace(self, build=build, widened=None)
 
-    def plus(self, other: "PlacedDelta") -> "PlacedDelta":
+    def plus(self, other: "LazyDelta") -> "LazyDelta":
         """Both changes of one layer; the scale with which they are written is that of the first."""
-        return PlacedDelta(
+        return LazyDelta(
             self.shape,
             self.exact and other.exact,
             self.scale,
@@ -74,7 +74,7 @@ class PlacedDelta:
 class LazyDeltas(Mapping[str, LowRankDelta]):
     """Deltas by layer, made one at a time: together they can be larger than a base."""
 
-    def __init__(self, placed: Mapping[str, PlacedDelta]) -> None:
+    def __init__(self, placed: Mapping[str, LazyDelta]) -> None:
         self._placed = placed
 
     def __getitem__(self, layer: str) -> LowRankDelta:
@@ -87,7 +87,7 @@ class LazyDeltas(Mapping[str, LowRankDelta]):
         return len(self._placed)
 
 
-def placed_delta(patch: Any, layer: Layer, source_weight: Callable[[], Tensor]) -> PlacedDelta:
+def delta_of_patch(patch: Any, layer: Layer, source_weight: Callable[[], Tensor]) -> LazyDelta:
     """The delta of a host's patch on a layer. `source_weight` reads the layer's matrix (m, n), if the kind needs it,
     with its rows in the order of the file; the delta has the same order.
 
@@ -110,7 +110,7 @@ def placed_delta(patch: Any, layer: Layer, source_weight: Callable[[], Tensor]) 
 
             stored = sum(one.numel() for one in patch.weights if isinstance(one, Tensor))
             widened = None if widened is None else tuple(widened)
-            return PlacedDelta(shape, True, scale, build, widened, form.rank * sum(shape), stored)
+            return LazyDelta(shape, True, scale, build, widened, form.rank * sum(shape), stored)
         if (
             isinstance(patch, LoRAAdapter)
             and shape[0] == layer.weight.shape[0]
@@ -128,7 +128,7 @@ def placed_delta(patch: Any, layer: Layer, source_weight: Callable[[], Tensor]) 
 
     def build_densely() -> LowRankDelta:
         weight = source_weight().reshape(layer.weight.shape)
-        changed, done = computed(patch, weight.clone())
+        changed, done = compute_weight(patch, weight.clone())
         if not done:
             raise UnsupportedAdapter(
                 f"Layer {layer.name}: ComfyUI could not compute its {patch.name}; its log says why. Take the module "
@@ -136,12 +136,12 @@ def placed_delta(patch: Any, layer: Layer, source_weight: Callable[[], Tensor]) 
             )
         return kinds.full((changed - weight).flatten(1))
 
-    return PlacedDelta(layer.weight.matrix_shape, False, 1.0, build_densely)
+    return LazyDelta(layer.weight.matrix_shape, False, 1.0, build_densely)
 
 
 def peft_dora(
     up: Tensor, down: Tensor, magnitude: Tensor, scale: float, layer: Layer, source_weight: Callable[[], Tensor]
-) -> PlacedDelta:
+) -> LazyDelta:
     """DoRA as PEFT has it (arXiv 2402.09353, Eq. 5): W' = m (W + dW) / ||W + dW||, the norm over each output's row."""
 
     def build() -> LowRankDelta:
@@ -151,7 +151,7 @@ def peft_dora(
         norms = norms.clamp_min(torch.finfo(norms.dtype).tiny)  # a row of zeros stays one
         return kinds.full(changed * (magnitude.float().reshape(-1, 1) / norms) - weight)
 
-    return PlacedDelta(layer.weight.matrix_shape, False, 1.0, build)
+    return LazyDelta(layer.weight.matrix_shape, False, 1.0, build)
 
 
 def _factors_of(patch: Any, layer: Layer) -> tuple[Callable[..., LowRankDelta], float, LowRankDelta]:
@@ -164,7 +164,7 @@ def _factors_of(patch: Any, layer: Layer) -> tuple[Callable[..., LowRankDelta], 
         raise misfit(patch, layer.weight.shape) from error
 
 
-def _difference(patch: tuple[Any, ...], layer: Layer, source_weight: Callable[[], Tensor]) -> PlacedDelta:
+def _difference(patch: tuple[Any, ...], layer: Layer, source_weight: Callable[[], Tensor]) -> LazyDelta:
     """Full differences ("diff") and replaced weights ("set")."""
     kind, (tensor, *_) = patch
     matrix = tensor.flatten(1) if tensor.ndim > 1 else tensor
@@ -172,8 +172,8 @@ def _difference(patch: tuple[Any, ...], layer: Layer, source_weight: Callable[[]
         found, expected = list(tensor.shape), list(layer.weight.shape)
         raise UnsupportedAdapter(f"its {kind} has shape {found}, the layer {expected}")
     if kind == "set":
-        return PlacedDelta(layer.weight.matrix_shape, False, 1.0, lambda: kinds.full(matrix.float() - source_weight()))
-    return PlacedDelta(layer.weight.matrix_shape, False, 1.0, lambda: kinds.full(matrix.float()))
+        return LazyDelta(layer.weight.matrix_shape, False, 1.0, lambda: kinds.full(matrix.float() - source_weight()))
+    return LazyDelta(layer.weight.matrix_shape, False, 1.0, lambda: kinds.full(matrix.float()))
 
 
 def _check_scale(scale: float) -> None:

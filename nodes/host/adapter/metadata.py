@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ....core.json_text import read_json
+from ....core.files.json_text import read_json
 from ....core.reports.transfer import Report
 from ..base.from_model import HostBase
 from .peft import says_scale

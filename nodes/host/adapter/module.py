@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ....core.errors import UnsupportedAdapter
 from .group import MAGNITUDE, Group
-from .unread_kinds import kinds_of_keys, why_not_read
+from .unread_kinds import explain_unread_kind, kinds_of_keys
 
 # Where an adapter of the host keeps the norm that a trainer took of alpha; on shapes alone there is no norm.
 _NORM_LIMIT = {OFTAdapter: 2, BOFTAdapter: 2}
@@ -27,7 +27,7 @@ _BLOCK = 1 << 22  # values looked at at once: a copy of a whole tensor in float3
 
 
 @dataclass(frozen=True)
-class ReadModule:
+class ModulePatches:
     """What the host makes of a module (parameter -> patch), the keys (in its spelling) that went into it, and those
     that did not, with the reason."""
 
@@ -36,13 +36,13 @@ class ReadModule:
     unread: Mapping[str, str]
 
 
-def read_module(spelled: str, group: Group, target: Any) -> ReadModule:
+def read_module(spelled: str, group: Group, target: Any) -> ModulePatches:
     """Read one module; UnsupportedAdapter gives the reason where it is incomplete, its numbers are none, or one of its
     keys is not understood: that key may change what the others mean."""
     kinds = kinds_of_keys(group.keys())
     if kinds:
         key, kind = next(iter(kinds.items()))
-        raise UnsupportedAdapter(f"by its key {key} {why_not_read(kind)}")
+        raise UnsupportedAdapter(f"by its key {key} {explain_unread_kind(kind)}")
     patches = _patches(spelled, group.tensors, target)
     if not patches:
         raise UnsupportedAdapter("the host finds no adapter in these keys")
@@ -55,9 +55,9 @@ def read_module(spelled: str, group: Group, target: Any) -> ReadModule:
     second = _second_change(spelled, left, target)
     taken = name_of(next(iter(patches.values())))
     of_second = f"the module holds two changes, of which ComfyUI takes the {taken}"
-    unread = {key: of_second if key in second else _why_harmless(spelled, key, group) for key in left}
+    unread = {key: of_second if key in second else _explain_harmless(spelled, key, group) for key in left}
     _check_rotation(spelled, patches, group)
-    return ReadModule(patches, read, unread)
+    return ModulePatches(patches, read, unread)
 
 
 def name_of(patch: Any) -> str:
@@ -71,7 +71,9 @@ def check_fit(patch: Any, shape: tuple[int, ...]) -> None:
     limit = _NORM_LIMIT.get(type(patch))
     stand_ins = (one.to("meta") if isinstance(one, Tensor) else one for one in patch.weights)
     weights = tuple(0.0 if index == limit and one is not None else one for index, one in enumerate(stand_ins))
-    if not computed(type(patch)(set(), weights), torch.empty(shape, device="meta"))[1] or not _scale_fits(patch, shape):
+    if not compute_weight(type(patch)(set(), weights), torch.empty(shape, device="meta"))[1] or not _scale_fits(
+        patch, shape
+    ):
         raise misfit(patch, shape)
 
 
@@ -81,7 +83,7 @@ def misfit(patch: Any, shape: tuple[int, ...]) -> UnsupportedAdapter:
     return UnsupportedAdapter(f"expected its {patch.name} to fit the layer's {list(shape)}, found tensors {found}")
 
 
-def computed(patch: Any, weight: Tensor) -> tuple[Tensor, bool]:
+def compute_weight(patch: Any, weight: Tensor) -> tuple[Tensor, bool]:
     """The weight that the host makes of `weight` (which it may change in place), and whether it really did."""
     reached: list[Tensor] = []
 
@@ -128,7 +130,7 @@ def _second_change(spelled: str, left: Mapping[str, Tensor], target: Any) -> fro
     return _carried(spelled, patches, left)
 
 
-def _why_harmless(spelled: str, key: str, group: Group) -> str:
+def _explain_harmless(spelled: str, key: str, group: Group) -> str:
     """Why a key that nothing reads leaves the meaning of the others as it is; UnsupportedAdapter where it may not."""
     end, tensor = key.removeprefix(spelled), group.tensors[key]
     if end in _FACTORS and not tensor.is_complex() and bool((tensor.float() == 1).all()):
@@ -143,7 +145,7 @@ def _check_rotation(spelled: str, patches: Mapping[Any, Any], group: Group) -> N
     """UnsupportedAdapter where an OFT scales its outputs too: the host reads the key and leaves it out."""
     rescale = f"{spelled}.rescale"
     if rescale in group.tensors and any(isinstance(patch, OFTAdapter) for patch in patches.values()):
-        _why_harmless(spelled, rescale, group)
+        _explain_harmless(spelled, rescale, group)
 
 
 def _is_without_alpha(patches: Mapping[Any, Any]) -> bool:

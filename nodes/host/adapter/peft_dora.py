@@ -42,7 +42,7 @@ class PeftDora(WeightAdapterBase):
         return weight
 
 
-def with_norms(lora: LoRAAdapter, magnitude: Tensor) -> PeftDora:
+def add_norms(lora: LoRAAdapter, magnitude: Tensor) -> PeftDora:
     """The DoRA of a LoRA and its norms (out)."""
     up, down, alpha, *_ = lora.weights
     return PeftDora(lora.loaded_keys, (up, down, 1.0 if alpha is None else alpha / down.shape[0], magnitude))

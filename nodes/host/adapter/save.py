@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ....core.errors import InvalidSetting
 from .adapter import Adapter, LayerChanges
-from .place import place
+from .read import read_adapter
 from .write import is_written
 
 _LARGE = 4  # prolora doubles the rank, and a rank of one or two may be stored as four: that is nothing to warn of
@@ -15,12 +15,12 @@ _LARGE = 4  # prolora doubles the rank, and a rank of one or two may be stored a
 SAVED_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
-def respelled(adapter: Adapter, spelling: str) -> dict[str, Tensor]:
+def respell(adapter: Adapter, spelling: str) -> dict[str, Tensor]:
     """The adapter's tensors in a spelling. An adapter that was never transferred has no base to name its layers by: it
     stays as it is, and any spelling but "comfy" is refused."""
     changes = adapter.changes
     if changes is None and adapter.fits is not None:
-        placed = place(adapter, adapter.fits)
+        placed = read_adapter(adapter, adapter.fits)
         changes = LayerChanges(adapter.fits, placed.deltas, placed.scales, placed.vectors, placed.widened())
     if changes is not None:
         if tensors := changes.tensors(spelling):
@@ -37,7 +37,7 @@ def respelled(adapter: Adapter, spelling: str) -> dict[str, Tensor]:
     return adapter.state_dict()
 
 
-def left_out(adapter: Adapter, spelling: str) -> tuple[str, ...]:
+def note_left_out(adapter: Adapter, spelling: str) -> tuple[str, ...]:
     """A note on what a file in this spelling cannot hold, where the adapter has such changes."""
     keys = [key for key in adapter.state_dict() if not is_written(key, spelling) and not key.endswith(".alpha")]
     if not keys:
@@ -48,7 +48,7 @@ def left_out(adapter: Adapter, spelling: str) -> tuple[str, ...]:
     )
 
 
-def growth(adapter: Adapter, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+def note_growth(adapter: Adapter, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
     """A note where a carried adapter is much larger than its file: LoHa and LoKr say in a few numbers what takes a LoRA
     of a high rank."""
     before, after = (sum(one.numel() for one in held.values()) for held in (adapter.state_dict(), tensors))
@@ -60,7 +60,7 @@ def growth(adapter: Adapter, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
     )
 
 
-def for_file(tensors: Mapping[str, Tensor], adapter: Adapter, dtype: str) -> dict[str, Tensor]:
+def cast_for_file(tensors: Mapping[str, Tensor], adapter: Adapter, dtype: str) -> dict[str, Tensor]:
     """An adapter's tensors in a precision for saving; InvalidSetting where it cannot hold them."""
     cast = {key: _cast(tensor, SAVED_DTYPES[dtype]) for key, tensor in tensors.items()}
     for key, tensor in cast.items():

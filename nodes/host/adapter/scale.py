@@ -13,7 +13,7 @@ from .peft import PeftSettings
 _ALPHA = 2  # where the host keeps alpha in the weights of LoRA, LoHa and LoKr
 
 
-def with_scale(patch: Any, module: str, settings: PeftSettings) -> Any:
+def apply_scale(patch: Any, module: str, settings: PeftSettings) -> Any:
     """The patch with alpha = rank times the metadata's scale, if it has no alpha of its own; the same patch where that
     changes nothing, and for other kinds.
 

@@ -8,24 +8,24 @@ from ....core.plan import TransferSettings
 from ..base.from_model import HostBase
 from .adapter import Adapter, LayerChanges
 from .metadata import scaled_metadata
-from .place import PlacedAdapter, place
+from .read import AdapterOnBase, read_adapter
 
 
 @dataclass(frozen=True)
-class Scaled:
+class ScaledAdapter:
     """The adapter, and what of it is not as it was."""
 
     adapter: Adapter
     notes: tuple[str, ...] = ()
 
 
-def scaled(adapter: Adapter, strength: float, base: HostBase) -> Scaled:
+def scale_adapter(adapter: Adapter, strength: float, base: HostBase) -> ScaledAdapter:
     """The adapter whose strength 1 does what `strength` of the given adapter does; at 1 it is that adapter itself.
 
     Every kind becomes factors, on the layers of the base that it was transferred to, or else of `base`.
     """
     if strength == 1:
-        return Scaled(adapter)
+        return ScaledAdapter(adapter)
     name = f"{adapter.name} x {strength:g}"
     changes, notes = (adapter.changes, ()) if adapter.changes is not None else _changes_of(adapter, base, name)
     deltas = {layer: delta.scaled(strength) for layer, delta in changes.deltas.items()}
@@ -36,7 +36,7 @@ def scaled(adapter: Adapter, strength: float, base: HostBase) -> Scaled:
     )
     changes = replace(changes, deltas=deltas, vectors=vectors)
     metadata = scaled_metadata(adapter.metadata, changes.tensors(), strength)
-    return Scaled(changes.adapter(name, metadata), notes)
+    return ScaledAdapter(changes.adapter(name, metadata), notes)
 
 
 def _changes_of(adapter: Adapter, base: HostBase, name: str) -> tuple[LayerChanges, tuple[str, ...]]:
@@ -45,7 +45,7 @@ def _changes_of(adapter: Adapter, base: HostBase, name: str) -> tuple[LayerChang
     A layer without factors is cut to Project LoRA's dense_rank.
     """
     fits = adapter.fits or base
-    placed = place(adapter, fits)
+    placed = read_adapter(adapter, fits)
     deltas: dict[str, LowRankDelta] = {}
     lost: list[float] = []
     for layer in placed.layers():
@@ -56,17 +56,17 @@ def _changes_of(adapter: Adapter, base: HostBase, name: str) -> tuple[LayerChang
         deltas[layer] = delta
     changes = LayerChanges(fits, deltas, placed.scales, placed.vectors, placed.widened())
     notes = (f"{name}: {note}" for note in placed.notes)
-    return changes, (*_left_out(name, placed), *notes, *told_cut(name, lost))
+    return changes, (*_left_out(name, placed), *notes, *note_cut(name, lost))
 
 
-def _left_out(name: str, placed: PlacedAdapter) -> tuple[str, ...]:
+def _left_out(name: str, placed: AdapterOnBase) -> tuple[str, ...]:
     reasons = Counter(placed.unread.values())
     for one in placed.skipped:
         reasons[one.reason] += len(one.keys)
     return tuple(f"{name} lacks {count} keys: {reason}" for reason, count in reasons.items())
 
 
-def told_cut(name: str, lost: list[float]) -> tuple[str, ...]:
+def note_cut(name: str, lost: list[float]) -> tuple[str, ...]:
     """What cutting layers without a low-rank form cost, given the share of energy that each loses."""
     if not lost:
         return ()

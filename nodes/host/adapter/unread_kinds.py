@@ -80,11 +80,11 @@ def kinds_of_keys(keys: Iterable[str]) -> dict[str, str]:
     return found | {key: kind for key in keys if key not in found and (kind := _of_module(key, modules))}
 
 
-def why_not_read(kind: str) -> str:
+def explain_unread_kind(kind: str) -> str:
     return f"it is of the kind {kind}, which is not read"
 
 
-def is_of_unread_kind(reason: str) -> bool:
+def names_unread_kind(reason: str) -> bool:
     return reason.endswith("which is not read")
 
 

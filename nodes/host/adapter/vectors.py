@@ -40,7 +40,7 @@ def vectors_of_module(
     return tuple(vectors), tuple(skipped)
 
 
-def together(found: Iterable[tuple[Vector, Rows | None]]) -> tuple[tuple[Vector, ...], tuple[Skipped, ...]]:
+def sum_vectors(found: Iterable[tuple[Vector, Rows | None]]) -> tuple[tuple[Vector, ...], tuple[Skipped, ...]]:
     """One vector for each parameter and kind: those of its slices summed. Of two changes of the same rows, which the
     file gives under two names, ComfyUI takes one; so does this."""
     vectors: dict[tuple[str, str], Vector] = {}

@@ -56,7 +56,7 @@ def to_state_dict(
 ) -> dict[str, Tensor]:
     """The deltas under the base's names. The scale alpha / rank of the original is kept: alpha follows the rank
     (docs/method.md, section 3, law 8). A layer that has no name in a spelling is written under ComfyUI's; what the
-    spelling's loader refuses is left out (save.left_out tells)."""
+    spelling's loader refuses is left out (save.note_left_out says so)."""
     chosen = SPELLINGS[spelling]
     names, comfy_names = _names(base, chosen), _names(base, SPELLINGS["comfy"])
     tensors: dict[str, Tensor] = {}

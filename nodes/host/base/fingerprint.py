@@ -1,4 +1,4 @@
-"""Fingerprints of loaded models: a hash of every weight, taken once for each model in memory."""
+"""Fingerprints of loaded models: a hash of all weights, computed once for each model in memory."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,28 +12,29 @@ from torch import Tensor
 
 from .merge import merge_patches
 
-_CHUNK = 1 << 26  # bytes that are brought from a card at once
-_SAMPLES = 16  # bytes of each tensor that tell whether a model was changed in place
+_CHUNK = 1 << 26  # bytes that are copied from a card at once
+_SAMPLES = 16  # bytes of each tensor that show whether a model was changed in place
 
 
 @dataclass
 class _Hashes:
-    """sample: of a few bytes of every weight; weights: of all; merges: by ComfyUI's id of a set of patches."""
+    """sample: hash of a few bytes of every weight; weights: hash of all bytes; merges: hashes of sets of patches, by
+    ComfyUI's id."""
 
     sample: str
     weights: str
     merges: dict[Any, str] = field(default_factory=dict[Any, str])
 
 
-# Clones of a model share its weights: the key is the module that holds them, and goes with it.
+# Clones of a model share its weights, so the key is the module that holds them. An entry goes when its module goes.
 _known: "WeakKeyDictionary[torch.nn.Module, _Hashes]" = WeakKeyDictionary()
 
 
-def loaded_fingerprint(patcher: Any, model: torch.nn.Module) -> str:
-    """BLAKE3 of all weights of a loaded model, as they are stored and without patches, and of the patches of a merge.
-    About a third of a second for a gigabyte in memory, once; later only a few bytes of each weight are compared."""
+def fingerprint_loaded(patcher: Any, model: torch.nn.Module) -> str:
+    """BLAKE3 of all weights of a loaded model, as stored and without patches, and of the patches of a merge. Takes
+    about a third of a second per gigabyte the first time; later only a few bytes of each weight are compared."""
     tensors = dict(_pristine_tensors(patcher, model))
-    sample = _sampled(tensors)
+    sample = _hash_sample(tensors)
     known = _known.get(model)
     if known is None or known.sample != sample:
         known = _known[model] = _Hashes(sample, _hash_of(tensors))
@@ -46,11 +47,12 @@ def loaded_fingerprint(patcher: Any, model: torch.nn.Module) -> str:
 
 
 def _pristine_tensors(patcher: Any, model: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every stored tensor by its key, a quantised weight's parts too; of patched weights what they were before."""
+    """Every stored tensor and its key, including the parts of quantised weights; patched weights as they were before
+    the patches."""
     for key, tensor in model.state_dict().items():
         if key in patcher.backup:
             yield from _parts(key, patcher.backup[key].weight)
-        elif tensor.device.type == "meta":  # ComfyUI-GGUF shows these in place of its own
+        elif tensor.device.type == "meta":  # what ComfyUI-GGUF shows instead of its packed tensor
             module = model.get_submodule(key.rpartition(".")[0])
             yield key, getattr(module, key.rpartition(".")[2], tensor)
         else:
@@ -58,14 +60,14 @@ def _pristine_tensors(patcher: Any, model: torch.nn.Module) -> Iterator[tuple[st
 
 
 def _parts(key: str, weight: Any) -> Iterator[tuple[str, Tensor]]:
-    """A weight as it is stored: a quantised one tells its parts itself, as ComfyUI's state dicts have them."""
+    """A weight as it is stored. A quantised weight lists its parts itself, as they are in ComfyUI's state dicts."""
     if hasattr(weight, "state_dict"):
         yield from weight.state_dict(key).items()
     else:
         yield key, weight
 
 
-def _sampled(tensors: Mapping[str, Tensor]) -> str:
+def _hash_sample(tensors: Mapping[str, Tensor]) -> str:
     digest = blake3()
     for key, tensor in tensors.items():
         content = _bytes_of(tensor)
@@ -84,7 +86,7 @@ def _hash_of(values: Any) -> str:
 
 
 def _add(digest: blake3, value: Any) -> None:
-    """Tensors by their bytes, patches by what is in them, functions by their names."""
+    """Adds a value to a hash: tensors by their bytes, patches by their contents, functions by their names."""
     if isinstance(value, Tensor):
         comfy.model_management.throw_exception_if_processing_interrupted()
         digest.update(f"tensor {value.dtype} {tuple(value.shape)}".encode())
@@ -100,16 +102,14 @@ def _add(digest: blake3, value: Any) -> None:
             _add(digest, value[key])
     elif isinstance(value, (list, tuple)):
         digest.update(f"{len(value)} of ".encode())
-        for one in value:
-            _add(digest, one)
+        for item in value:
+            _add(digest, item)
     else:
-        said = (
-            value if isinstance(value, (str, int, float, type(None))) else getattr(value, "__qualname__", type(value))
-        )
-        digest.update(f"{said!r} ".encode())
+        is_plain = isinstance(value, (str, int, float, type(None)))
+        digest.update(f"{value if is_plain else getattr(value, '__qualname__', type(value))!r} ".encode())
 
 
 def _bytes_of(tensor: Tensor) -> Tensor:
-    """A tensor's values as one row of bytes, on its device; of ComfyUI-GGUF's, what is stored."""
+    """A tensor's values as a row of bytes, on its device; the packed bytes of a tensor of ComfyUI-GGUF."""
     plain = tensor.detach().as_subclass(Tensor)  # pyright: ignore[reportArgumentType]
     return plain.contiguous().reshape(-1).view(torch.uint8)

@@ -1,4 +1,4 @@
-"""A base model as the engine sees it: layers by ComfyUI's names, weights read one at a time."""
+"""A base model as core sees it: layers under ComfyUI's names, and weights that are read one at a time."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -19,22 +19,22 @@ from ....core.files import TensorHeader
 from ....core.layers import Layer, WeightRef
 from ..adapter.spelling.index import NameIndex
 from ..adapter.spelling.names import extra_names
-from .fingerprint import loaded_fingerprint
-from .merge import loras_left_out, merge_patches, merged_weights
+from .fingerprint import fingerprint_loaded
+from .merge import describe_loras, find_merged_weights, merge_patches
 from .names import UNET, layers_of, slice_of
 
-# A hash of all that a base holds, or a function that takes it, for that can take reading every weight.
+# A hash of everything in a base, or a function that computes it, because that may mean reading every weight.
 Fingerprint = str | Callable[[], str]
 
 
 @dataclass(frozen=True)
 class HostBase:
-    """A lazy handle on a base model (core.layers.Base) with the host's names for its layers.
+    """A lazy handle on a base model (core.layers.Base) with ComfyUI's names for its layers.
 
-    family: the host's class of model (SD15, SDXL, Flux, ...). key_map: adapter names -> model keys, as
-    comfy.lora.model_lora_keys_unet and _clip give it, and the names in `extra`, which those lack. diffusers: diffusers'
-    name of a UNet's module -> the model's key. parameters: shapes of all but the layers' weights, by model key. notes:
-    what a reader of the report should know of this base.
+    family: ComfyUI's class of model (SD15, SDXL, Flux, ...). key_map: adapter names -> model keys, from
+    comfy.lora.model_lora_keys_unet and _clip, plus the names in `extra`, which these lack. diffusers: diffusers' name
+    of a UNet's module -> the model's key. parameters: the shapes of everything but the layers' weights, by model key.
+    notes: what a reader of the report should know about this base.
     """
 
     name: str
@@ -50,21 +50,21 @@ class HostBase:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of all weights; the first call may read every one of them."""
+        """A hash of all weights; the first call may read all of them."""
         return self.identity if isinstance(self.identity, str) else self.identity()
 
     @cached_property
     def names(self) -> NameIndex:
-        """The key map under every spelling of its names."""
+        """An index of the key map that finds a module by any spelling of its name."""
         return NameIndex(self.key_map)
 
     def own_layers(self) -> list[str]:
-        """Every weight once: a fused one as its slices (q, k and v of qkv) where these are all of it."""
+        """Every weight once: a fused weight as its slices (q, k and v of qkv), if these cover all of it."""
         whole = [name for name in self.layers if slice_of(name)[0] not in self.layers]
         return [part for name in whole for part in (self.parts_of(name) or [name])]
 
     def parts_of(self, name: str) -> list[str]:
-        """The slices of a fused layer that together are all of it, in the order of their rows; empty without."""
+        """The slices of a fused layer in the order of their rows; empty if they do not cover all of it."""
         slices = {rows: part for part in self.layers for fused, rows in [slice_of(part)] if fused == name and rows}
         parts: list[str] = []
         row = 0
@@ -74,44 +74,44 @@ class HostBase:
         return parts if row == self.layers[name].weight.shape[0] else []
 
     def read(self, layer: Layer) -> Tensor:
-        """The weight as a float32 matrix (m, n); UnsupportedBase where it holds NaN or infinity."""
+        """The weight as a float32 matrix (m, n); UnsupportedBase if it holds NaN or infinity."""
         matrix = self.reader(layer.weight).flatten(1)
-        # The sum is finite unless a value is not; looking at every value would take as long as reading them.
+        # A finite sum needs no closer look; looking at every value would take as long as reading them.
         if not bool(matrix.sum().isfinite()) and not bool(torch.isfinite(matrix).all()):
             raise UnsupportedBase(
                 f"Base {self.name}, layer {layer.name}: expected finite numbers, found NaN or infinity. The file is "
-                "damaged, or was merged or converted in too small a precision: take another copy of it."
+                "damaged, or was merged or converted in too low a precision: use another copy of it."
             )
         return matrix
 
 
 def base_from_model(model: Any) -> HostBase:
-    """A base from a loaded MODEL of any loader. A merge is read as merged; the patches of LoRAs are left out."""
+    """A base from a loaded MODEL of any loader. Patches of a merge count as weights; patches of LoRAs are left out."""
     config, stored = model.model.model_config, model.model.state_dict()
     diffusers = diffusers_names(config, stored)
     known = comfy.lora.model_lora_keys_unet(model.model, {})
-    extra = names_beyond_the_host(config, stored, known)
+    extra = find_missing_names(config, stored, known)
     base = _from_patcher(model, model.model, {**known, **extra}, type(config).__name__)
     return replace(base, extra=frozenset(extra), diffusers=diffusers)
 
 
 def base_from_clip(clip: Any) -> HostBase:
-    """The layers of a CLIP alone, read in the same way."""
+    """The layers of a CLIP, read in the same way."""
     key_map = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, {})
     return _from_patcher(clip.patcher, clip.cond_stage_model, key_map, "text encoder")
 
 
 def with_text_encoder(base: HostBase, clip: Any) -> HostBase:
-    """The base with the layers of a CLIP in place of any text encoder of its own."""
+    """The base with the layers of a CLIP instead of its own text encoder."""
     encoder = base_from_clip(clip)
 
     def identify() -> str:
         return f"{base.fingerprint} + {encoder.fingerprint}"
 
-    return joined(replace(base, identity=identify), encoder)
+    return join_encoder(replace(base, identity=identify), encoder)
 
 
-def joined(base: HostBase, encoder: HostBase) -> HostBase:
+def join_encoder(base: HostBase, encoder: HostBase) -> HostBase:
     """A diffusion model and its text encoder as one base."""
     unet = {name: layer for name, layer in base.layers.items() if name not in encoder.layers}
     from_encoder = {layer.weight.key for layer in encoder.layers.values()}
@@ -130,40 +130,41 @@ def joined(base: HostBase, encoder: HostBase) -> HostBase:
 
 
 def diffusers_names(config: Any, model_keys: Mapping[str, Any]) -> dict[str, str]:
-    """diffusers' name of a UNet's module -> the model's key, for the modules that the model really has."""
+    """diffusers' name of a UNet's module -> the model's key, for the modules that the model has."""
     names = comfy.utils.unet_to_diffusers(config.unet_config)
     weights = {name: UNET + key for name, key in names.items() if name.endswith(".weight")}
     return {name.removesuffix(".weight"): key for name, key in weights.items() if key in model_keys}
 
 
-def names_beyond_the_host(config: Any, model_keys: Mapping[str, Tensor], known: Mapping[str, Any]) -> dict[str, Any]:
-    """Names of modules that ComfyUI's own map `known` lacks: today's diffusers names of a UNet (the map has the older
-    ones with `.processor.`), and those of names.txt."""
+def find_missing_names(config: Any, model_keys: Mapping[str, Tensor], known: Mapping[str, Any]) -> dict[str, Any]:
+    """The names of modules that ComfyUI's own map `known` lacks: diffusers' current names for a UNet (the map has the
+    older names with `.processor.`), and the names in names.txt."""
     shapes = {key: tuple(tensor.shape) for key, tensor in model_keys.items() if tensor.ndim > 1}
     names = {**extra_names(config, shapes, UNET), **diffusers_names(config, model_keys)}
     return {name: target for name, target in names.items() if name not in known}
 
 
 def parameters_of(headers: Mapping[str, TensorHeader]) -> dict[str, tuple[int, ...]]:
-    """What has no subspace, by model key: biases, norms, and tables that are no layer's weight (Wan's modulations)."""
+    """The shapes of tensors without a subspace, by model key: biases, norms, and tables that are not a layer's weight
+    (Wan's modulations)."""
     shapes = {key: header.shape for key, header in headers.items()}
     return {key: shape for key, shape in shapes.items() if len(shape) == 1 or (shape and not key.endswith(".weight"))}
 
 
 def _from_patcher(patcher: Any, model: torch.nn.Module, key_map: Mapping[str, Any], family: str) -> HostBase:
     modules = dict(model.named_modules())
-    # ComfyUI-GGUF adds a tensor of its own making to the state dict, which no module holds.
-    held = {key: value for key, value in _stored(model).items() if key.rpartition(".")[0] in modules}
-    headers = {key: TensorHeader(_shape(modules, key, value), str(value.dtype)) for key, value in held.items()}
+    # ComfyUI-GGUF adds a tensor of its own to the state dict, which belongs to no module.
+    tensors = {key: value for key, value in _stored(model).items() if key.rpartition(".")[0] in modules}
+    headers = {key: TensorHeader(_shape(modules, key, value), str(value.dtype)) for key, value in tensors.items()}
     layers = layers_of(key_map, headers)
-    loaded_from = patcher.cached_patcher_init  # (loader, (path, ...)) where a loader of the host made it
+    loaded_from = patcher.cached_patcher_init  # (loader, (path, ...)) if ComfyUI's own loader loaded it
     source = loaded_from[1][0] if loaded_from else None
 
     def read(weight: WeightRef) -> Tensor:
         return _weight(patcher, model, weight)
 
     def identify() -> str:
-        return loaded_fingerprint(patcher, model)
+        return fingerprint_loaded(patcher, model)
 
     return HostBase(
         name=Path(source).name if isinstance(source, str) else f"{family} (connected model)",
@@ -180,31 +181,32 @@ def _from_patcher(patcher: Any, model: torch.nn.Module, key_map: Mapping[str, An
 
 
 def _notes(patcher: Any, what: str) -> tuple[str, ...]:
-    """What of a model's patches is read, and what is not."""
+    """Notes on a model's patches: which count as weights, and which are left out."""
     notes: list[str] = []
-    if merged := merged_weights(patcher.patches):
+    if merged := find_merged_weights(patcher.patches):
         notes.append(
-            f"{len(merged)} weights of the connected {what} were changed by a merge or another node: read as changed"
+            f"{len(merged)} weights of the connected {what} were changed by a merge or another node: they are read "
+            "with these changes"
         )
-    if loras := loras_left_out(patcher):
+    if loras := describe_loras(patcher):
         notes.append(f"LoRAs on the connected {what} are left out: {'; '.join(loras)}")
     return tuple(notes)
 
 
 def _stored(model: torch.nn.Module) -> dict[str, Tensor]:
-    """The model's tensors; a model whose weights are packed by a kernel of their own is refused."""
+    """The model's tensors. UnsupportedBase if a kernel has packed its weights."""
     tensors = model.state_dict()
     if packed := next((key for key in tensors if key.endswith((".qweight", ".wscales", ".smooth_factor"))), None):
         raise UnsupportedBase(
-            f"The connected model: expected weights that can be read, found packed ones ({packed}), as Nunchaku "
-            "(SVDQuant) makes them. Take the model in another precision: fp16, bf16, fp8 or GGUF."
+            f"The connected model: expected weights that can be read, found weights packed by Nunchaku (SVDQuant): "
+            f"{packed}. Use the model in another precision: fp16, bf16, fp8 or GGUF."
         )
     return tensors
 
 
 def _shape(modules: Mapping[str, torch.nn.Module], key: str, stored: Tensor) -> tuple[int, ...]:
-    """The weight's own shape. A state dict gives that of the storage, where nvfp4 packs two values to a byte; the
-    parameter itself tells the real one, and ComfyUI-GGUF's as `tensor_shape`."""
+    """The weight's real shape. A state dict has the shape of the storage, in which nvfp4 packs two values into a byte;
+    the parameter has the real shape, in ComfyUI-GGUF as `tensor_shape`."""
     layer, _, name = key.rpartition(".")
     weight = getattr(modules[layer], name, stored)
     return tuple(getattr(weight, "tensor_shape", None) or weight.shape)
@@ -219,8 +221,8 @@ def _weight(patcher: Any, model: torch.nn.Module, weight: WeightRef) -> Tensor:
 
 
 def _pristine_weight(patcher: Any, model: torch.nn.Module, key: str) -> Tensor:
-    """One weight as float32 on the CPU, in memory of its own, de-quantised, without the patches that sampling may have
-    written into it."""
+    """One weight as float32 on the CPU, as a copy, de-quantised, and without the patches that sampling may have written
+    into it."""
     operation = comfy.utils.get_attr(model, key.rpartition(".")[0])
     if key in patcher.backup:
         stored, convert = patcher.backup[key].weight, getattr(operation, "convert_weight", None)
@@ -236,8 +238,8 @@ _GGUF_PATCHES = threading.Lock()
 
 
 def _from_gguf(stored: Any, operation: Any) -> Tensor:
-    """De-quantised by the layer of ComfyUI-GGUF that holds it. It would apply the patches that hang on the tensor:
-    these are taken off for the time."""
+    """De-quantises a weight by its layer of ComfyUI-GGUF. That layer would also apply the patches on the tensor, so
+    these are removed while it runs."""
     with _GGUF_PATCHES:  # slices of one weight are read by several workers
         patches, stored.patches = getattr(stored, "patches", []), []
         try:

@@ -1,4 +1,4 @@
-"""Layer names: derived from ComfyUI's own key maps, so that the pack knows every family that ComfyUI knows."""
+"""Names of layers, derived from ComfyUI's own key maps: so the pack knows every family that ComfyUI knows."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -12,15 +12,15 @@ from ....core.layers import Layer, Rows, WeightRef
 
 UNET = "diffusion_model."
 
-# One step of a model's depth: "input_blocks.1.1.transformer_blocks.0", "double_blocks.3", "layers.7", "x_refiner.1".
+# A block's name: "input_blocks.1.1.transformer_blocks.0", "double_blocks.3", "layers.7", "x_refiner.1".
 _BLOCK = re.compile(r"^(?:.*\.)?(?:\w*blocks?|layers|\w+_refiner)\.\d+(?:\.\d+)*(?=\.)")
 
 
 def parse_target(target: Any) -> tuple[str, Rows | None, bool]:
-    """(model key, rows, is_plain) of a value of a key map.
+    """(model key, rows, is_plain) from a value of a key map.
 
-    The host writes `key`, `(key, (dim, start, length))` for a slice, or `(key, None, function)`. is_plain is False
-    where it changes the delta by a function, or slices along another axis than rows.
+    ComfyUI writes `key`, `(key, (dim, start, length))` for a slice, or `(key, None, function)`. is_plain is False if a
+    function changes the delta, or if the slice is along another axis than rows.
     """
     if isinstance(target, str):
         return target, None, True
@@ -32,25 +32,29 @@ def parse_target(target: Any) -> tuple[str, Rows | None, bool]:
 
 
 def row_order(target: Any) -> Callable[[Tensor], Tensor] | None:
-    """Puts rows of an adapter file into the model's order; None for most layers, whose order is the same in both."""
-    return target[2] if isinstance(target, tuple) and len(target) > 2 else None
+    """A function that brings the rows of an adapter file into the model's order; None if they have that order already,
+    as in most layers."""
+    if isinstance(target, str):
+        return None
+    _, _, *function = target
+    return function[0] if function else None
 
 
-def in_file_order(target: Any, weight: Tensor) -> Tensor:
-    """The model's weight of a layer with its rows as the adapter's trainer had them."""
+def to_file_order(target: Any, weight: Tensor) -> Tensor:
+    """The model's weight with its rows in the order that the adapter's trainer used."""
     to_model_order = row_order(target)
     return weight if to_model_order is None else weight[to_model_order(torch.arange(len(weight))).argsort()]
 
 
 def layer_name(target: Any) -> str:
-    """The pack's name for a key map's value: the model's own key without prefix and suffix, and the rows of a slice."""
+    """The pack's name for a layer: the model's key without prefix and suffix, and the rows if it is a slice."""
     key, rows, _ = parse_target(target)
     name = key.removeprefix(UNET).removesuffix(".weight")
     return name if rows is None else f"{name}{rows}"
 
 
 def slice_of(name: str) -> tuple[str | None, Rows | None]:
-    """The fused layer that a layer is rows of, and which; (None, None) for a layer that is no slice."""
+    """(the fused layer, the rows) of a layer that is a slice; (None, None) for a layer that is not."""
     fused, _, rows = name.partition("[")
     if not rows:
         return None, None
@@ -59,8 +63,10 @@ def slice_of(name: str) -> tuple[str | None, Rows | None]:
 
 
 def layers_of(key_map: Mapping[str, Any], headers: Mapping[str, TensorHeader]) -> dict[str, Layer]:
-    """Every matrix that an adapter of this base can name, in the model's order, which is that of the key map: a file in
-    diffusers' layout has block 10 before block 2. `headers` is keyed by model key."""
+    """Every matrix that an adapter for this base can name. headers: by model key.
+
+    They come in the order of the key map, which is the model's. A file's order will not do: in diffusers' layout block
+    10 comes before block 2."""
     parsed = {layer_name(target): parse_target(target) for target in key_map.values() if parse_target(target)[2]}
     order = {key: position for position, key in enumerate(dict.fromkeys(key for key, _, _ in parsed.values()))}
     layers: dict[str, Layer] = {}
@@ -78,6 +84,6 @@ def layers_of(key_map: Mapping[str, Any], headers: Mapping[str, TensorHeader]) -
 
 
 def block_and_role(name: str) -> tuple[str, str]:
-    """The part of a layer's name that counts the model's depth, and the rest; ("", name) where nothing counts."""
-    found = _BLOCK.match(name)
-    return (found[0], name[len(found[0]) + 1 :]) if found else ("", name)
+    """(the block, the rest of the layer's name); ("", name) for a layer outside of blocks."""
+    block = _BLOCK.match(name)
+    return (block[0], name[len(block[0]) + 1 :]) if block else ("", name)

@@ -29,7 +29,7 @@ _WITH_GRADIENTS = {f"attention_{kind}" for kind in ("basic", "pytorch", "split",
 Factors = Mapping[str, tuple[Tensor, Tensor]]
 
 
-def why_untrainable(model: nn.Module, layer: Layer) -> str | None:
+def explain_untrainable(model: nn.Module, layer: Layer) -> str | None:
     """The reason why a layer's factors cannot be trained, or None."""
     if layer.text_encoder:
         return "it belongs to the text encoder"

@@ -16,15 +16,15 @@ _TIMES = 4  # the first starts the device up
 _TOGETHER = 16  # products on a card before it is waited for: the wait takes as long as one on a fast card
 
 
-def outlook_here(verdict: Verdict | None, target: HostBase) -> Outlook | None:
+def estimate_outlook(verdict: Verdict | None, target: HostBase) -> Outlook | None:
     """Of a run of Refine LoRA on ComfyUI's device, with its default settings; None without a verdict on the pair."""
     if verdict is None:
         return None
     pixels = 512 if target.family.startswith(_SMALL_PICTURES) else 1024
-    return Outlook(advice(verdict), cost_of(size_of(target), device_here(), pixels))
+    return Outlook(advice(verdict), cost_of(size_of(target), measure_device(), pixels))
 
 
-def device_here() -> Device:
+def measure_device() -> Device:
     """ComfyUI's device: its memory, and its speed by that of a matrix product in the precision that models run in."""
     device = comfy.model_management.get_torch_device()
     memory = float(comfy.model_management.get_total_memory(device))  # pyright: ignore[reportArgumentType]  (no pair unless asked)

@@ -13,7 +13,7 @@ from torch import Tensor
 from ....core.errors import InvalidSetting, NotMeasurable
 from ....core.refine.teacher_samples import Match, make_schedule
 from ....core.reports.refine import Teaching
-from ..sampling.noise import latent_space, levels_at, levels_of_steps, noising
+from ..sampling.noise import choose_step_levels, convert_noise, latent_space, levels_at
 from .student import StudentInputs
 from .teacher import TeacherSet, TeacherSettings
 
@@ -40,7 +40,7 @@ def require_convertible(source: Any, target: Any, match: Match, with_vaes: bool)
     """NotMeasurable where the target cannot be given what the source sees; InvalidSetting where not for this match."""
     spaces = latent_space(source), latent_space(target)
     if spaces[0] == spaces[1]:
-        noising(source, target)
+        convert_noise(source, target)
         return
     if match == "differences":
         raise InvalidSetting(
@@ -58,7 +58,7 @@ def require_convertible(source: Any, target: Any, match: Match, with_vaes: bool)
 def convert_states(samples: TeacherSet, source: Any, target: Any) -> TargetSamples:
     """The teacher's own noised latents and answers, in the target's terms."""
     levels = samples.levels.flatten()
-    between = noising(source, target)
+    between = convert_noise(source, target)
     states = between.states(samples.states.float().flatten(0, 1), levels)
     prompts = samples.prompts.repeat_interleave(samples.levels.shape[1])
     teacher = samples.denoised(samples.noise).flatten(0, 1)
@@ -78,7 +78,7 @@ def convert_pictures(
     clean = _convert_latents(samples.denoised(samples.noise)[:, -1], models, vaes)
     sampling = target.get_model_object("model_sampling")
     if settings.target_steps:
-        levels = levels_of_steps(settings.target_steps, target, target).expand(len(clean), -1)
+        levels = choose_step_levels(settings.target_steps, target, target).expand(len(clean), -1)
     else:
         levels = torch.stack([_spread_levels(index, len(clean), target) for index in range(len(clean))])
     each = levels.shape[1]

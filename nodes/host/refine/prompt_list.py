@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ....core.errors import InvalidSetting
-from ....core.json_text import read_json
+from ....core.files.json_text import read_json
 from ....core.progress import Progress, silent
 
 _TRIGGER, _TAGS = "modelspec.trigger_phrase", "ss_tag_frequency"

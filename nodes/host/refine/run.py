@@ -16,14 +16,14 @@ from ....core.refine.loop import Best, RefineSettings
 from ....core.reports.envelope import Identity
 from ....core.reports.refine import RefineReport
 from ..adapter.adapter import Adapter, fingerprint_of
-from ..adapter.apply import Applied, apply
+from ..adapter.apply import ApplyResult, apply
 from ..adapter.group import OF_TEXT_ENCODER
 from ..adapter.metadata import refined_metadata
 from ..base.from_model import HostBase, base_from_model
-from ..sampling.conditioning import Prompt, UnknownContent, digest, prompts_of
+from ..sampling.conditioning import Prompt, UnknownContent, hash_prompts, split_conditioning
 from ..sampling.noise import latent_space
 from ..sampling.outputs import latents_of
-from .bare import add_bare_answers
+from .bare_answers import add_bare_answers
 from .inputs import TargetSamples, convert_pictures, convert_states, require_convertible
 from .previews import Previews
 from .start import StartingPoint, start_from_adapter, start_from_zeros
@@ -120,8 +120,8 @@ def refine_adapter(
 
 def _pair_prompts(inputs: RefineInputs) -> tuple[list[Prompt], list[Prompt]]:
     """The same prompts in the same order, for the source and for the target."""
-    source = prompts_of(inputs.conditioning)
-    target = prompts_of(inputs.target_conditioning or inputs.conditioning)
+    source = split_conditioning(inputs.conditioning)
+    target = split_conditioning(inputs.target_conditioning or inputs.conditioning)
     if len(source) != len(target) or not source:
         raise NotMeasurable(
             f"conditioning and target_conditioning: expected the same prompts for both models, found {len(source)} and "
@@ -165,7 +165,7 @@ def _sample_teacher(request: _Request, with_lora: Any, source: HostBase, prompts
 
 def _digest(prompts: list[Prompt]) -> str | None:
     try:
-        return digest(prompts)
+        return hash_prompts(prompts)
     except UnknownContent:
         return None
 
@@ -181,7 +181,7 @@ def _make_adapter(request: _Request, start: StartingPoint, target: HostBase, bes
     return Adapter(name, fingerprint_of(tensors), metadata, tensors=tensors, fits=start.fits)
 
 
-def _write_notes(request: _Request, on_source: Applied, prompts: list[Prompt]) -> tuple[str, ...]:
+def _write_notes(request: _Request, on_source: ApplyResult, prompts: list[Prompt]) -> tuple[str, ...]:
     inputs, samplings = request.inputs, request.teacher_settings.samples
     notes = [
         f"the connected {name} model has {len(model.patches)} patched weights already: they count as part of it"

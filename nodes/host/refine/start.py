@@ -18,12 +18,12 @@ from ....core.vectors import Vector
 from ..adapter.adapter import Adapter, fingerprint_of
 from ..adapter.apply import apply
 from ..adapter.group import OF_TEXT_ENCODER
-from ..adapter.place import PlacedAdapter, place
-from ..adapter.strength import told_cut
+from ..adapter.read import AdapterOnBase, read_adapter
+from ..adapter.strength import note_cut
 from ..adapter.write import to_state_dict
 from ..base.from_model import HostBase
 from ..base.names import UNET, slice_of
-from .bypass import ABSENT, why_untrainable
+from .bypass import ABSENT, explain_untrainable
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class StartingPoint:
 def start_from_adapter(adapter: Adapter, target: HostBase, model: Any, seed: int) -> StartingPoint:
     """The layers of a transferred adapter as trainable factors. NothingToTransfer where none of them can be trained."""
     fits = adapter.fits or target
-    placed = place(adapter, fits)
+    placed = read_adapter(adapter, fits)
     generator = torch.Generator().manual_seed(seed)
     reasons: dict[str, str] = {}
     deltas: dict[str, LowRankDelta] = {}
@@ -74,7 +74,7 @@ def start_from_adapter(adapter: Adapter, target: HostBase, model: Any, seed: int
     lost: list[float] = []
     misfits: dict[str, str] = {}
     for name in placed.layers():
-        reason = why_untrainable(model.model, fits.layers[name])
+        reason = explain_untrainable(model.model, fits.layers[name])
         if (misfit := _explain_misfit(reason, fits.layers[name], target)) is not None:
             misfits[name] = misfit
             continue
@@ -99,7 +99,7 @@ def start_from_adapter(adapter: Adapter, target: HostBase, model: Any, seed: int
         scales=placed.scales,
         widened=placed.widened(),
         text_encoder=_find_text_encoder_tensors(adapter, placed),
-        notes=(*told_cut(adapter.name, lost), *_explain_untrained(reasons, misfits, placed)),
+        notes=(*note_cut(adapter.name, lost), *_explain_untrained(reasons, misfits, placed)),
     )
 
 
@@ -110,12 +110,12 @@ def start_from_zeros(
     source. bases: source and target; model: the loaded target."""
     source, target = bases
     generator = torch.Generator().manual_seed(seed)
-    kinds = {_kind(source.layers[name]) for name in place(adapter, source).layers()}
+    kinds = {_kind(source.layers[name]) for name in read_adapter(adapter, source).layers()}
     layers = [layer for name, layer in target.layers.items() if slice_of(name)[0] not in target.layers]
     deltas = {
         layer.name: LowRankDelta(*make_zero_factors(layer.weight.matrix_shape, rank, generator))
         for layer in layers
-        if layer.block and _kind(layer) in kinds and why_untrainable(model.model, layer) is None
+        if layer.block and _kind(layer) in kinds and explain_untrainable(model.model, layer) is None
     }
     if not deltas:
         raise NothingToTransfer(
@@ -129,7 +129,7 @@ def _kind(layer: Layer) -> str:
     return "convolution" if math.prod(layer.weight.shape[2:]) > 1 else "linear"
 
 
-def _to_low_rank(name: str, delta: LowRankDelta, placed: PlacedAdapter, lost: list[float]) -> LowRankDelta:
+def _to_low_rank(name: str, delta: LowRankDelta, placed: AdapterOnBase, lost: list[float]) -> LowRankDelta:
     """A layer without a low-rank form is cut to a rank, as when an adapter is scaled."""
     if name in placed.factored:
         return delta
@@ -138,7 +138,7 @@ def _to_low_rank(name: str, delta: LowRankDelta, placed: PlacedAdapter, lost: li
     return cut
 
 
-def _find_text_encoder_tensors(adapter: Adapter, placed: PlacedAdapter) -> dict[str, Tensor]:
+def _find_text_encoder_tensors(adapter: Adapter, placed: AdapterOnBase) -> dict[str, Tensor]:
     held = adapter.state_dict()
     return {key: held[key] for key, reason in placed.unread.items() if reason == OF_TEXT_ENCODER and key in held}
 
@@ -151,7 +151,7 @@ def _explain_misfit(untrainable: str | None, layer: Layer, target: HostBase) -> 
     return None if own.matrix_shape == layer.weight.matrix_shape else "the target's layer has another shape"
 
 
-def _explain_untrained(reasons: Mapping[str, str], misfits: Mapping[str, str], placed: PlacedAdapter) -> list[str]:
+def _explain_untrained(reasons: Mapping[str, str], misfits: Mapping[str, str], placed: AdapterOnBase) -> list[str]:
     """Notes on what is not refined, by reason."""
     notes = [f"{count} layers stay unchanged: {reason}" for reason, count in Counter(reasons.values()).items()]
     if placed.vectors:

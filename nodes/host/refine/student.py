@@ -13,7 +13,7 @@ from comfy_extras.nodes_train import TrainGuider, find_modules_at_depth
 from torch import Tensor
 
 from ..card import is_out_of_memory
-from ..sampling.conditioning import Prompt, together
+from ..sampling.conditioning import Prompt, join_prompts
 from .bypass import Factors, allow_gradients, attend_with_gradients, bypass_layers
 from .checkpointing import recompute_blocks
 from .saved_tensors import SavedTensors
@@ -107,18 +107,18 @@ def run_in_host(
     prompts: Sequence[Prompt],
     factors: Factors,
     rows_at_once: int,
-    lesson: Callable[[HostStudent], None],
+    task: Callable[[HostStudent], None],
     offloading: bool = False,
 ) -> None:
-    """Load the model as ComfyUI's Train LoRA does, and give the lesson with the factors on its layers. Gradients can be
+    """Load the model as ComfyUI's Train LoRA does, and give the task with the factors on its layers. Gradients can be
     taken within, whatever mode of torch it is called in. offloading: its weights stay in main memory."""
     with torch.inference_mode(False), _training_mode():
         patcher = _clone_for_training(model)
         allow_gradients(patcher.model)
         guider = TrainGuider(patcher, offloading=offloading)
-        guider.set_conds([entry for prompt in prompts for entry in together([_without_inference_mode(prompt)])])
+        guider.set_conds([entry for prompt in prompts for entry in join_prompts([_without_inference_mode(prompt)])])
         row = inputs.states[:1].float().clone()
-        sampler = _StudentSampler(patcher.model, inputs, factors, rows_at_once, lesson, offloading)
+        sampler = _StudentSampler(patcher.model, inputs, factors, rows_at_once, task, offloading)
         guider.sample(row, torch.zeros_like(row), sampler, torch.tensor([1.0, 0.0]), disable_pbar=True, seed=0)
 
 
@@ -148,13 +148,13 @@ def require_gradients(factors: Factors, device: torch.device) -> Factors:
 
 @dataclass
 class _StudentSampler(comfy.samplers.Sampler):
-    """To ComfyUI a lesson is a sampler like any other: it gets the loaded model and the prepared prompts."""
+    """To ComfyUI a task is a sampler like any other: it gets the loaded model and the prepared prompts."""
 
     model: Any
     inputs: StudentInputs
     factors: Factors
     rows_at_once: int
-    lesson: Callable[[HostStudent], None]
+    task: Callable[[HostStudent], None]
     offloading: bool
 
     def sample(self, model_wrap: Any, sigmas: Tensor, extra_args: dict[str, Any], *_: Any, **__: Any) -> Tensor:
@@ -172,7 +172,7 @@ class _StudentSampler(comfy.samplers.Sampler):
             checkpointing=self.offloading,  # weights on their way through the card are let go of only so
         )
         with bypass_layers(self.model, self.factors):
-            self.lesson(student)
+            self.task(student)
         return torch.zeros_like(self.inputs.states[:1].float()).to(sigmas)
 
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from ....core.refine.teacher_samples import SAMPLINGS, STEPS_DOWN, count_held_out, make_schedule
-from ..sampling.conditioning import Prompt, together
-from ..sampling.noise import levels_at, levels_of_steps
-from ..sampling.outputs import Outputs, Start, outputs
+from ..sampling.conditioning import Prompt, join_prompts
+from ..sampling.noise import choose_step_levels, levels_at
+from ..sampling.outputs import Outputs, Start, predict_outputs
 from .teacher_cache import TeacherCache
 
 _GROUP = 8  # samplings that run side by side
@@ -116,8 +116,8 @@ class _Sampler:
         for group, levels in self.groups:
             rows = slice(first, first + len(group))
             own = None if states is None else states[rows].transpose(0, 1).float()
-            conditioning = together([self.teacher.prompts[index] for index in group])
-            parts.append(outputs(model, conditioning, self._start(rows, levels), own, self._tell, name))
+            conditioning = join_prompts([self.teacher.prompts[index] for index in group])
+            parts.append(predict_outputs(model, conditioning, self._start(rows, levels), own, self._tell, name))
             self.done += len(group) * len(levels)
             first = rows.stop
         return self._as_tensors(parts)
@@ -163,7 +163,7 @@ def _group_by_form(order: list[int], prompts: Sequence[Prompt]) -> Iterator[list
 def _choose_levels(group: int, teacher: Teacher, settings: TeacherSettings) -> Tensor:
     """The noise levels of a group, as the source's sigma."""
     if settings.target_steps:
-        return levels_of_steps(settings.target_steps, teacher.source, teacher.target)
+        return choose_step_levels(settings.target_steps, teacher.source, teacher.target)
     return levels_at(make_schedule(STEPS_DOWN, (group + 0.5) * _GOLDEN % 1), teacher.source, teacher.target)
 
 

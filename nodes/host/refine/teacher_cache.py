@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..sampling.conditioning import UnknownContent, add_to_digest
-from ..settings import cache_place
+from ..settings import cache_folder
 
 # Part of every key: raised when the same question would be answered otherwise, which makes old entries unreachable.
 _ALGORITHM = 3
@@ -37,7 +37,7 @@ class TeacherCache:
 
     folder: Path | None
     limit: int
-    _is_told: bool = False
+    _has_warned: bool = False
 
     def key(self, facts: Mapping[str, Any]) -> str:
         written = json.dumps({"algorithm": _ALGORITHM, **facts}, sort_keys=True)
@@ -78,9 +78,9 @@ class TeacherCache:
             self._tell(f"the teacher samples are not kept in {self.folder} ({error})")
 
     def _tell(self, text: str) -> None:
-        if not self._is_told:
+        if not self._has_warned:
             logging.warning("LoRA Transfer: %s", text)
-        self._is_told = True
+        self._has_warned = True
 
     def _path(self, key: str) -> Path:
         return Path(str(self.folder)) / f"{key}.safetensors"
@@ -163,5 +163,5 @@ def _sampling_digest(sampling: Any) -> str:
 def open_teacher_cache(*changes: Mapping[str, Any] | str | None) -> TeacherCache:
     """In ComfyUI's user folder, within the limit of the pack's settings; where the user keeps nothing, neither here,
     nor where a model's changes or its prompts cannot be told."""
-    place = None if None in changes else cache_place("teacher")
+    place = None if None in changes else cache_folder("teacher")
     return TeacherCache(None, 0) if place is None else TeacherCache(*place)

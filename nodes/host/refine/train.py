@@ -23,8 +23,8 @@ from ..card import is_out_of_memory
 from ..sampling.conditioning import Prompt
 from .bypass import Factors
 from .inputs import StudentInputs
-from .keep import save_somewhere
 from .previews import Previews
+from .save_interrupted import save_in_any_folder
 from .start import StartingPoint
 from .student import HostStudent, require_gradients, run_in_host, run_with_room
 
@@ -38,10 +38,10 @@ _NONE = Best(0, -math.inf, {})  # before the first score
 class Training:
     """made: the adapter of a run's best, given the score at the start; tensors: of that adapter alone."""
 
-    lessons: TeacherSamples
+    teacher_samples: TeacherSamples
     settings: RefineSettings
     previews: Previews
-    made: Callable[[Best, float], Adapter]
+    make_adapter: Callable[[Best, float], Adapter]
     tensors: Callable[[Mapping[str, LowRankDelta]], dict[str, Tensor]]
     say: Callable[[str], None]
     losses: list[float | None] = field(default_factory=list[float | None])
@@ -55,7 +55,7 @@ class Training:
 
     def adapter(self) -> Adapter:
         """The best of the run."""
-        return self.made(self.best, self.scores[0])
+        return self.make_adapter(self.best, self.scores[0])
 
     def run(self, model: Any, start: StartingPoint, inputs: StudentInputs, prompts: Sequence[Prompt]) -> None:
         """To the end. A run that an error or the user ends leaves its best in a file."""
@@ -117,7 +117,7 @@ class Training:
     def _train(self, student: HostStudent) -> None:
         left = replace(self.settings, steps=max(0, self.settings.steps - self._done))
         try:
-            for step in refine(student, self.lessons, left):
+            for step in refine(student, self.teacher_samples, left):
                 best = step.best if step.best.step == 0 else replace(step.best, step=step.best.step + self._done)
                 self._record(replace(step, number=step.number + self._done, best=best), student)
         finally:
@@ -168,10 +168,8 @@ class Training:
             what = f"the best so far (step {best.step}, score {best.score:.2f}) was"
         else:
             what = f"the factors after step {best.step}, which have no score yet, were"
-        return (
-            f"{what} {save_somewhere(self._to_adapter(best))}. Load the file with Load LoRA (Transfer) and connect it "
-            "as `transferred` to go on."
-        )
+        saved = save_in_any_folder(self._to_adapter(best))
+        return f"{what} {saved}. Load the file with Load LoRA (Transfer) and connect it as `transferred` to go on."
 
     def _choose_factors(self) -> Best | None:
         """The best so far; before the second score the factors as they are now, which nothing has judged yet."""
@@ -188,6 +186,6 @@ class Training:
 
     def _to_adapter(self, best: Best) -> Adapter:
         try:
-            return self.made(best, self.scores[0])
+            return self.make_adapter(best, self.scores[0])
         except Exception:  # noqa: BLE001  (metadata are no reason to lose the factors: they are saved without)
             return Adapter("the refined LoRA", "", {}, tensors=self.tensors(best.deltas))

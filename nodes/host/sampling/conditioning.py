@@ -29,7 +29,7 @@ class Prompt:
         return tuple((key, _form(value)) for key, value in sorted(tensors.items()))
 
 
-def prompts_of(conditioning: Any) -> list[Prompt]:
+def split_conditioning(conditioning: Any) -> list[Prompt]:
     """Every prompt of a CONDITIONING: an entry whose text has a batch of N is N prompts. NotMeasurable where an entry
     is for a part of the picture or of the way, or hangs on another model."""
     found: list[Prompt] = []
@@ -44,7 +44,7 @@ def prompts_of(conditioning: Any) -> list[Prompt]:
     return found
 
 
-def together(prompts: Sequence[Prompt]) -> Any:
+def join_prompts(prompts: Sequence[Prompt]) -> Any:
     """Prompts of one form as a CONDITIONING of one entry, a row each."""
     first = prompts[0]
     text = None if first.text is None else torch.cat([one.text for one in prompts if one.text is not None])
@@ -57,7 +57,7 @@ def part(conditioning: Any, index: int, count: int) -> Any:
     return [[_row(text, index, count), _rows(options, index, count)] for text, options in conditioning]
 
 
-def digest(prompts: Iterable[Prompt]) -> str:
+def hash_prompts(prompts: Iterable[Prompt]) -> str:
     """A hash of what the prompts say; UnknownContent where one holds what cannot be told by its content."""
     hasher = hashlib.sha256()
     for prompt in prompts:

@@ -33,7 +33,7 @@ def latent_space(model: Any) -> str:
 
 
 @dataclass(frozen=True)
-class Noising:
+class NoiseConversion:
     """Levels and noised latents from the source's terms to the target's, and back."""
 
     source: str
@@ -52,11 +52,11 @@ class Noising:
         factor = 1 / (1 + sigma) if self.target == _FLOW else 1 / (1 - sigma)
         return states * factor.reshape(-1, *(1 for _ in states.shape[1:]))
 
-    def back(self) -> "Noising":
-        return Noising(self.target, self.source)
+    def back(self) -> "NoiseConversion":
+        return NoiseConversion(self.target, self.source)
 
 
-def noising(source: Any, target: Any) -> Noising:
+def convert_noise(source: Any, target: Any) -> NoiseConversion:
     """NotMeasurable where the noises are of two kinds, one of which is not known."""
     kinds = noise_of(source), noise_of(target)
     if kinds[0] != kinds[1] and not set(kinds) <= set(_NOISES.values()):
@@ -64,7 +64,7 @@ def noising(source: Any, target: Any) -> Noising:
             f"Source and target: expected noise of one kind, or of diffusion and of flow, found {kinds[0]} and "
             f"{kinds[1]}. What one model sees cannot be shown to the other."
         )
-    return Noising(*kinds)
+    return NoiseConversion(*kinds)
 
 
 def levels_at(shares: list[float], source: Any, target: Any) -> Tensor:
@@ -74,18 +74,18 @@ def levels_at(shares: list[float], source: Any, target: Any) -> Tensor:
     return torch.tensor(found).clamp(*_range(source, target))
 
 
-def levels_of_steps(steps: int, source: Any, target: Any) -> Tensor:
+def choose_step_levels(steps: int, source: Any, target: Any) -> Tensor:
     """The source's sigma at the levels of the target's own sampling in so many steps, within what both models know: to
     a diffusion model a flow's level of all noise is infinite."""
     own = comfy.samplers.calculate_sigmas(target.get_model_object("model_sampling"), "simple", steps)[:-1]
-    return noising(source, target).back().levels(own.float().cpu()).clamp(*_range(source, target))
+    return convert_noise(source, target).back().levels(own.float().cpu()).clamp(*_range(source, target))
 
 
 def _range(source: Any, target: Any) -> tuple[float, float]:
     """The least and the largest of the source's sigma that both models know."""
     own = source.get_model_object("model_sampling")
     other = target.get_model_object("model_sampling")
-    back = noising(source, target).back()
+    back = convert_noise(source, target).back()
     ends = back.levels(torch.tensor([float(other.sigma_min), float(other.sigma_max)]))
     low, high = (float(one) for one in ends)
     return max(low, float(own.sigma_min)), min(high, float(own.sigma_max))

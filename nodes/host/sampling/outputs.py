@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ....core.check import CheckSettings
-from ....core.errors import NotMeasurable
+from ....core.errors import NotEnoughMemory, NotMeasurable
 from ..card import is_out_of_memory
 from .conditioning import part
 from .noise import latent_space, noise_of
@@ -63,7 +63,7 @@ def require_comparable(source: Any, target: Any) -> None:
         )
 
 
-def start_of(source: Any, target: Any, latent: Mapping[str, Any] | None, settings: CheckSettings) -> Start:
+def make_start(source: Any, target: Any, latent: Mapping[str, Any] | None, settings: CheckSettings) -> Start:
     """Noise for every seed, and noise levels that both models know. Without a latent, or with an empty one, which gives
     the size, states are sampled; several latents get a noise each, and more seeds take them in turn."""
     samples = latents_of(source, latent, settings.size)
@@ -90,10 +90,12 @@ def latents_of(model: Any, latent: Mapping[str, Any] | None, size: int) -> Tenso
     return samples
 
 
-def outputs(model: Any, conditioning: Any, start: Start, states: Tensor | None, tick: Tick, what: str) -> Outputs:
+def predict_outputs(
+    model: Any, conditioning: Any, start: Start, states: Tensor | None, tick: Tick, what: str
+) -> Outputs:
     """The model's denoised predictions on the states, (levels, n, ...); where there are none yet, on those that it
     makes itself from `start`. All latents at once, or one at a time where that does not fit the card."""
-    found = _within_memory(model, conditioning, start, states, tick)
+    found = _predict_within_memory(model, conditioning, start, states, tick, what)
     if not bool(found.denoised.isfinite().all()):
         raise NotMeasurable(
             f"Output of {what}: expected finite numbers, found NaN or infinity. Load the model in another precision "
@@ -102,20 +104,36 @@ def outputs(model: Any, conditioning: Any, start: Start, states: Tensor | None, 
     return found
 
 
-def _within_memory(model: Any, conditioning: Any, start: Start, states: Tensor | None, tick: Tick) -> Outputs:
-    count = len(start.noise)
+def _predict_within_memory(
+    model: Any, conditioning: Any, start: Start, states: Tensor | None, tick: Tick, what: str
+) -> Outputs:
+    """All latents at once; if they do not fit on the card, one at a time and without other models beside this one."""
     try:
         return _pass(model, conditioning, start, states, tick)
     except RuntimeError as error:
-        if count == 1 or not is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
+    comfy.model_management.unload_all_models()
     comfy.model_management.soft_empty_cache()
+    try:
+        return _predict_one_by_one(model, conditioning, start, states, tick)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise NotEnoughMemory(
+            f"Output of {what}: the card has no room for one latent ({error}). Choose a smaller size, or load the "
+            "model in a smaller precision (fp8, GGUF)."
+        ) from error
+
+
+def _predict_one_by_one(model: Any, conditioning: Any, start: Start, states: Tensor | None, tick: Tick) -> Outputs:
+    count = len(start.noise)
     parts: list[Outputs] = []
     for index in range(count):
-        one, before = slice(index, index + 1), index * len(start.levels)
-        own = None if states is None else states[:, one]
-        alone = part(conditioning, index, count)
-        parts.append(_pass(model, alone, start.part(one), own, lambda done, before=before: tick(before + done)))
+        latent, before = slice(index, index + 1), index * len(start.levels)
+        own = None if states is None else states[:, latent]
+        prompt = part(conditioning, index, count)
+        parts.append(_pass(model, prompt, start.part(latent), own, lambda done, before=before: tick(before + done)))
     return Outputs(*(torch.cat([getattr(part, name) for part in parts], 1) for name in ("states", "denoised")))
 
 

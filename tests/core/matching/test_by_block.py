@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from lora_transfer.core.matching import BlockMap, Measure, map_blocks
+from lora_transfer.core.matching import BlockMap, Measure, map_blocks, scores
 from lora_transfer.core.matching.blocks import blocks_of
-from lora_transfer.core.matching.by_block import sampled_roles, score_blocks
+from lora_transfer.core.matching.by_block import sample_roles, score_blocks
 from tests.core.matching.models import BlockBase, Weights, child_of, sdxl, transformers, weights_of
 
 CPU = torch.device("cpu")
@@ -48,7 +48,7 @@ CHILDREN = {
 }
 
 
-def found_map(parent: Weights, child: Weights, measure: Measure = "weight_cosine", **settings: str) -> BlockMap:
+def found_map(parent: Weights, child: Weights, measure: str = "weight_cosine", **settings: str) -> BlockMap:
     bases = BlockBase("parent", parent), BlockBase("child", child)
     return map_blocks(*bases, measure=measure, device=CPU, **settings)  # pyright: ignore[reportArgumentType]
 
@@ -78,7 +78,7 @@ def test_similarity_of_subspaces_finds_them_too(order: str) -> None:
 
 def test_blocks_that_were_left_out_say_what_they_resemble_most_and_why_that_is_not_enough() -> None:
     found = found_map(PARENT, child_of(PARENT, CHILDREN["SSD-1B"], cosine=0.9))
-    alone = {block.source: block for block in found.left_alone}
+    alone = {block.source: block for block in found.unused_blocks}
     assert len(alone) == 6 + 6 + 5
     gone = alone["input_blocks.2.1.transformer_blocks.3"]
     assert gone.best is not None
@@ -91,7 +91,7 @@ def test_a_block_that_lost_to_its_neighbour_says_to_which() -> None:
     names = list(dict.fromkeys(block for block, _ in parent))
     twins = {(block, role): weight + 0.8 * parent[names[0], role] for (block, role), weight in parent.items()}
     found = found_map(twins, child_of(twins, {names[0]: names[0]}, cosine=0.95))
-    assert [block.why.partition(", ")[2] for block in found.left_alone] == [f"which takes {names[0]}"]
+    assert [block.why.partition(", ")[2] for block in found.unused_blocks] == [f"which {names[0]} feeds instead"]
 
 
 def test_a_grown_model_takes_one_block_several_times() -> None:
@@ -103,7 +103,7 @@ def test_a_grown_model_takes_one_block_several_times() -> None:
     found = found_map(parent, child_of(parent, taken, cosine=0.8))
     assert share_right(found, taken) == 1
     assert found.targets_of("blocks.transformer_blocks.2") == names[3:6]
-    assert not found.left_alone
+    assert not found.unused_blocks
 
 
 def test_decoys_of_equal_shape_do_not_win_over_the_true_parent() -> None:
@@ -151,11 +151,11 @@ def test_models_of_different_makes_and_dead_weights_give_a_map_of_nothing() -> N
     narrow = weights_of({"blocks.0": {"attn1.to_q": (8, 8)}, "blocks.1": {"other": (8, 8)}})
     found = found_map(PARENT, narrow)
     assert [match.why for match in found.matches] == [
-        "the source base has no block of this make (roles and shapes)"
+        "the source base has no block of this kind (roles and shapes)"
     ] * 2
     dead = {key: torch.zeros_like(weight) for key, weight in PARENT.items()}
     assert all("weights are zero" in match.why for match in found_map(PARENT, dead).matches)
-    assert not found_map({}, narrow).left_alone
+    assert not found_map({}, narrow).unused_blocks
     assert not found_map(PARENT, {}).matches
 
 
@@ -173,7 +173,7 @@ def test_a_few_cheap_roles_stand_for_a_block_and_each_is_read_once() -> None:
     scores = score_blocks(*bases, device=CPU)
     (one,) = scores.kinds
     assert torch.allclose(scores.table(), torch.eye(4), atol=0.1)
-    assert sampled_roles(one.kind) == ["q", "k", "out"]
+    assert sample_roles(one.kind) == ["q", "k", "out"]
     assert set(bases[0].reads.values()) == {1}
     assert len(bases[0].reads) == 12
     assert len(blocks_of(bases[0].layers.values())) == 4
@@ -185,3 +185,14 @@ def test_the_measurement_says_how_far_it_is() -> None:
     map_blocks(base, base, device=CPU, progress=lambda *step: steps.append(step))
     assert [done for done, _, _ in steps] == list(range(len(steps)))
     assert steps[-1] == (len(steps) - 1, len(steps) - 1, "")
+
+
+def test_a_new_measure_of_likeness_is_one_entry_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = Measure(
+        "cosine of row sums", "blocks by row sums", 0.2, lambda matrix: matrix.sum(1), lambda short, _: short
+    )
+    monkeypatch.setitem(scores.MEASURES, "row sums", rows)  # pyright: ignore[reportArgumentType]
+    parent = weights_of(transformers("blocks", 3))
+    found = found_map(parent, parent, "row sums")
+    assert share_right(found, {}) == 1
+    assert found.matches[0].why.startswith("cosine of row sums 1.000")

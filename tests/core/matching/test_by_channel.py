@@ -82,7 +82,7 @@ def test_unrelated_weights_of_another_width_are_refused_with_the_reason() -> Non
     assert not found.pairs
     reasons = {one.layer: one.reason for one in found.unpaired}
     assert set(reasons) == {f"{name}.weight" for name in PLACES}
-    assert "was not made by leaving out channels" in reasons["conv_in.weight"]
+    assert "was not made by removing channels" in reasons["conv_in.weight"]
     assert "neither side is shared by both bases" in reasons["res.conv2.weight"]
 
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from lora_transfer.core.layers import Base
-from lora_transfer.core.matching import Measure, map_blocks, match_by_blocks, match_by_channels, share_lost
+from lora_transfer.core.matching import map_blocks, match_by_blocks, match_by_channels, share_lost
 from lora_transfer.core.plan import Module, TransferSettings, plan_transfer
 from lora_transfer.core.reports.transfer import similarity_report
 from lora_transfer.core.similarity import compare
 from lora_transfer.core.subspace import RankRule
-from lora_transfer.core.verdict import verdict
+from lora_transfer.core.verdict import judge_bases
 from tests.core.matching.models import BlockBase, Weights, sdxl, transformers, weights_of
 
 CPU = torch.device("cpu")
@@ -49,7 +49,7 @@ def modules_of(base: Base) -> list[Module]:
 @pytest.mark.parametrize("source", MODELS)
 def test_any_two_models_give_a_plan_with_reasons_and_a_verdict(source: str, target: str) -> None:
     bases = BlockBase(source, MODELS[source]), BlockBase(target, MODELS[target])
-    measure: Measure = "weight_cosine" if len(source) % 2 else "subspace"
+    measure: str = "weight_cosine" if len(source) % 2 else "subspace"
     block_map = map_blocks(*bases, measure=measure, order="free" if len(target) % 2 else "in order", device=CPU)
     by_block = match_by_blocks(bases[0].layers, bases[1].layers, block_map, bases[0].layers)
     matching = match_by_channels(*bases, by_block, device=CPU)
@@ -63,7 +63,7 @@ def test_any_two_models_give_a_plan_with_reasons_and_a_verdict(source: str, targ
     plan = plan_transfer(comparison, modules_of(bases[0]), TransferSettings(threshold=0.0))
     assert len(plan.pairs) + len(plan.skipped) == len(bases[0].layers)
     assert similarity_report(comparison, None, 0.0).dumps()
-    judged = verdict(*bases, matching, device=CPU)
+    judged = judge_bases(*bases, matching, device=CPU)
     assert judged.reasons
     assert judged.word == "refuse" or matching.pairs
     assert 0 <= share_lost(matching, {}) <= 1

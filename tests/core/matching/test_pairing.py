@@ -7,10 +7,10 @@ from lora_transfer.core.delta import LowRankDelta
 from lora_transfer.core.layers import Base
 from lora_transfer.core.matching import (
     Matching,
-    given_block_map,
     map_blocks,
     match_by_blocks,
     match_by_name,
+    parse_block_map,
     share_lost,
 )
 from tests.core.matching.models import BlockBase, Weights, carried, child_of, sdxl, transformers, weights_of
@@ -31,7 +31,7 @@ def adapter_on(base: Base) -> dict[str, LowRankDelta]:
 def matched(parent: Weights, child: Weights, text: str | None = None) -> tuple[BlockBase, BlockBase, Matching]:
     source, target = BlockBase("parent", parent), BlockBase("child", child)
     names = [list(dict.fromkeys(block for block, _ in weights)) for weights in (parent, child)]
-    block_map = map_blocks(source, target, device=CPU) if text is None else given_block_map(text, *names)
+    block_map = map_blocks(source, target, device=CPU) if text is None else parse_block_map(text, *names)
     return source, target, match_by_blocks(source.layers, target.layers, block_map, source.layers)
 
 
@@ -66,7 +66,7 @@ def test_with_the_same_names_it_gets_the_delta_of_another_block(method: str) -> 
     assert wrong == {"blocks.transformer_blocks.3"}
 
 
-def test_every_pair_says_why_and_every_layer_that_stays_alone_says_what_came_nearest() -> None:
+def test_every_pair_has_a_reason_and_every_unpaired_layer_names_the_block_most_like_its_own() -> None:
     source, _, matching = matched(PARENT, child_of(PARENT, KEPT, cosine=0.8))
     assert {pair.source.name for pair in matching.pairs} | {one.layer for one in matching.unpaired} == set(
         source.layers
@@ -78,8 +78,8 @@ def test_every_pair_says_why_and_every_layer_that_stays_alone_says_what_came_nea
         in (reasons["blocks.transformer_blocks.3.ff"])
     )
     for one in matching.unpaired:
-        assert "no block of the target takes" in one.reason
-        assert "the most alike is blocks.transformer_blocks." in one.reason
+        assert "feeds no block of the target" in one.reason
+        assert "the block most like it is blocks.transformer_blocks." in one.reason
 
 
 def test_the_share_of_the_adapter_that_is_lost_with_removed_blocks_is_a_figure() -> None:
@@ -102,21 +102,21 @@ def test_one_layer_feeds_several_in_a_grown_model() -> None:
     assert fed == ["blocks.transformer_blocks.6.ff", "blocks.transformer_blocks.7.ff"]
 
 
-def test_a_map_given_by_a_person_goes_before_any_measurement() -> None:
+def test_the_users_map_overrules_the_scores() -> None:
     text = '{"blocks.transformer_blocks.0": "blocks.transformer_blocks.5"}'
     _, _, matching = matched(PARENT, child_of(PARENT, KEPT), text)
     assert {pair.source.block for pair in matching.pairs} == {"blocks.transformer_blocks.5"}
-    assert "as the given block map says" in matching.pairs[0].why
+    assert "from the user's block map" in matching.pairs[0].why
 
 
-def test_layers_that_their_block_cannot_take_say_so() -> None:
+def test_layers_that_do_not_fit_the_targets_block_get_a_reason() -> None:
     child = child_of(PARENT, KEPT)
     child.pop(("blocks.transformer_blocks.0", "ff"))
     child["blocks.transformer_blocks.1", "ff"] = torch.zeros(8, 8)
     same = json.dumps({f"blocks.transformer_blocks.{one}": f"blocks.transformer_blocks.{one}" for one in range(2)})
     source, target, matching = matched(PARENT, child, same)
     reasons = {one.layer: one.reason for one in matching.unpaired}
-    assert reasons["blocks.transformer_blocks.0.ff"].endswith("which its block feeds, has no ff")
+    assert reasons["blocks.transformer_blocks.0.ff"].endswith("which has no ff")
     assert "[32, 24] in the source, [8, 8] in" in reasons["blocks.transformer_blocks.1.ff"]
     beyond = match_by_blocks(source.layers, target.layers, map_blocks(source, target, device=CPU), ["nowhere"])
     assert beyond.unpaired[0].reason == "the source base has no such layer"

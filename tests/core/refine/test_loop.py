@@ -301,7 +301,7 @@ def test_the_aims_of_both_matches_and_what_differences_need() -> None:
         choose_aims("differences", teacher, plain, None)
 
 
-@pytest.mark.parametrize(("match", "figure"), [("outputs", "closed"), ("differences", "arrived")])
+@pytest.mark.parametrize(("match", "figure"), [("outputs", "gap_closed"), ("differences", "change_match")])
 def test_the_score_is_the_figure_of_a_check(match: Match, figure: str) -> None:
     teacher, plain, bare = (
         INPUTS @ weight.mT for weight in (SOURCE + LORA.dense(), SOURCE, TARGET)

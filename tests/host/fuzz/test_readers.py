@@ -24,11 +24,11 @@ from lora_transfer.nodes.host.adapter.metadata import (
     transferred_metadata,
 )
 from lora_transfer.nodes.host.adapter.peft import peft_settings
-from lora_transfer.nodes.host.adapter.place import place
+from lora_transfer.nodes.host.adapter.read import read_adapter
 from lora_transfer.nodes.host.adapter.write import SPELLINGS, to_state_dict
 from lora_transfer.nodes.host.base.from_file import base_from_file
 from lora_transfer.nodes.host.base.from_model import HostBase
-from lora_transfer.nodes.host.refine.prompt_list import choose
+from lora_transfer.nodes.host.refine.prompt_list import choose_prompts
 from tests.host.conftest import SmallPair
 from tests.host.fuzz.strategies import JSON, NUMBERS, WORDS, WRITTEN, dictionary, odd_modules, odd_tensors
 from tests.host.test_bad_modules import GOOD, LAYER, LORA, MODULE, module
@@ -69,7 +69,7 @@ def test_an_odd_module_never_stops_a_file_and_every_key_has_its_place(
     small: Callable[[], HostBase], made: dict[str, Tensor], spelling: str
 ) -> None:
     tensors = made | GOOD
-    placed = place(Adapter("odd", "here", {}, tensors=tensors), small())
+    placed = read_adapter(Adapter("odd", "here", {}, tensors=tensors), small())
     counted = [key for part in (placed.modules, placed.vectors, placed.skipped) for one in part for key in one.keys]
     assert sorted([*counted, *placed.unread]) == sorted(tensors)
     assert "time_embed.0" in placed.deltas
@@ -79,7 +79,7 @@ def test_an_odd_module_never_stops_a_file_and_every_key_has_its_place(
 
 @given(made=st.dictionaries(st.one_of(WORDS, WORDS.map(lambda end: MODULE + end)), odd_tensors(), max_size=4))
 def test_odd_keys_never_stop_a_file(small: Callable[[], HostBase], made: dict[str, Tensor]) -> None:
-    placed = place(Adapter("odd", "here", {}, tensors=GOOD | made), small())
+    placed = read_adapter(Adapter("odd", "here", {}, tensors=GOOD | made), small())
     assert "time_embed.0" in placed.deltas or made.keys() & GOOD.keys()
 
 
@@ -99,7 +99,7 @@ NUMBERED = st.tuples(
 
 @given(made=st.dictionaries(NUMBERED, odd_tensors(), max_size=6))
 def test_odd_numbered_keys_never_stop_a_file(small: Callable[[], HostBase], made: dict[str, Tensor]) -> None:
-    assert "time_embed.0" in place(Adapter("odd", "here", {}, tensors=GOOD | made), small()).deltas
+    assert "time_embed.0" in read_adapter(Adapter("odd", "here", {}, tensors=GOOD | made), small()).deltas
 
 
 def settings_of_peft() -> st.SearchStrategy[str]:
@@ -123,7 +123,7 @@ def test_odd_settings_of_peft_give_a_scale_or_a_sentence(
     with a_value_or_a_sentence():
         peft_settings(metadata, "odd")
     with a_value_or_a_sentence():
-        placed = place(Adapter("odd", "here", metadata, tensors=PEFT | GOOD), small())
+        placed = read_adapter(Adapter("odd", "here", metadata, tensors=PEFT | GOOD), small())
         for layer in placed.layers():
             assert bool(torch.isfinite(placed.deltas[layer].up).all())
 
@@ -140,7 +140,7 @@ TAGS = st.one_of(dictionary(WORDS, st.one_of(JSON, st.dictionaries(WORDS, NUMBER
 def test_odd_tags_and_trigger_words_give_prompts(tags: str, trigger: str | None, count: int, seed: int) -> None:
     metadata = {"ss_tag_frequency": tags} | ({} if trigger is None else {"modelspec.trigger_phrase": trigger})
     with a_value_or_a_sentence():
-        chosen = choose("", metadata, count, seed)
+        chosen = choose_prompts("", metadata, count, seed)
         assert 1 <= len(chosen.prompts) <= count
         assert all(prompt.encode() for prompt in chosen.prompts)
 
@@ -201,7 +201,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def read(path: Path, base: HostBase) -> None:
     with a_value_or_a_sentence():
         adapter = adapter_from_file(path, path.name)
-        place(adapter, base)
+        read_adapter(adapter, base)
 
 
 @given(held=HELD)

@@ -42,7 +42,7 @@ def number_bare_list(factors: Sequence[Tensor]) -> dict[str, Tensor]:
     return {f"{part}:{index // 2}:{ends[index % 2]}": factor for index, factor in enumerate(factors)}
 
 
-def named_by_number(tensors: Mapping[str, Tensor], base: HostBase) -> dict[str, str]:
+def name_by_number(tensors: Mapping[str, Tensor], base: HostBase) -> dict[str, str]:
     """Numbered keys -> ComfyUI's `{module}.lora_up.weight`, in the one order in which every module fits the base.
 
     UnsupportedAdapter where none fits, or two that disagree: a file that is read in part may be wrong in all of it.

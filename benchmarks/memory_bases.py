@@ -1,4 +1,4 @@
-"""A trained model in memory as the engine sees it: what the benchmarks transfer LoRAs between."""
+"""Makes bases from trained models in memory."""
 
 import re
 from collections.abc import Mapping
@@ -7,11 +7,11 @@ from torch import Tensor
 
 from core.memory_base import MemoryBase
 
-# One step of a model's depth, as nodes/host/base/names takes it from ComfyUI's names.
+# A block of a model, by the same rule as nodes/host/base/names applies to ComfyUI's names.
 _BLOCK = re.compile(r"^(?:.*\.)?(?:\w*blocks?)\.\d+(?:\.\d+)*(?=\.)")
 
 
-def kept_base(name: str, weights: Mapping[str, Tensor]) -> MemoryBase:
+def make_base(name: str, weights: Mapping[str, Tensor]) -> MemoryBase:
     """A base in memory whose layers are named as ComfyUI names them."""
     return MemoryBase(name, weights, _block_and_role)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path
 
-from .errors import ChangedFile, UnreadableFile
+from ..errors import ChangedFile, UnreadableFile
 
 # Nanoseconds. A kernel stamps files with a clock that ticks every 1 to 16 ms: two changes within one tick leave the
 # same time. The coarsest file systems (FAT) store times in steps of two seconds.

@@ -13,14 +13,14 @@ from ....core.layers import Rows, Skipped
 from ....core.plan import Module
 from ....core.vectors import Vector
 from ..base.from_model import HostBase
-from ..base.names import in_file_order, layer_name, row_order
+from ..base.names import layer_name, row_order, to_file_order
 from .adapter import Adapter
-from .group import MAGNITUDE, Group, grouped, why_nothing_is_named
-from .kinds import LazyDeltas, PlacedDelta, peft_dora, placed_delta
+from .group import MAGNITUDE, Group, explain_no_match, group_by_module
+from .kinds import LazyDelta, LazyDeltas, delta_of_patch, peft_dora
 from .module import read_module
 from .peft import PeftSettings, peft_settings
-from .scale import check_norms, check_settings, with_scale
-from .vectors import together, vectors_of_module
+from .scale import apply_scale, check_norms, check_settings
+from .vectors import sum_vectors, vectors_of_module
 
 # How reasons begin that another base, or a whole file, would take away.
 _OF_DAMAGE = ("expected its ", "its diff has shape", "its set has shape", "it is incomplete")
@@ -29,11 +29,11 @@ _OF_DAMAGE = ("expected its ", "its diff has shape", "its set has shape", "it is
 _MOST_VALUES = 1 << 30
 _GROWN = 4  # times what the file holds: a LoRA's own factors never are, those of a LoKr or LoHa can be a thousand times
 
-_PlacedDeltas = dict[str, tuple[PlacedDelta, tuple[str, ...]]]
+_PlacedDeltas = dict[str, tuple[LazyDelta, tuple[str, ...]]]
 
 
 @dataclass(frozen=True)
-class PlacedAdapter:
+class AdapterOnBase:
     """An adapter on the layers of a base. Every key of the file is in a module, a vector, in `skipped` or in `unread`.
 
     deltas: layer -> delta, scale inside, float32. factored: those of them whose kind has factors. scales: layer ->
@@ -62,20 +62,20 @@ class PlacedAdapter:
 class _Placed:
     """What one module of the file comes to."""
 
-    deltas: Mapping[str, tuple[PlacedDelta, tuple[str, ...]]] = field(default_factory=dict[str, Any])
+    deltas: Mapping[str, tuple[LazyDelta, tuple[str, ...]]] = field(default_factory=dict[str, Any])
     vectors: tuple[tuple[Vector, Rows | None], ...] = ()
     skipped: tuple[Skipped, ...] = ()
     unread: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
-def place(adapter: Adapter, base: HostBase) -> PlacedAdapter:
+def read_adapter(adapter: Adapter, base: HostBase) -> AdapterOnBase:
     """Put every module of the adapter on its layer of the base. A module that does not fit is a `Skipped`.
 
     UnsupportedAdapter when nothing of the adapter fits the base, with the reason of the first.
     """
-    groups, unread = grouped(adapter.state_dict(), base)
+    groups, unread = group_by_module(adapter.state_dict(), base)
     if not groups:
-        raise UnsupportedAdapter(why_nothing_is_named(adapter.name, base, unread))
+        raise UnsupportedAdapter(explain_no_match(adapter.name, base, unread))
     settings = peft_settings(adapter.metadata, adapter.name)
     placed: list[_Placed] = []
     for spelled, group in groups.items():
@@ -84,18 +84,18 @@ def place(adapter: Adapter, base: HostBase) -> PlacedAdapter:
         except (UnsupportedAdapter, ShapeMismatch) as error:
             skipped = Skipped(layer_name(base.key_map[spelled]), str(error), group.keys())
             placed.append(_Placed(skipped=(skipped,)))
-    deltas, doubled = _together(zip(groups, placed, strict=True), base)
-    deltas, notes = _bounded(deltas)
-    vectors, doubled_vectors = together(vector for one in placed for vector in one.vectors)
+    deltas, doubled = _sum_deltas(zip(groups, placed, strict=True), base)
+    deltas, notes = _bound_size(deltas)
+    vectors, doubled_vectors = sum_vectors(vector for one in placed for vector in one.vectors)
     skipped = (*(skipped for one in placed for skipped in one.skipped), *doubled, *doubled_vectors)
     if not deltas and not vectors:
-        raise UnsupportedAdapter(_why_nothing_fits(adapter.name, base, skipped))
+        raise UnsupportedAdapter(_explain_no_fit(adapter.name, base, skipped))
     order = [layer for layer in base.layers if layer in deltas]
     modules = [
         Module(layer, delta.shape, keys, delta.exact, delta.widened)
         for layer, (delta, keys) in ((layer, deltas[layer]) for layer in order)
     ]
-    return PlacedAdapter(
+    return AdapterOnBase(
         modules=tuple(modules),
         deltas=LazyDeltas({layer: deltas[layer][0] for layer in order}),
         factored=LazyDeltas({one.layer: deltas[one.layer][0] for one in modules if one.exact and one.widened is None}),
@@ -107,7 +107,7 @@ def place(adapter: Adapter, base: HostBase) -> PlacedAdapter:
     )
 
 
-def _why_nothing_fits(adapter: str, base: HostBase, skipped: tuple[Skipped, ...]) -> str:
+def _explain_no_fit(adapter: str, base: HostBase, skipped: tuple[Skipped, ...]) -> str:
     """The sentence for an adapter of which no module can be taken. Only shapes and missing keys hint at damage."""
     first = skipped[0]
     sentence = (
@@ -119,7 +119,7 @@ def _why_nothing_fits(adapter: str, base: HostBase, skipped: tuple[Skipped, ...]
     return f"{sentence} If the base is the one that it was trained on, the file is damaged: fetch it again."
 
 
-def _together(placed: Iterable[tuple[str, _Placed]], base: HostBase) -> tuple[_PlacedDeltas, tuple[Skipped, ...]]:
+def _sum_deltas(placed: Iterable[tuple[str, _Placed]], base: HostBase) -> tuple[_PlacedDeltas, tuple[Skipped, ...]]:
     """One delta for each layer. As in ComfyUI, a change of a fused weight and one of its slice add up, and of two
     names for the same weight one counts."""
     deltas: _PlacedDeltas = {}
@@ -138,7 +138,7 @@ def _together(placed: Iterable[tuple[str, _Placed]], base: HostBase) -> tuple[_P
     return deltas, tuple(skipped)
 
 
-def _bounded(deltas: _PlacedDeltas) -> tuple[_PlacedDeltas, tuple[str, ...]]:
+def _bound_size(deltas: _PlacedDeltas) -> tuple[_PlacedDeltas, tuple[str, ...]]:
     """The deltas, those whose exact factors are far larger than the file's as such without a low-rank form where all of
     them together would take the memory of a base; a note says so."""
     total = sum(delta.values for delta, _ in deltas.values())
@@ -175,18 +175,18 @@ def _place_module(spelled: str, group: Group, settings: PeftSettings, base: Host
     return _Placed(deltas, vectors, skipped, unread)
 
 
-def _delta(patch: Any, spelled: str, group: Group, layer: str, settings: PeftSettings, base: HostBase) -> PlacedDelta:
+def _delta(patch: Any, spelled: str, group: Group, layer: str, settings: PeftSettings, base: HostBase) -> LazyDelta:
     """The module's delta with its rows in the order of the file. A change that depends on the weight is only right
     with the weight's rows in that order too."""
     place_of = base.layers[layer]
 
     def source_weight() -> Tensor:
-        return in_file_order(base.key_map[spelled], base.read(place_of))
+        return to_file_order(base.key_map[spelled], base.read(place_of))
 
     module, magnitude = group.module, group.tensors.get(f"{spelled}{MAGNITUDE}")
     check_settings(patch, magnitude, module, settings)
-    patch = with_scale(patch, module, settings)
-    placed = placed_delta(patch, place_of, source_weight)
+    patch = apply_scale(patch, module, settings)
+    placed = delta_of_patch(patch, place_of, source_weight)
     if magnitude is None or not isinstance(patch, LoRAAdapter):
         return placed
     check_norms(magnitude, group.file_keys[f"{spelled}{MAGNITUDE}"], place_of)
@@ -195,10 +195,10 @@ def _delta(patch: Any, spelled: str, group: Group, layer: str, settings: PeftSet
 
 
 def _split(
-    delta: PlacedDelta, parts: list[str], keys: tuple[str, ...], base: HostBase
-) -> dict[str, tuple[PlacedDelta, tuple[str, ...]]]:
+    delta: LazyDelta, parts: list[str], keys: tuple[str, ...], base: HostBase
+) -> dict[str, tuple[LazyDelta, tuple[str, ...]]]:
     """A delta on a fused weight as deltas on its slices, which start where the last one ended."""
-    split: dict[str, tuple[PlacedDelta, tuple[str, ...]]] = {}
+    split: dict[str, tuple[LazyDelta, tuple[str, ...]]] = {}
     start = 0
     for part in parts:
         rows = Rows(start, start + base.layers[part].weight.shape[0])

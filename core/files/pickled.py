@@ -16,9 +16,9 @@ from typing import IO, Any, BinaryIO, cast
 import torch
 from torch import Tensor
 
-from .files import read_into
 from .header import MOST_DIMENSIONS, MOST_TENSORS
 from .opcodes import Call, run_pickle
+from .tensor_file import read_into
 
 _LARGEST_DESCRIPTION = 16 << 20  # bytes of the pickle itself, which holds no values
 _NOTHING: tuple[Any, ...] = (None,) * 5

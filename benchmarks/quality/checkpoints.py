@@ -1,4 +1,4 @@
-"""What every training here shares: it can be stopped at any time and goes on where it was."""
+"""Checkpoints, so that a stopped training continues where it was; and the initial weights of ComfyUI's layers."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class Checkpoints:
-    """The state of one training on disk, written every `every` steps and read at the start."""
+    """The state of a training on disk, written every `every` steps and read at the start."""
 
     def __init__(self, path: Path, parts: Mapping[str, Any], every: int = 200) -> None:
         self.path, self.every, self.parts, self.step = path, every, parts, 0
@@ -22,7 +22,7 @@ class Checkpoints:
                 parts[name].load_state_dict(state)
 
     def remaining(self, steps: int) -> Iterator[int]:
-        """The steps that are still to do; each is behind us when the next is asked for."""
+        """Yields the remaining steps. A step is done when the next is requested; the state is saved in between."""
         for step in range(self.step, steps):
             yield step
             if (step + 1) % self.every == 0 and step + 1 < steps:
@@ -33,9 +33,10 @@ class Checkpoints:
         self.path.unlink(missing_ok=True)
 
 
-def initialised(model: Any, zero: tuple[str, ...] = ()) -> Any:
-    """ComfyUI's layers leave their weights unset, for it always loads them: give them torch's usual start, and zeros
-    to the layers whose names end in `zero`."""
+def initialise(model: Any, zero: tuple[str, ...] = ()) -> Any:
+    """Gives ComfyUI's layers torch's usual initial weights, and zeros to the layers whose names end in `zero`.
+
+    ComfyUI leaves weights unset, because it always loads them."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             start = nn.Linear if isinstance(module, nn.Linear) else nn.Conv2d

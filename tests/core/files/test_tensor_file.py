@@ -6,9 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lora_transfer.core import files
 from lora_transfer.core.errors import UnreadableFile, UnwritableFile
-from lora_transfer.core.files import open_tensor_file, write_new
+from lora_transfer.core.files import open_tensor_file, tensor_file, write_new
 from lora_transfer.core.layers import Rows
 
 TENSORS = {"a": torch.arange(12.0).reshape(4, 3), "b": torch.ones(2, dtype=torch.bfloat16)}
@@ -70,7 +69,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
         path.write_bytes(b"half a fi")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files, "save_file", full)
+    monkeypatch.setattr(tensor_file, "save_file", full)
     with pytest.raises(UnwritableFile, match="No space"):
         write_new(tmp_path, "x", TENSORS, None)
     assert os.listdir(tmp_path) == []

@@ -19,10 +19,10 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .errors import ChangedFile, UnreadableFile, UnwritableFile
+from ..errors import ChangedFile, UnreadableFile, UnwritableFile
+from ..layers import Rows
 from .file_state import FileState, open_unchanged, state_when_opened
 from .header import TensorHeader, read_header, stored_bytes
-from .layers import Rows
 
 # safetensors' dtypes as torch's.
 TORCH_DTYPES = {

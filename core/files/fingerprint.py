@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 from blake3 import blake3
 
-from .cache import SubspaceCache
+from ..cache import SubspaceCache
 from .file_state import open_unchanged
-from .files import TensorFile
+from .tensor_file import TensorFile
 
 _CHUNK = 1 << 23  # bytes: BLAKE3 works on a chunk with several threads from a megabyte on
 

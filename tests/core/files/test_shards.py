@@ -7,8 +7,8 @@ from safetensors.torch import save_file
 
 from lora_transfer.core.errors import ChangedFile, UnreadableFile
 from lora_transfer.core.files import TensorFile, open_tensor_file
+from lora_transfer.core.files.shards import open_model_file, require_whole, shard_paths
 from lora_transfer.core.layers import Rows
-from lora_transfer.core.shards import open_model_file, require_whole, shard_paths
 
 TENSORS = {f"layer{index}": torch.full((3, 2), float(index)) for index in range(6)}
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from lora_transfer.core import file_state
 from lora_transfer.core.errors import ChangedFile, UnreadableFile
-from lora_transfer.core.file_state import FileState, open_unchanged, state_at, state_when_opened, unchanged
+from lora_transfer.core.files import file_state
+from lora_transfer.core.files.file_state import FileState, open_unchanged, state_at, state_when_opened, unchanged
 
 OLD, NEW = b"what was there", b"something else"
 

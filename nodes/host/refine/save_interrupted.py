@@ -9,18 +9,18 @@ import folder_paths
 from ....core.errors import InvalidSetting
 from ....core.files import write_new
 from ..adapter.adapter import Adapter
-from ..adapter.save import for_file
-from ..paths import metadata_allowed, output_place
+from ..adapter.save import cast_for_file
+from ..paths import choose_output_path, metadata_allowed
 
 _NAME = "refine_interrupted"
 
 
-def save_somewhere(adapter: Adapter) -> str:
+def save_in_any_folder(adapter: Adapter) -> str:
     """Write the adapter to a file; the end of a sentence that says where, or why there is no file."""
     try:
-        tensors, remark = for_file(adapter.state_dict(), adapter, "float16"), ""
+        tensors, remark = cast_for_file(adapter.state_dict(), adapter, "float16"), ""
     except InvalidSetting:
-        tensors = for_file(adapter.state_dict(), adapter, "float32")
+        tensors = cast_for_file(adapter.state_dict(), adapter, "float32")
         remark = " in float32, because its values are too large for float16"
     reasons: list[str] = []
     for place in (_output, _user, _temporary):
@@ -42,7 +42,7 @@ def _spoken(path: Path, place: Callable[[], tuple[Path, str]], reasons: list[str
 
 def _output() -> tuple[Path, str]:
     """ComfyUI's output folder, which every LoRA menu shows."""
-    return output_place(f"loras/{_NAME}")
+    return choose_output_path(f"loras/{_NAME}")
 
 
 def _user() -> tuple[Path, str]:

@@ -1,4 +1,4 @@
-"""How well a LoRA works on a base: losses on held-out subjects, and how much of its effect on the source arrived."""
+"""Measures a LoRA on a base: losses on held-out subjects, and answers to compare with the source's."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +10,13 @@ from .families import Family, State
 from .latents import Latents
 from .sampling import Sampler
 
-DRAWS = 4  # noise levels and noises for each drawing
+DRAWS = 4  # noise levels for each drawing, each with its own noise
 
 
 @dataclass(frozen=True)
 class States:
-    """Noised latents to ask two models about: noised (levels, n, 16, 8, 8), level (levels), context (n, 10, 384)."""
+    """Noised latents on which two models are compared: noised (levels, n, 16, 8, 8), level (levels), context
+    (n, 10, 384)."""
 
     noised: Tensor
     level: Tensor
@@ -29,7 +30,7 @@ class States:
 
 @dataclass(frozen=True)
 class Judge:
-    """Denoises the same noised drawings with every set of weights: differences between two are not chance."""
+    """Denoises the same noised drawings with every set of weights, so that differences are not due to chance."""
 
     family: Family
     latents: Latents
@@ -37,35 +38,35 @@ class Judge:
     def losses(
         self, model: nn.Module, weights: State, style: str, subjects: Sequence[int], variants: Sequence[int] = (0,)
     ) -> Tensor:
-        """(subjects x variants): the mean squared error of the model's answer on these drawings of a style."""
+        """Mean squared errors (subjects x variants) of the model's answers on these drawings of a style."""
         generator = torch.Generator().manual_seed(7)
-        some = [subject for subject in subjects for _ in variants]
-        count, drawings = len(some), [variant for _ in subjects for variant in variants]
+        repeated = [subject for subject in subjects for _ in variants]
+        count, drawings = len(repeated), [variant for _ in subjects for variant in variants]
         level = (torch.arange(DRAWS) + torch.rand(count, DRAWS, generator=generator)) / DRAWS
-        clean = self.latents.styles[style][some, drawings].repeat_interleave(DRAWS, 0)
-        context = self.latents.context[some].repeat_interleave(DRAWS, 0)
+        clean = self.latents.styles[style][repeated, drawings].repeat_interleave(DRAWS, 0)
+        context = self.latents.context[repeated].repeat_interleave(DRAWS, 0)
         noise = torch.randn(clean.shape, generator=generator)
         level = (0.02 + 0.96 * level).flatten()
-        answer = self.answers(model, weights, self.family.noised(clean, noise, level), level, context)
+        answer = self.answers(model, weights, self.family.add_noise(clean, noise, level), level, context)
         return (answer - self.family.aim(clean, noise)).square().mean((1, 2, 3)).view(count, -1).mean(1)
 
-    def drawn_states(self, style: str, subjects: Sequence[int], levels: int = 6) -> States:
-        """Real drawings of a style, noised."""
+    def noise_real_drawings(self, style: str, subjects: Sequence[int], levels: int = 6) -> States:
+        """Noised real drawings of a style."""
         generator = torch.Generator().manual_seed(9)
         clean = self.latents.styles[style][list(subjects), 0].expand(levels, -1, -1, -1, -1)
         level = (torch.arange(levels) + 0.5) / levels
         noise = torch.randn(clean.shape, generator=generator)
-        flat = self.family.noised(clean.flatten(0, 1), noise.flatten(0, 1), level.repeat_interleave(len(subjects)))
+        flat = self.family.add_noise(clean.flatten(0, 1), noise.flatten(0, 1), level.repeat_interleave(len(subjects)))
         return States(flat.view(clean.shape), level, self.latents.context[list(subjects)])
 
-    def sampled_states(self, model: nn.Module, weights: State, subjects: Sequence[int], levels: int = 6) -> States:
-        """What a model denoises when it draws these subjects in a few steps: no data is needed. As Check Transfer."""
+    def sample_states(self, model: nn.Module, weights: State, subjects: Sequence[int], levels: int = 6) -> States:
+        """The noised latents on the way when a model draws these subjects in a few steps, as in Check Transfer."""
         context = self.latents.context[list(subjects)]
         _, path = Sampler(levels, guidance=1.0).sample(self.family, model, weights, context, seed=9)
         return States(torch.stack([noised for _, noised in path]), torch.tensor([level for level, _ in path]), context)
 
     def answers_on(self, model: nn.Module, weights: State, states: "States") -> Tensor:
-        """The model's answers (levels, n, 16, 8, 8): in both families the unit is that of the noise."""
+        """The model's answers (levels, n, 16, 8, 8), in units of the noise in both families."""
         return self.answers(model, weights, *states.flat()).view(states.noised.shape)
 
     def answers(self, model: nn.Module, weights: State, noised: Tensor, level: Tensor, context: Tensor) -> Tensor:
@@ -75,6 +76,6 @@ class Judge:
             return torch.cat([self.family.predict(model, weights, *part) for part in parts])
 
 
-def recovered(without: Tensor, with_it: Tensor, trained: Tensor) -> float:
-    """The share of a trained LoRA's gain in loss that another one reaches; the three are losses by subject."""
-    return float((without.mean() - with_it.mean()) / (without.mean() - trained.mean()))
+def recovered(without: Tensor, transferred: Tensor, trained: Tensor) -> float:
+    """The share of a trained LoRA's gain in loss that a transferred LoRA reaches; all three are losses by subject."""
+    return float((without.mean() - transferred.mean()) / (without.mean() - trained.mean()))

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from .errors import UnreadableFile
-from .files import TensorFile, open_tensor_file
-from .layers import Rows
+from ..errors import UnreadableFile
+from ..layers import Rows
+from .tensor_file import TensorFile, open_tensor_file
 
 # "model-00001-of-00003", "model.fp16-00002-of-00002", "model_1_of_2": the number of a shard and how many there are.
 _NUMBERED = re.compile(r"^(?P<before>(?:.*\D)?)(?P<number>\d+)(?P<of>[-_. ]of[-_. ])(?P<total>\d+)(?P<after>.*)$")

@@ -6,12 +6,11 @@ import torch
 from blake3 import blake3
 from safetensors.torch import save_file
 
-from lora_transfer.core import file_state
 from lora_transfer.core.cache import SubspaceCache
 from lora_transfer.core.errors import ChangedFile
-from lora_transfer.core.files import open_tensor_file
-from lora_transfer.core.fingerprint import model_fingerprint
-from lora_transfer.core.shards import open_model_file
+from lora_transfer.core.files import file_state, open_tensor_file
+from lora_transfer.core.files.fingerprint import model_fingerprint
+from lora_transfer.core.files.shards import open_model_file
 
 
 @pytest.fixture(autouse=True)

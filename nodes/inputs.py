@@ -1,0 +1,52 @@
+"""Inputs that several nodes share."""
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from .sockets import AdapterSocket
+
+
+def comparison_inputs() -> list[Any]:
+    """Both models without the LoRA, and the LoRA as it was trained."""
+    return [
+        io.Model.Input("source_model", tooltip="The model that the LoRA was trained on, without the LoRA."),
+        io.Model.Input("target_model", tooltip="The model that you want to use the LoRA on, without the LoRA."),
+        original_adapter_input(),
+    ]
+
+
+def original_adapter_input() -> Any:
+    return AdapterSocket.Input("adapter", tooltip="The LoRA as it was trained, from Load LoRA (Transfer).")
+
+
+def target_conditioning_input() -> Any:
+    return io.Conditioning.Input(
+        "target_conditioning",
+        optional=True,
+        tooltip="The same prompts in the same order, encoded by the target's text encoder. Connect it if the two "
+        "models have different text encoders.",
+    )
+
+
+def seed_input(tooltip: str) -> Any:
+    return io.Int.Input(
+        "seed",
+        default=0,
+        min=0,
+        max=0xFFFFFFFFFFFFFFFF,
+        control_after_generate=io.ControlAfterGenerate.fixed,  # or the page changes it at every run
+        tooltip=tooltip,
+    )
+
+
+def size_input(default: int) -> Any:
+    return io.Int.Input(
+        "size",
+        default=default,
+        min=64,
+        max=4096,
+        step=8,
+        tooltip="Width and height of the pictures in pixels, if no latent is connected. Use the size that the models "
+        "are made for: 512 for SD 1.5, 1024 for SDXL and newer models.",
+    )
