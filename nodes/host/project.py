@@ -53,7 +53,7 @@ def project(
     transferred = transfer(comparison, plan, placed.deltas, using)
     scales, widened = plan.by_target(placed.scales), plan.by_target(placed.widened())
     changes = LayerChanges(target, transferred.deltas, scales, vectors, widened)
-    notes = note_growth(adapter, changes.tensors())
+    notes = (*placed.notes, *note_growth(adapter, changes.tensors()))
     report = transfer_report(
         comparison,
         plan,

@@ -236,3 +236,15 @@ def test_norms_of_another_number_are_not_applied(model) -> None:  # noqa: F811
     applied = apply(Adapter("made", "here", {}, tensors=tensors | GOOD), model, None, 1.0, 0.0)
     assert set(applied.not_applied) == set(tensors)
     assert all("lora_magnitude_vector has 5 values" in reason for reason in applied.not_applied.values())
+
+
+def test_a_key_of_an_encoder_that_the_base_has_in_another_make_is_not_told_to_connect_it() -> None:
+    """A CLIP is there, but the file's is a T5: connecting it would not help."""
+    base = base_from_header(header_of("SD15", text_encoder=True), "SD15", "header")
+    module_of_t5 = "lora_te3_encoder_block_0_layer_0_SelfAttention_q"
+    good = {"lora_unet_time_embedding_linear_1.diff": torch.ones(1280, 320)}
+    tensors = {f"{module_of_t5}.lora_up.weight": torch.ones(9, 2), f"{module_of_t5}.lora_down.weight": torch.ones(2, 9)}
+    placed = read_on(base, tensors | good)
+    assert set(placed.unread.values()) == {
+        "it belongs to a text encoder, and that of the base has no layer of this name"
+    }

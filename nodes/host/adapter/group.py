@@ -1,6 +1,6 @@
 """The tensors of an adapter file by the module that they belong to."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,15 +10,26 @@ from torch import Tensor
 from ..base.from_model import HostBase
 from .spelling.endings import rewrite_ending, split_adapter_name
 from .spelling.numbered import name_by_number
-from .unread_kinds import explain_unread_kind, kinds_of_keys, names_unread_kind
+from .unread_kinds import check_not_packed, explain_unread_kind, kinds_of_keys, names_unread_kind
 
 OF_TEXT_ENCODER = "it belongs to a text encoder: connect the CLIP to take it along"
 
 NO_SUCH_LAYER = "the base has no layer of this name"
 
+NOT_IN_TEXT_ENCODER = "it belongs to a text encoder, and that of the base has no layer of this name"
+
 EMBEDDING = "a learned word (textual inversion): save it as an embedding to keep it"
 
+_SECOND = "transformer_2."  # diffusers' name for the second transformer of a pipeline with two
+
+OF_SECOND_EXPERT = (
+    "it belongs to a second transformer (transformer_2: Wan 2.2's expert for low noise), and the file holds the first "
+    "one's changes too: save these keys as a file of their own to transfer them"
+)
+
 MAGNITUDE = ".lora_magnitude_vector"  # PEFT's DoRA, which ComfyUI does not read
+
+_BIAS_OF_BASE, _WEIGHT_OF_BASE = ".base_layer.bias", ".base_layer.weight"
 
 # Keys of no module, by how they begin.
 _OTHER_PARTS = {
@@ -53,34 +64,59 @@ class Group:
 class _Entry:
     """A tensor of the file: the key and the module's name as the file has them, and what stands behind the name.
 
-    source: the file's spelling of the module, and PEFT's adapter. Two sources of one module are two changes of it.
+    adapter: PEFT's name of it. Two spellings of one module, or two adapters, are two changes of it.
     """
 
     file_key: str
     module: str
     ending: str
-    source: str
+    adapter: str
     tensor: Tensor
 
 
 def group_by_module(tensors: dict[str, Tensor], base: HostBase) -> tuple[dict[str, Group], dict[str, str]]:
-    """The file's modules by their name in the base's key map, and the keys that belong to none, with the reason.
+    """The file's modules by their name in the base's key map, and the keys that belong to none, with the reason. Of
+    two names for one layer the first is the one that counts.
 
-    UnsupportedAdapter where a name has two readings on this base, or numbered modules fit it in no order.
+    UnsupportedAdapter where a name has two readings on this base, numbered modules fit it in no order, or the file was
+    packed for another program's kernels.
     """
+    check_not_packed(tensors)
+    tensors, unread = _without_second_expert(tensors)
     entries: dict[str, list[_Entry]] = {}
-    unread: dict[str, str] = {}
     kinds = kinds_of_keys(tensors)
     for key, file_key, adapter_name, tensor in _in_host_spelling(tensors, base):
         own, module = base.names.module_of(key)
         if own is None:
-            unread[file_key] = explain_unread_kind(kinds[file_key]) if file_key in kinds else _explain_no_layer(key)
+            unread[file_key] = (
+                explain_unread_kind(kinds[file_key]) if file_key in kinds else _explain_no_layer(key, base)
+            )
         else:
             ending = _ending_of_norms(key[len(module) :], tensor)
-            entry = _Entry(file_key, module, ending, f"{module} {adapter_name}", tensor)
+            own, ending = _of_trained_bias(own, ending, key, tensors, base)
+            entry = _Entry(file_key, module, ending, adapter_name, tensor)
             entries.setdefault(own, []).append(entry)
-    groups = {own: _one_change(own, found, unread) for own, found in entries.items()}
+    groups = {own: _one_change(own, entries[own], unread) for own in _in_order(entries, base)}
     return groups, unread
+
+
+def _in_order(names: Collection[str], base: HostBase) -> list[str]:
+    """Names of modules in the file's order; of several for one layer first the one that ComfyUI takes: it goes through
+    its map, and the last one overwrites the others."""
+    places = {name: place for place, name in enumerate(base.key_map)}
+    first: dict[Any, int] = {}
+    for name in names:
+        first.setdefault(base.key_map[name], len(first))
+    return sorted(names, key=lambda name: (first[base.key_map[name]], name in base.extra, -places[name]))
+
+
+def _without_second_expert(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors, and the keys that belong to another model than the others, with the reason. In a file of the second
+    expert alone they belong to the base that was chosen."""
+    if not any(key.startswith("transformer.") for key in tensors):
+        return tensors, {}
+    unread = {key: OF_SECOND_EXPERT for key in tensors if key.startswith(_SECOND)}
+    return {key: tensor for key, tensor in tensors.items() if key not in unread}, unread
 
 
 def explain_no_match(adapter: str, base: HostBase, unread: Mapping[str, str]) -> str:
@@ -103,19 +139,18 @@ def explain_no_match(adapter: str, base: HostBase, unread: Mapping[str, str]) ->
 def _one_change(own: str, entries: list[_Entry], unread: dict[str, str]) -> Group:
     """The tensors of a module. Where the file holds several changes of it (two prefixes, two adapters of PEFT), the
     one of the most keys is taken whole, else the first: factors of two changes must not mix."""
-    by_source: dict[str, list[_Entry]] = {}
+    by_source: dict[tuple[str, str], list[_Entry]] = {}
     for entry in entries:
-        by_source.setdefault(entry.source, []).append(entry)
+        by_source.setdefault((entry.module, entry.adapter), []).append(entry)
     sources = sorted(by_source.values(), key=len, reverse=True)
     group = Group(sources[0][0].module)
     for several in sources:
         taken = {key.removeprefix(own): file_key for key, file_key in group.file_keys.items()}
         if again := [entry for entry in several if entry.ending in taken]:
             other = taken[again[0].ending]
-            unread |= {
-                entry.file_key: f"another spelling of {taken.get(entry.ending, other)}, which was read"
-                for entry in several
-            }
+            is_adapter = several[0].module == group.module  # and so of another name in PEFT
+            what = "of another adapter in the file than" if is_adapter else "another spelling of"
+            unread |= {entry.file_key: f"{what} {taken.get(entry.ending, other)}, which was read" for entry in several}
             continue
         for entry in several:
             group.put(own + entry.ending, entry.file_key, entry.tensor)
@@ -128,11 +163,21 @@ def _in_host_spelling(tensors: dict[str, Tensor], base: HostBase) -> Iterator[tu
     belongs to no key of the file."""
     file_keys = {id(tensor): key for key, tensor in tensors.items()}
     numbered = name_by_number(tensors, base)
-    converted = comfy.lora_convert.convert_lora(tensors)
+    converted = comfy.lora_convert.convert_lora(dict(tensors))  # a copy: of Wan-Fun's keys it takes the old ones out
     for key, tensor in converted.items():
         plain, adapter_name = split_adapter_name(key)
-        file_key = key if converted is tensors else file_keys.get(id(tensor), "")  # two keys may share a tensor
+        # Two keys may share a tensor.
+        file_key = key if tensors.get(key) is tensor else file_keys.get(id(tensor), "")
         yield numbered.get(key) or rewrite_ending(plain), file_key, adapter_name, tensor
+
+
+def _of_trained_bias(own: str, ending: str, key: str, tensors: Mapping[str, Tensor], base: HostBase) -> tuple[str, str]:
+    """(module, end) of a key; of a bias that PEFT trained (bias="lora_only"), which takes the place of the base's, that
+    of the bias. Where the weight of the base stands beside it, both were saved as they are."""
+    if ending != _BIAS_OF_BASE or key.removesuffix(_BIAS_OF_BASE) + _WEIGHT_OF_BASE in tensors:
+        return own, ending
+    bias = str(base.key_map[own]).removesuffix(".weight") + ".bias"
+    return (bias, ".set_weight") if bias in base.key_map else (own, ".trained_bias")
 
 
 def _ending_of_norms(ending: str, tensor: Tensor) -> str:
@@ -141,5 +186,7 @@ def _ending_of_norms(ending: str, tensor: Tensor) -> str:
     return MAGNITUDE if ending == ".dora_scale" and tensor.ndim == 1 else ending
 
 
-def _explain_no_layer(key: str) -> str:
-    return next((reason for start, reason in _OTHER_PARTS.items() if key.startswith(start)), NO_SUCH_LAYER)
+def _explain_no_layer(key: str, base: HostBase) -> str:
+    reason = next((reason for start, reason in _OTHER_PARTS.items() if key.startswith(start)), NO_SUCH_LAYER)
+    has_encoder = reason == OF_TEXT_ENCODER and any(layer.text_encoder for layer in base.layers.values())
+    return NOT_IN_TEXT_ENCODER if has_encoder else reason

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,7 +26,8 @@ class LazyDelta:
     """One module's delta, made when it is asked for.
 
     exact: it has a low-rank form; otherwise it is dense, depends on the source's weight, and is cut after the transfer.
-    scale: alpha / rank of the file, inside the delta already. widened: the shape to which it pads its layer.
+    scale: alpha / rank of the file, inside the delta already. widened: the shape to which it pads its layer. values:
+    how many its exact factors hold. stored: how many the file holds for it.
     """
 
     shape: tuple[int, int]
@@ -34,6 +35,8 @@ class LazyDelta:
     scale: float
     build: Callable[[], LowRankDelta]
     widened: tuple[int, ...] | None = None
+    values: int = 0
+    stored: int = 0
 
     def rows(self, rows: Rows) -> "LazyDelta":
         """The delta of a slice of a fused weight."""
@@ -42,7 +45,9 @@ class LazyDelta:
             whole = self.build()
             return LowRankDelta(whole.up[rows.as_slice], whole.down)
 
-        return LazyDelta((rows.length, self.shape[1]), self.exact, self.scale, build)
+        shape = rows.length, self.shape[1]
+        values = self.values * sum(shape) // sum(self.shape)
+        return replace(self, shape=shape, build=build, widened=None, values=values)
 
     def arranged(self, to_model_order: Callable[[Tensor], Tensor]) -> "LazyDelta":
         """The delta with its rows in the model's order, where a file has them in another (Flux's last modulation: scale
@@ -52,12 +57,18 @@ class LazyDelta:
             whole = self.build()
             return LowRankDelta(to_model_order(whole.up), whole.down)
 
-        return LazyDelta(self.shape, self.exact, self.scale, build)
+        return replace(self, build=build, widened=None)
 
     def plus(self, other: "LazyDelta") -> "LazyDelta":
         """Both changes of one layer; the scale with which they are written is that of the first."""
-        exact = self.exact and other.exact
-        return LazyDelta(self.shape, exact, self.scale, lambda: self.build().plus(other.build()))
+        return LazyDelta(
+            self.shape,
+            self.exact and other.exact,
+            self.scale,
+            lambda: self.build().plus(other.build()),
+            values=self.values + other.values,
+            stored=self.stored + other.stored,
+        )
 
 
 class LazyDeltas(Mapping[str, LowRankDelta]):
@@ -85,7 +96,8 @@ def delta_of_patch(patch: Any, layer: Layer, source_weight: Callable[[], Tensor]
         return _difference(patch, layer, source_weight)
     _check_cores(patch, layer.weight.shape)
     if type(patch) in _FACTORED and patch.weights[DORA[patch.name]] is None:
-        factors, scale, shape = _factors_of(patch, layer)
+        factors, scale, form = _factors_of(patch, layer)
+        shape = form.shape
         _check_scale(scale)
         widened: Any = patch.weights[5] if isinstance(patch, LoRAAdapter) else None
         if widened is not None:
@@ -96,7 +108,9 @@ def delta_of_patch(patch: Any, layer: Layer, source_weight: Callable[[], Tensor]
             def build() -> LowRankDelta:
                 return factors(*patch.weights).scaled(scale)
 
-            return LazyDelta(shape, True, scale, build, None if widened is None else tuple(widened))
+            stored = sum(one.numel() for one in patch.weights if isinstance(one, Tensor))
+            widened = None if widened is None else tuple(widened)
+            return LazyDelta(shape, True, scale, build, widened, form.rank * sum(shape), stored)
         if (
             isinstance(patch, LoRAAdapter)
             and shape[0] == layer.weight.shape[0]
@@ -140,12 +154,12 @@ def peft_dora(
     return LazyDelta(layer.weight.matrix_shape, False, 1.0, build)
 
 
-def _factors_of(patch: Any, layer: Layer) -> tuple[Callable[..., LowRankDelta], float, tuple[int, int]]:
-    """What makes a delta of a patch's tensors, its scale, and its shape (m, n) from the shapes of the tensors alone."""
+def _factors_of(patch: Any, layer: Layer) -> tuple[Callable[..., LowRankDelta], float, LowRankDelta]:
+    """What makes a delta of a patch's tensors, its scale, and that delta without values, from shapes alone."""
     try:
         factors, scale = _FACTORED[type(patch)](patch.weights)
         shapes = (one.to("meta") if isinstance(one, Tensor) else one for one in patch.weights)
-        return factors, scale, factors(*shapes).shape
+        return factors, scale, factors(*shapes)
     except (AttributeError, IndexError, KeyError, RuntimeError, ShapeMismatch) as error:
         raise misfit(patch, layer.weight.shape) from error
 

@@ -24,12 +24,17 @@ _ENCODERS = (
     ("text_encoder", ("text_encoder.", "lora_te_", "lora_te1_", "text_model.")),
 )
 _DIFFUSION = ("unet", "transformer")
-_PARTS = ("", *_DIFFUSION, *(part for part, _ in _ENCODERS))
+_SECOND = "transformer_2"
+_PARTS = ("", *_DIFFUSION, _SECOND, *(part for part, _ in _ENCODERS))
 
 # What stands before the name that a module has inside its model, where PEFT's patterns begin.
 _PREFIX = re.compile(
-    r"(?:base_model\.model|diffusion_model|model|unet|transformer|text_encoder(?:_[23])?|pipe|dit)\.(?=.)"
+    r"(?:base_model\.model|diffusion_model|model|unet|transformer(?:_2)?|text_encoder(?:_[23])?|pipe|dit)\.(?=.)"
 )
+
+# Ways to start a LoRA that take what its factors begin with out of the base (arXiv 2404.02948 and others): at the end
+# the change is up down less that beginning, which the file does not hold. PEFT can convert such a file.
+_CHANGES_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 _TRUTH = {"true": True, "1": True, "false": False, "0": False, "none": False, "null": False, "": False}
 
@@ -65,9 +70,20 @@ class PeftSettings:
         """Whether the module was trained as DoRA, which keeps its norms in a tensor of their own."""
         return self._is_set(self._of(module), "use_dora")
 
+    def check_start(self, module: str) -> None:
+        """UnsupportedAdapter where training began by changing the base: the factors alone are not the change."""
+        start = str(self._of(module).get("init_lora_weights", ""))
+        if start.lower().startswith(_CHANGES_THE_BASE):
+            raise UnsupportedAdapter(
+                f"its training began with {start[:40]} (init_lora_weights in the file's metadata), which takes a part "
+                "out of the base that the file does not hold; PEFT can save it as a LoRA of the whole base "
+                "(path_initial_model_for_weight_conversion)"
+            )
+
     def _of(self, module: str) -> Mapping[str, Any]:
         encoder = next((part for part, prefixes in _ENCODERS if module.startswith(prefixes)), None)
-        wanted = _DIFFUSION if encoder is None else (encoder,)
+        diffusion = (_SECOND,) if module.startswith(f"{_SECOND}.") else _DIFFUSION
+        wanted = diffusion if encoder is None else (encoder,)
         return next((self.parts[part] for part in (*wanted, "") if part in self.parts), {})
 
     def _value(self, settings: Mapping[str, Any], pattern: str, names: tuple[str, ...], module: str) -> float | None:

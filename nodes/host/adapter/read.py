@@ -1,7 +1,7 @@
 """An adapter on the layers of a base: ComfyUI's reader behind a table of spellings, and every key accounted for."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from comfy.weight_adapter import LoRAAdapter
@@ -19,11 +19,15 @@ from .group import MAGNITUDE, Group, explain_no_match, group_by_module
 from .kinds import LazyDelta, LazyDeltas, delta_of_patch, peft_dora
 from .module import read_module
 from .peft import PeftSettings, peft_settings
-from .scale import apply_scale, check_dora, check_norms
+from .scale import apply_scale, check_norms, check_settings
 from .vectors import sum_vectors, vectors_of_module
 
 # How reasons begin that another base, or a whole file, would take away.
 _OF_DAMAGE = ("expected its ", "its diff has shape", "its set has shape", "it is incomplete")
+
+# All exact factors of an adapter are in memory at once: 4 GB in float32, and as much again while they are saved.
+_MOST_VALUES = 1 << 30
+_GROWN = 4  # times what the file holds: a LoRA's own factors never are, those of a LoKr or LoHa can be a thousand times
 
 _PlacedDeltas = dict[str, tuple[LazyDelta, tuple[str, ...]]]
 
@@ -34,6 +38,7 @@ class AdapterOnBase:
 
     deltas: layer -> delta, scale inside, float32. factored: those of them whose kind has factors. scales: layer ->
     alpha / rank. A change of a fused weight is split into its slices; its keys are counted with the first of them.
+    notes: what a reader of the report should know.
     """
 
     modules: tuple[Module, ...]
@@ -43,6 +48,7 @@ class AdapterOnBase:
     vectors: tuple[Vector, ...]
     skipped: tuple[Skipped, ...]
     unread: Mapping[str, str]
+    notes: tuple[str, ...] = ()
 
     def layers(self) -> list[str]:
         return [module.layer for module in self.modules]
@@ -79,6 +85,7 @@ def read_adapter(adapter: Adapter, base: HostBase) -> AdapterOnBase:
             skipped = Skipped(layer_name(base.key_map[spelled]), str(error), group.keys())
             placed.append(_Placed(skipped=(skipped,)))
     deltas, doubled = _sum_deltas(zip(groups, placed, strict=True), base)
+    deltas, notes = _bound_size(deltas)
     vectors, doubled_vectors = sum_vectors(vector for one in placed for vector in one.vectors)
     skipped = (*(skipped for one in placed for skipped in one.skipped), *doubled, *doubled_vectors)
     if not deltas and not vectors:
@@ -96,6 +103,7 @@ def read_adapter(adapter: Adapter, base: HostBase) -> AdapterOnBase:
         vectors=vectors,
         skipped=skipped,
         unread={key: reason for part in (unread, *(one.unread for one in placed)) for key, reason in part.items()},
+        notes=notes,
     )
 
 
@@ -130,6 +138,20 @@ def _sum_deltas(placed: Iterable[tuple[str, _Placed]], base: HostBase) -> tuple[
     return deltas, tuple(skipped)
 
 
+def _bound_size(deltas: _PlacedDeltas) -> tuple[_PlacedDeltas, tuple[str, ...]]:
+    """The deltas, those whose exact factors are far larger than the file's as such without a low-rank form where all of
+    them together would take the memory of a base; a note says so."""
+    total = sum(delta.values for delta, _ in deltas.values())
+    grown = [layer for layer, (delta, _) in deltas.items() if delta.values > _GROWN * delta.stored]
+    if total <= _MOST_VALUES or not grown:
+        return deltas, ()
+    note = (
+        f"its exact factors would take {total * 4 / 1e9:.0f} GB, for {len(grown)} of its layers are products of small "
+        "matrices: these are cut to dense_rank, and the report tells what each of them loses"
+    )
+    return deltas | {layer: (replace(deltas[layer][0], exact=False), deltas[layer][1]) for layer in grown}, (note,)
+
+
 def _place_module(spelled: str, group: Group, settings: PeftSettings, base: HostBase) -> _Placed:
     """One module: its matrix as a delta or as those of its slices, its bias and norm as vectors. UnsupportedAdapter and
     ShapeMismatch give the reason where nothing of it can be transferred."""
@@ -162,7 +184,7 @@ def _delta(patch: Any, spelled: str, group: Group, layer: str, settings: PeftSet
         return to_file_order(base.key_map[spelled], base.read(place_of))
 
     module, magnitude = group.module, group.tensors.get(f"{spelled}{MAGNITUDE}")
-    check_dora(patch, magnitude, module, settings)
+    check_settings(patch, magnitude, module, settings)
     patch = apply_scale(patch, module, settings)
     placed = delta_of_patch(patch, place_of, source_weight)
     if magnitude is None or not isinstance(patch, LoRAAdapter):

@@ -14,27 +14,34 @@ _ALPHA = 2  # where the host keeps alpha in the weights of LoRA, LoHa and LoKr
 
 
 def apply_scale(patch: Any, module: str, settings: PeftSettings) -> Any:
-    """The patch with alpha = rank times the metadata's scale, if it has no alpha of its own; other kinds as they are.
+    """The patch with alpha = rank times the metadata's scale, if it has no alpha of its own; the same patch where that
+    changes nothing, and for other kinds.
 
     module: its name in the file. UnsupportedAdapter where the metadata cannot be understood."""
     if not isinstance(patch, LoRAAdapter | LoHaAdapter | LoKrAdapter) or patch.weights[_ALPHA] is not None:
         return patch
-    weights: list[Any] = list(patch.weights)
     ranked = _ranked(patch)
-    if ranked is None:  # a LoKr of two full matrices, for which the host has no alpha
-        scale = settings.scale(module, None)
-        weights[0] = weights[0] if scale == 1 or weights[0] is None else weights[0].float() * scale
-    elif ranked.ndim > 0:
-        rank = ranked.shape[0]
-        weights[_ALPHA] = rank * settings.scale(module, rank)
+    if ranked is not None and ranked.ndim == 0:
+        return patch
+    rank = None if ranked is None else ranked.shape[0]
+    scale = settings.scale(module, rank)
+    if scale == 1:
+        return patch
+    weights: list[Any] = list(patch.weights)
+    if rank is not None:
+        weights[_ALPHA] = rank * scale
+    elif weights[0] is not None:  # a LoKr of two full matrices, for which the host has no alpha
+        weights[0] = weights[0].float() * scale
     return type(patch)(patch.loaded_keys, tuple(weights))
 
 
-def check_dora(patch: Any, magnitude: Tensor | None, module: str, settings: PeftSettings) -> None:
-    """UnsupportedAdapter where a LoRA's norms cannot be those of DoRA: they are missing though the metadata ask for
-    them, they are there twice, or they stand beside a Tucker core, which PEFT does not know."""
+def check_settings(patch: Any, magnitude: Tensor | None, module: str, settings: PeftSettings) -> None:
+    """UnsupportedAdapter where a LoRA is not what its factors say by the file's metadata: it began by changing the
+    base, or its norms cannot be those of DoRA. They are missing though the metadata ask for them, they are there
+    twice, or they stand beside a Tucker core, which PEFT does not know."""
     if not isinstance(patch, LoRAAdapter):
         return
+    settings.check_start(module)
     norms_of_host, mid = patch.weights[DORA["lora"]], patch.weights[3]
     if magnitude is None and norms_of_host is None and settings.says_dora(module):
         raise UnsupportedAdapter("its norms (lora_magnitude_vector) are missing, for the file's metadata say use_dora")

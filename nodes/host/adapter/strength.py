@@ -55,7 +55,8 @@ def _changes_of(adapter: Adapter, base: HostBase, name: str) -> tuple[LayerChang
             lost.append(share)
         deltas[layer] = delta
     changes = LayerChanges(fits, deltas, placed.scales, placed.vectors, placed.widened())
-    return changes, (*_left_out(name, placed), *note_cut(name, lost))
+    notes = (f"{name}: {note}" for note in placed.notes)
+    return changes, (*_left_out(name, placed), *notes, *note_cut(name, lost))
 
 
 def _left_out(name: str, placed: AdapterOnBase) -> tuple[str, ...]:

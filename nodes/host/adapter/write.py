@@ -157,7 +157,7 @@ def _sum(first: LowRankDelta, second: LowRankDelta) -> LowRankDelta:
 def _write_vector(vector: Vector) -> tuple[str, Tensor]:
     """A bias, norm or table under ComfyUI's own name, which all loaders but diffusers' accept in any spelling."""
     prefix = "" if vector.parameter.startswith(UNET) else "text_encoders."
-    if vector.parameter.endswith(".bias"):
+    if vector.parameter.endswith(".bias") and vector.kind == "diff":
         return f"{prefix}{vector.parameter.removesuffix('.bias')}.diff_b", vector.values
     end = ".diff" if vector.kind == "diff" else ".set_weight"
     return f"{prefix}{vector.parameter.removesuffix('.weight')}{end}", vector.values

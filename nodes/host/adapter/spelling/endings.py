@@ -8,6 +8,7 @@ _REWRITES = (
     (re.compile(r"\.lora_magnitude_vector\.weight$"), ".lora_magnitude_vector"),
     (re.compile(r"\.magnitude$"), ".lora_magnitude_vector"),  # ai-toolkit's DoRA: the same formula
     (re.compile(r"\.diff_m$"), ".modulation.diff"),  # lightx2v's changes of Wan's modulations
+    (re.compile(r"(?<=_lora[12])\.(up|down)\.weight$"), r".lora_\1.weight"),  # XLabs: one for image, one for text
     (re.compile(r"(?<=[a-z0-9])_lora_(up|down|mid)\.weight$"), r".lora_\1.weight"),
     (re.compile(r"\.lora_(up|down)$"), r".lora_\1.weight"),
 )

@@ -5,6 +5,7 @@ are rows of the module, in order; the last word says how many rows each of them 
 
     equal     all the same number
     columns   as many as the weight has columns, and the last has the rest: q, k, v and an MLP in one weight
+    qkv       three times as many as the weight has columns, and the rest: q, k and v in one, and an MLP
     grouped   q as many as the weight has columns, k and v half of the rest each: fewer heads for k and v
 
 `swapped` means that the two halves of the rows (scale and shift, or gate and value) change places.
@@ -22,6 +23,7 @@ import comfy.utils
 _ROWS = {
     "equal": lambda rows, columns, parts: [rows // parts] * parts,
     "columns": lambda rows, columns, parts: [columns] * (parts - 1) + [rows - columns * (parts - 1)],
+    "qkv": lambda rows, columns, parts: [3 * columns, rows - 3 * columns],
     "grouped": lambda rows, columns, parts: [columns] + [(rows - columns) // (parts - 1)] * (parts - 1),
 }
 _SWAPPED = "swapped"

@@ -9,6 +9,7 @@ PREFIXES = (
     "model.",  # model.diffusion_model.: a checkpoint's own names
     "unet.",
     "transformer.",
+    "transformer_2.",  # the second of a pipeline with two: Wan 2.2's expert for low noise
     "base_model.model.",  # PEFT
     "pipe.dit.",  # DiffSynth
     "dit.",
