@@ -56,7 +56,7 @@ CHANGING: dict[str, tuple[dict[str, Tensor], str]] = {
     ),
     "norms of PEFT beside a Tucker core": (
         {**LORA, ".lora_mid.weight": torch.ones(4, 4), ".lora_magnitude_vector": torch.ones(320)},
-        "beside lora_mid",
+        "together with lora_mid",
     ),
     "half a Tucker LoHa": ({**LOHA, ".hada_t1": torch.ones(4, 4)}, "hada_t2 is missing"),
     "the other half": ({**LOHA, ".hada_t2": torch.ones(4, 4)}, ".hada_t2 is not understood"),

@@ -1,4 +1,4 @@
-"""An adapter on a loaded model: patches of ComfyUI that do what Project LoRA transfers of the same file."""
+"""Applies an adapter to a loaded model with ComfyUI's patches: the same changes that Project LoRA transfers."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -20,7 +20,7 @@ from .row_order import in_file_order
 from .scale import apply_scale, check_norms, check_settings
 from .vectors import vectors_of_module
 
-# Where a patch is not what ComfyUI's own loader makes of the same keys, and the pack's is what the trainer did.
+# Where ComfyUI's own loader makes another patch of the same keys, which is not what the trainer did.
 _SCALE = "it ignores the scale in the file's metadata"
 _NORMS = "it does not read the norms of PEFT's DoRA"
 _ROWS = "it computes kinds that depend on the weight with the rows of two orders mixed"
@@ -29,10 +29,8 @@ _BIAS = "it drops the bias of a layer whose name stands for some of its rows, or
 
 @dataclass(frozen=True)
 class ApplyResult:
-    """The patched model and text encoder, how many of the file's keys are in them, and the others with the reason.
-
-    differs: how many modules ComfyUI's own loader reads as something else, by what it does.
-    """
+    """The patched model and text encoder. keys: the number of the file's keys in them; not_applied: the other keys with
+    the reason; differs: the number of modules that ComfyUI's own loader reads differently, by what it does."""
 
     model: Any
     clip: Any | None
@@ -41,7 +39,7 @@ class ApplyResult:
     differs: Mapping[str, int] = field(default_factory=dict[str, int])
 
     def summary(self) -> str:
-        """What was applied in one line, for a person."""
+        """What was applied in one line, for the user."""
         if not self.keys:
             return "strength 0: nothing changed"
         return "; ".join((self._applied(), *self._differences()))
@@ -50,8 +48,8 @@ class ApplyResult:
         if not self.not_applied:
             return f"all {self.keys} keys applied"
         reason, count = Counter(self.not_applied.values()).most_common(1)[0]
-        left = len(self.not_applied)
-        return f"{self.keys} of {self.keys + left} keys applied; not applied: {left} ({count}: {reason})"
+        others = len(self.not_applied)
+        return f"{self.keys} of {self.keys + others} keys applied; not applied: {others} ({count}: {reason})"
 
     def _differences(self) -> Iterator[str]:
         for what, count in self.differs.items():
@@ -60,7 +58,7 @@ class ApplyResult:
 
 @dataclass(frozen=True)
 class _Patches:
-    """ComfyUI's patches of one module, the file's keys that are in them, and where its own loader has others."""
+    """ComfyUI's patches of one module, the file's keys that are in them, and where ComfyUI's own loader differs."""
 
     patches: Mapping[Any, Any]
     keys: tuple[str, ...]
@@ -68,53 +66,53 @@ class _Patches:
 
 
 def apply(adapter: Adapter, model: Any, clip: Any | None, strength_model: float, strength_clip: float) -> ApplyResult:
-    """The adapter on a model and its text encoder: what Project LoRA transfers of it, as ComfyUI's own patches.
+    """Apply the adapter to a model and its text encoder: the changes that Project LoRA transfers, as ComfyUI's patches.
 
-    That is what ComfyUI's loader applies wherever it reads the file as its trainer meant it; `differs` tells where not.
-    UnsupportedAdapter where nothing of the adapter fits the model.
+    ComfyUI's loader does the same wherever it reads the file as its trainer meant it; `differs` says where it does not.
+    UnsupportedAdapter if nothing of the adapter fits the model.
     """
     if strength_model == 0 and strength_clip == 0:
-        return ApplyResult(model, clip)  # as ComfyUI's own loader does: the very same model, bit by bit
+        return ApplyResult(model, clip)  # the very same model, as ComfyUI's own loader returns it
     base = base_from_model(model) if clip is None else join_encoder(base_from_model(model), base_from_clip(clip))
-    groups, left = group_by_module(adapter.state_dict(), base)
+    groups, reasons = group_by_module(adapter.state_dict(), base)
     if not groups:
-        raise UnsupportedAdapter(explain_no_match(adapter.name, base, left))
+        raise UnsupportedAdapter(explain_no_match(adapter.name, base, reasons))
     settings = peft_settings(adapter.metadata, adapter.name)
     modules: list[_Patches] = []
     for spelled, group in groups.items():
-        found, reasons = _patches_of(spelled, group, settings, base)
-        modules.append(found)
-        left = {**left, **reasons}
+        module, reasons_of_module = _patches_of(spelled, group, settings, base)
+        modules.append(module)
+        reasons = {**reasons, **reasons_of_module}
     patches: dict[Any, Any] = {}
     for module in modules:
-        patches = {**module.patches, **patches}  # of two names for one layer the first in the order of the groups
+        patches = {**module.patches, **patches}  # if two modules name the same layer, the first counts
     patched, patched_clip = model.clone(), None if clip is None else clip.clone()
-    taken = set(patched.add_patches(patches, strength_model))
+    accepted = set(patched.add_patches(patches, strength_model))
     if patched_clip is not None:
-        taken |= set(patched_clip.add_patches(patches, strength_clip))
+        accepted |= set(patched_clip.add_patches(patches, strength_clip))
     for module in modules:
-        if not taken & module.patches.keys():
-            left = {**left, **dict.fromkeys(module.keys, "the model has no such layer")}
+        if not accepted & module.patches.keys():
+            reasons = {**reasons, **dict.fromkeys(module.keys, "the model has no such layer")}
         elif all(patches[name] is not patch for name, patch in module.patches.items()):
-            left = {**left, **dict.fromkeys(module.keys, "the file changes this layer under another name too")}
-    applied = sum(key not in left for module in modules for key in module.keys)
+            reasons = {**reasons, **dict.fromkeys(module.keys, "the file changes this layer under another name too")}
+    applied = sum(key not in reasons for module in modules for key in module.keys)
     if not applied:
-        raise UnsupportedAdapter(_explain_no_fit(adapter, base, left))
-    differs = Counter(what for module in modules if not left.keys() & {*module.keys} for what in module.differs)
-    return ApplyResult(patched, patched_clip, applied, left, differs)
+        raise UnsupportedAdapter(_explain_no_fit(adapter, base, reasons))
+    differs = Counter(what for module in modules if not reasons.keys() & {*module.keys} for what in module.differs)
+    return ApplyResult(patched, patched_clip, applied, reasons, differs)
 
 
-def _explain_no_fit(adapter: Adapter, base: HostBase, left: Mapping[str, str]) -> str:
-    telling = {key: reason for key, reason in left.items() if reason not in (NO_SUCH_LAYER, OF_TEXT_ENCODER)}
-    key, reason = next(iter((telling or left).items()))
+def _explain_no_fit(adapter: Adapter, base: HostBase, reasons: Mapping[str, str]) -> str:
+    telling = {key: reason for key, reason in reasons.items() if reason not in (NO_SUCH_LAYER, OF_TEXT_ENCODER)}
+    key, reason = next(iter((telling or reasons).items()))
     return (
         f"LoRA {adapter.name} on {base.name}: expected modules that fit, found none. The first, {key}: {reason}. "
-        "Connect the model that it was made for, or project it to this one first."
+        "Connect the model that the LoRA was made for, or transfer it to this model first."
     )
 
 
 def _patches_of(spelled: str, group: Group, settings: PeftSettings, base: HostBase) -> tuple[_Patches, dict[str, str]]:
-    """The patches of a module, and its keys that are not in them, with the reason."""
+    """The patches of a module, and its other keys with the reason."""
     target = base.key_map[spelled]
     layer = base.layers.get(layer_name(target))
     try:
@@ -124,20 +122,22 @@ def _patches_of(spelled: str, group: Group, settings: PeftSettings, base: HostBa
         if target in patches and layer is not None:
             patches[target], differs = _on_layer(patches[target], spelled, group, settings, base)
         elif any(isinstance(patch, LoRAAdapter) and patch.weights[5] is not None for patch in patches.values()):
-            raise UnsupportedAdapter("its reshape_weight pads a parameter that is no matrix of the model")
+            raise UnsupportedAdapter("its reshape_weight pads a parameter that is not a matrix of the model")
     except (UnsupportedAdapter, ShapeMismatch) as error:
         return _Patches({}, ()), dict.fromkeys(group.keys(), str(error))
-    left = {group.file_keys[key]: reason for key, reason in module.unread.items() if group.file_keys[key]} | misfits
+    reasons = {group.file_keys[key]: reason for key, reason in module.unread.items() if group.file_keys[key]} | misfits
     if not isinstance(target, str) and any(name != target for name in patches):
         differs.append(_BIAS)
     by_parameter = {_parameter(name, target): _reorder(name, patch, target) for name, patch in patches.items()}
-    told = tuple(differs) if spelled == group.module and spelled not in base.extra else ()
-    return _Patches(by_parameter, tuple(key for key in group.keys(module.read) if key not in left), told), left
+    # ComfyUI's loader reads only names of its own, so it can differ only there.
+    known_differences = tuple(differs) if spelled == group.module and spelled not in base.extra else ()
+    keys = tuple(key for key in group.keys(module.read) if key not in reasons)
+    return _Patches(by_parameter, keys, known_differences), reasons
 
 
 def _on_layer(patch: Any, spelled: str, group: Group, settings: PeftSettings, base: HostBase) -> tuple[Any, list[str]]:
-    """The patch of a layer's weight as the trainer meant it, and where ComfyUI's own loader has another; no weight is
-    read. UnsupportedAdapter and ShapeMismatch where it does not fit."""
+    """The patch of a layer's weight as the trainer meant it, and where ComfyUI's own loader differs. No weight is read.
+    UnsupportedAdapter or ShapeMismatch if the patch does not fit."""
     target = base.key_map[spelled]
     layer, magnitude = base.layers[layer_name(target)], group.tensors.get(f"{spelled}{MAGNITUDE}")
     delta_of_patch(patch, layer, lambda: base.read(layer))
@@ -157,22 +157,22 @@ def _on_layer(patch: Any, spelled: str, group: Group, settings: PeftSettings, ba
 def _without_misfits(
     patches: Mapping[Any, Any], group: Group, target: Any, base: HostBase
 ) -> tuple[dict[Any, Any], dict[str, str]]:
-    """The patches without those of biases, norms and tables that the model has no place for, and the keys of those,
-    with the reason: ComfyUI leaves them out and says so in its log alone."""
+    """The patches without those of biases, norms and tables that do not fit the model; and the keys of these with the
+    reason. ComfyUI would leave them out and say so only in its log."""
     matrix = patches.get(target) if layer_name(target) in base.layers else None
-    _, skipped = vectors_of_module(patches, matrix, group, target, base)
-    left = {key: one.reason for one in skipped for key in one.keys}
-    values_left = {id(tensor) for key, tensor in group.tensors.items() if group.file_keys[key] in left}
-    kept = {
+    _, misfits = vectors_of_module(patches, matrix, group, target, base)
+    reasons = {key: misfit.reason for misfit in misfits for key in misfit.keys}
+    values = {id(tensor) for key, tensor in group.tensors.items() if group.file_keys[key] in reasons}
+    fitting = {
         name: patch
         for name, patch in patches.items()
-        if patch is matrix or not isinstance(patch, tuple) or id(patch[1][0]) not in values_left
+        if patch is matrix or not isinstance(patch, tuple) or id(patch[1][0]) not in values
     }
-    return kept, left
+    return fitting, reasons
 
 
 def _parameter(name: Any, target: Any) -> Any:
-    """The parameter of a patch. ComfyUI 0.30 names the bias of a layer after the layer's tuple, and then drops it."""
+    """The parameter that a patch changes. ComfyUI 0.30 names a bias after its layer's tuple and then drops it."""
     if name == target or isinstance(target, str):
         return name
     key, rows, _ = parse_target(target)

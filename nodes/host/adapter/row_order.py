@@ -1,7 +1,6 @@
-"""Patches of ComfyUI on layers whose rows a file has in another order than the model (scale and shift swapped).
+"""Patches on layers whose rows have another order in the file than in the model (scale and shift swapped).
 
-ComfyUI reorders the rows of a change alone. That is not enough where the change depends on the weight, or takes its
-place.
+ComfyUI only reorders the rows of the change. That is not enough if the change depends on the weight or replaces it.
 """
 
 from collections.abc import Callable
@@ -16,12 +15,12 @@ from .module import DORA
 
 
 class InFileOrder(WeightAdapterBase):
-    """A patch of another kind, computed on the weight with its rows in the order of the file. weights: that patch."""
+    """Computes another patch on the weight with its rows in the order of the file. weights: that patch."""
 
     name = "in_file_order"
 
     def __init__(self, loaded_keys: set[str], weights: Any) -> None:
-        """As every adapter of the host, which makes copies of one for tensors on a device."""
+        """The signature of ComfyUI's adapters, which ComfyUI relies on to copy them to a device."""
         self.loaded_keys, self.weights = loaded_keys, weights
 
     def calculate_weight(
@@ -35,7 +34,7 @@ class InFileOrder(WeightAdapterBase):
         intermediate_dtype: torch.dtype = torch.float32,
         original_weight: Any = None,
     ) -> Tensor:
-        """The weight, changed in place. `function` brings a file's rows into the model's order."""
+        """Change the weight in place and return it. `function` brings the file's rows into the model's order."""
         file_rows = function(torch.arange(len(weight), device=weight.device))
         (patch,) = self.weights
         changed = patch.calculate_weight(
@@ -53,8 +52,8 @@ class InFileOrder(WeightAdapterBase):
 
 
 def in_file_order(patch: Any, to_model_order: Callable[[Tensor], Tensor]) -> Any:
-    """The patch with which ComfyUI, given the same function, does to a layer what the file's trainer did to it; the
-    same patch where it does so already."""
+    """The patch that makes ComfyUI, with the same function, change a layer as the file's trainer did; the same patch if
+    it already does."""
     if isinstance(patch, tuple):
         kind, (values, *rest) = patch
         return (kind, (to_model_order(values), *rest)) if kind == "set" else patch
@@ -62,7 +61,7 @@ def in_file_order(patch: Any, to_model_order: Callable[[Tensor], Tensor]) -> Any
 
 
 def _depends_on_order(patch: Any) -> bool:
-    """Whether a change needs to know which row of the weight it changes; norms of columns are the same in any order."""
+    """Whether a change depends on the order of the weight's rows. Norms of columns are the same in any order."""
     if type(patch) not in _KINDS_WITH_FACTORS:
         return True
     norms = patch.weights[DORA[patch.name]]
