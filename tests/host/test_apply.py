@@ -148,7 +148,7 @@ def test_a_module_that_does_not_fit_is_reported_and_the_others_are_applied(model
 @pytest.mark.parametrize(
     ("tensors", "sentence"),
     [
-        (module(LORA, "lora_unet_double_blocks_0_img_mlp_0"), "of which none names a layer of it"),
+        (module(LORA, "lora_unet_double_blocks_0_img_mlp_0"), "none of which names a layer of it"),
         (module(LORA, "lora_te_text_model_encoder_layers_0_mlp_fc1"), "Connect the CLIP too"),
         (module({**LORA, ".lora_down.weight": torch.ones(4, 9)}), "expected modules that fit, found none"),
     ],

@@ -16,6 +16,7 @@ from .kinds import delta_of_patch
 from .module import read_module
 from .peft import PeftSettings, peft_settings
 from .peft_dora import add_norms
+from .positions import RESHAPE
 from .row_order import in_file_order
 from .scale import apply_scale, check_norms, check_settings
 from .vectors import vectors_of_module
@@ -121,7 +122,7 @@ def _patches_of(spelled: str, group: Group, settings: PeftSettings, base: HostBa
         differs: list[str] = []
         if target in patches and layer is not None:
             patches[target], differs = _on_layer(patches[target], spelled, group, settings, base)
-        elif any(isinstance(patch, LoRAAdapter) and patch.weights[5] is not None for patch in patches.values()):
+        elif any(isinstance(patch, LoRAAdapter) and patch.weights[RESHAPE] is not None for patch in patches.values()):
             raise UnsupportedAdapter("its reshape_weight pads a parameter that is not a matrix of the model")
     except (UnsupportedAdapter, ShapeMismatch) as error:
         return _Patches({}, ()), dict.fromkeys(group.keys(), str(error))

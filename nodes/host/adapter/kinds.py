@@ -13,7 +13,8 @@ from ....core import kinds
 from ....core.delta import LowRankDelta
 from ....core.errors import ShapeMismatch, UnsupportedAdapter
 from ....core.layers import Layer, Rows
-from .module import DORA, check_fit, compute_weight, misfit
+from .module import check_fit, compute_weight, misfit
+from .positions import ALPHA, CORES, DOWN, RESHAPE, dora_scale_of
 
 _LARGEST_SCALE = 1e6  # of alpha / rank; trainers write at most some thousands, and beyond 1e30 float32 overflows
 _MOST_WIDENED = (
@@ -95,11 +96,11 @@ def delta_of_patch(patch: Any, layer: Layer, source_weight: Callable[[], Tensor]
     if isinstance(patch, tuple):
         return _difference(patch, layer, source_weight)
     _check_cores(patch, layer.weight.shape)
-    if type(patch) in _FACTORED and patch.weights[DORA[patch.name]] is None:
+    if type(patch) in _FACTORED and dora_scale_of(patch) is None:
         factors, scale, form = _factors_of(patch, layer)
         shape = form.shape
         _check_scale(scale)
-        widened: Any = patch.weights[5] if isinstance(patch, LoRAAdapter) else None
+        widened: Any = patch.weights[RESHAPE] if isinstance(patch, LoRAAdapter) else None
         if widened is not None:
             _check_widened(widened, shape, layer)
         # ComfyUI reshapes a Kronecker product of another shape. After that it has no factors of the right shape.
@@ -122,7 +123,7 @@ def delta_of_patch(patch: Any, layer: Layer, source_weight: Callable[[], Tensor]
             )
         if not isinstance(patch, LoKrAdapter):
             raise misfit(patch, layer.weight.shape)
-    if isinstance(patch, LoRAAdapter) and patch.weights[5] is not None:
+    if isinstance(patch, LoRAAdapter) and patch.weights[RESHAPE] is not None:
         raise UnsupportedAdapter("it is a DoRA with a reshape_weight: a padded layer has no norms to start from")
     check_fit(patch, layer.weight.shape)
 
@@ -199,13 +200,13 @@ def _check_widened(widened: Any, shape: tuple[int, int], layer: Layer) -> None:
 def _check_cores(patch: Any, shape: tuple[int, ...]) -> None:
     """UnsupportedAdapter if a Tucker core is larger than the layer: the product would be far larger than both."""
     longest = max(shape[0], math.prod(shape[1:]))
-    cores = [patch.weights[index] for index in _CORES.get(type(patch), ())]
+    cores = [patch.weights[index] for index in CORES.get(type(patch), ())]
     if any(core is not None and (core.ndim < 2 or max(core.shape[:2]) > longest) for core in cores):
         raise misfit(patch, shape)
 
 
 def _lora(weights: Any) -> tuple[Callable[..., LowRankDelta], float]:
-    rank, alpha = weights[1].shape[0], weights[2]
+    rank, alpha = weights[DOWN].shape[0], weights[ALPHA]
     return (
         lambda up, down, alpha, mid, *_: kinds.lora(up, down, mid),
         1.0 if alpha is None else alpha / rank,
@@ -213,7 +214,7 @@ def _lora(weights: Any) -> tuple[Callable[..., LowRankDelta], float]:
 
 
 def _loha(weights: Any) -> tuple[Callable[..., LowRankDelta], float]:
-    rank, alpha = weights[1].shape[0], weights[2]
+    rank, alpha = weights[DOWN].shape[0], weights[ALPHA]
     return (
         lambda w1_a, w1_b, alpha, w2_a, w2_b, t1, t2, *_: kinds.loha(w1_a, w1_b, w2_a, w2_b, t1, t2),
         1.0 if alpha is None else alpha / rank,
@@ -231,9 +232,6 @@ def _lokr(weights: Any) -> tuple[Callable[..., LowRankDelta], float]:
         1.0 if alpha is None or rank is None else alpha / rank,
     )
 
-
-# Where each kind of the host keeps its Tucker cores.
-_CORES: dict[type, tuple[int, ...]] = {LoRAAdapter: (3,), LoHaAdapter: (5, 6), LoKrAdapter: (7,)}
 
 # ComfyUI's adapter classes whose delta has exact factors, unless there is a DoRA scale.
 _FACTORED: dict[type, Any] = {LoRAAdapter: _lora, LoHaAdapter: _loha, LoKrAdapter: _lokr}

@@ -10,15 +10,13 @@ from typing import Any
 
 import comfy.lora
 import torch
-from comfy.weight_adapter import BOFTAdapter, LoKrAdapter, OFTAdapter
+from comfy.weight_adapter import LoKrAdapter, OFTAdapter
 from torch import Tensor
 
 from ....core.errors import UnsupportedAdapter
 from .group import MAGNITUDE, Group
+from .positions import NORM_LIMIT, W1_A, W2_A, dora_scale_of
 from .unread_kinds import explain_unread_kind, kinds_of_keys
-
-# Where ComfyUI's adapters have the limit of a norm; tensors without values have no norm to limit.
-_NORM_LIMIT = {OFTAdapter: 2, BOFTAdapter: 2}
 
 # What ComfyUI's code raises if a tensor is missing or has an unexpected shape.
 _OF_WRONG_SHAPE = (AttributeError, IndexError, RuntimeError, TypeError, UnboundLocalError, ValueError)
@@ -68,7 +66,8 @@ def name_of(patch: Any) -> str:
 def check_fit(patch: Any, shape: tuple[int, ...]) -> None:
     """UnsupportedAdapter if one of ComfyUI's adapters does not fit a weight. Runs ComfyUI's own computation on shapes
     alone. It catches its errors and leaves the weight unchanged, so reaching our function is the sign of success."""
-    limit = _NORM_LIMIT.get(type(patch))
+    # The tensors here have shapes alone, and so no norm to limit.
+    limit = NORM_LIMIT.get(type(patch))
     stand_ins = (value.to("meta") if isinstance(value, Tensor) else value for value in patch.weights)
     weights = tuple(0.0 if index == limit and value is not None else value for index, value in enumerate(stand_ins))
     if not compute_weight(type(patch)(set(), weights), torch.empty(shape, device="meta"))[1] or not _scale_fits(
@@ -153,7 +152,8 @@ def _is_without_alpha(patches: Mapping[Any, Any]) -> bool:
     """Whether the module is a LoKr of two full matrices. It has no rank, so alpha is not used; trainers write
     9999999999, which is infinite in float16."""
     return any(
-        isinstance(patch, LoKrAdapter) and patch.weights[3] is patch.weights[5] is None for patch in patches.values()
+        isinstance(patch, LoKrAdapter) and patch.weights[W1_A] is patch.weights[W2_A] is None
+        for patch in patches.values()
     )
 
 
@@ -180,7 +180,7 @@ def _check_values(key: str, tensor: Tensor) -> None:
 
 def _scale_fits(patch: Any, shape: tuple[int, ...]) -> bool:
     """Whether a DoRA scale can be divided by ComfyUI's norms, which are those of the outputs if there are as many."""
-    scale = patch.weights[DORA[patch.name]]
+    scale = dora_scale_of(patch)
     if scale is None:
         return True
     if scale.ndim != len(shape):
@@ -200,6 +200,3 @@ _HARMLESS = {
     ".base_layer.weight": "the base's own weight, saved with the LoRA",
     ".base_layer.bias": "the base's own bias, saved with the LoRA",
 }
-
-# Where each of ComfyUI's adapters has its DoRA scale.
-DORA = {"lora": 4, "loha": 7, "lokr": 8, "glora": 5, "oft": 3, "boft": 3}

@@ -11,7 +11,7 @@ from comfy.weight_adapter import LoHaAdapter, LoKrAdapter, LoRAAdapter
 from comfy.weight_adapter.base import WeightAdapterBase
 from torch import Tensor
 
-from .module import DORA
+from .positions import dora_scale_of
 
 
 class InFileOrder(WeightAdapterBase):
@@ -36,7 +36,7 @@ class InFileOrder(WeightAdapterBase):
     ) -> Tensor:
         """Change the weight in place and return it. `function` brings the file's rows into the model's order."""
         file_rows = function(torch.arange(len(weight), device=weight.device))
-        (patch,) = self.weights
+        patch: Any = self.weights[0]
         changed = patch.calculate_weight(
             weight[file_rows.argsort()],
             key,
@@ -64,7 +64,7 @@ def _depends_on_order(patch: Any) -> bool:
     """Whether a change depends on the order of the weight's rows. Norms of columns are the same in any order."""
     if type(patch) not in _KINDS_WITH_FACTORS:
         return True
-    norms = patch.weights[DORA[patch.name]]
+    norms = dora_scale_of(patch)
     return norms is not None and norms.shape[0] > 1
 
 

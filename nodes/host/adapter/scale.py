@@ -7,10 +7,8 @@ from torch import Tensor
 
 from ....core.errors import UnsupportedAdapter
 from ....core.layers import Layer
-from .module import DORA
 from .peft import PeftSettings
-
-_ALPHA = 2  # where the host keeps alpha in the weights of LoRA, LoHa and LoKr
+from .positions import ALPHA, DOWN, MID, W1_B, W2_B, dora_scale_of
 
 
 def apply_scale(patch: Any, module: str, settings: PeftSettings) -> Any:
@@ -18,7 +16,7 @@ def apply_scale(patch: Any, module: str, settings: PeftSettings) -> Any:
     changes nothing, and for other kinds.
 
     module: its name in the file. UnsupportedAdapter if the metadata are not understood."""
-    if not isinstance(patch, LoRAAdapter | LoHaAdapter | LoKrAdapter) or patch.weights[_ALPHA] is not None:
+    if not isinstance(patch, LoRAAdapter | LoHaAdapter | LoKrAdapter) or patch.weights[ALPHA] is not None:
         return patch
     ranked = _ranked(patch)
     if ranked is not None and ranked.ndim == 0:
@@ -29,7 +27,7 @@ def apply_scale(patch: Any, module: str, settings: PeftSettings) -> Any:
         return patch
     weights: list[Any] = list(patch.weights)
     if rank is not None:
-        weights[_ALPHA] = rank * scale
+        weights[ALPHA] = rank * scale
     elif weights[0] is not None:  # a LoKr of two full matrices, for which ComfyUI has no alpha
         weights[0] = weights[0].float() * scale
     return type(patch)(patch.loaded_keys, tuple(weights))
@@ -42,7 +40,7 @@ def check_settings(patch: Any, magnitude: Tensor | None, module: str, settings: 
     if not isinstance(patch, LoRAAdapter):
         return
     settings.check_start(module)
-    norms_of_host, mid = patch.weights[DORA["lora"]], patch.weights[3]
+    norms_of_host, mid = dora_scale_of(patch), patch.weights[MID]
     if magnitude is None and norms_of_host is None and settings.says_dora(module):
         raise UnsupportedAdapter("its norms (lora_magnitude_vector) are missing: the file's metadata say use_dora")
     if magnitude is not None and norms_of_host is not None:
@@ -60,5 +58,5 @@ def check_norms(magnitude: Tensor, key: str, layer: Layer) -> None:
 def _ranked(patch: Any) -> Tensor | None:
     """The factor whose first dimension is the rank by which alpha is divided."""
     if isinstance(patch, LoKrAdapter):
-        return next((factor for factor in (patch.weights[6], patch.weights[4]) if factor is not None), None)
-    return patch.weights[1]
+        return next((factor for factor in (patch.weights[W2_B], patch.weights[W1_B]) if factor is not None), None)
+    return patch.weights[DOWN]
