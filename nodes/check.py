@@ -64,9 +64,8 @@ class CheckTransfer(io.ComfyNode):
                 io.Latent.Input(
                     "latent",
                     optional=True,
-                    tooltip="An empty latent, to set a size that is not square, or the latent of a picture (VAE "
-                    "Encode), to compare the models on that picture. Without it they are compared on what the source "
-                    "paints with the LoRA.",
+                    tooltip="An empty latent sets the size of the pictures. Connect the latent of a picture (VAE "
+                    "Encode) to compare the models on that picture.",
                 ),
                 target_conditioning_input(),
                 io.Autogrow.Input(
@@ -116,10 +115,10 @@ class CheckTransfer(io.ComfyNode):
         target_conditioning: Any = None,
         more: dict[str, Adapter] | None = None,
     ) -> io.NodeOutput:
-        sides = CheckInputs(source_model, target_model, conditioning, target_conditioning or conditioning)
+        inputs = CheckInputs(source_model, target_model, conditioning, target_conditioning or conditioning)
         others = [candidate for candidate in (more or {}).values() if candidate is not None]
         settings = CheckSettings(search, seed, seeds, timesteps, size)
-        checked = check(sides, adapter, transferred, others, latent, settings, host_progress())
+        checked = check(inputs, adapter, transferred, others, latent, settings, host_progress())
         report = checked.report
         show(cls.hidden.unique_id, report.sentence())
         plot = image_of(check_picture(report))

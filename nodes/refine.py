@@ -88,7 +88,7 @@ class RefineLora(io.ComfyNode):
                     max=1.0,
                     step=0.0001,
                     advanced=True,
-                    tooltip="How much of its size a factor changes in one step. There is no need to adapt it to the "
+                    tooltip="The share of its size by which a factor changes in one step. The default suits every "
                     "model.",
                 ),
                 AdapterSocket.Input(

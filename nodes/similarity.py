@@ -38,7 +38,8 @@ _RANK_RULES = [
                 default=320,
                 min=1,
                 max=16384,
-                tooltip="The same number of directions for every layer. Layers that are no wider cannot be compared.",
+                tooltip="The same number of directions for every layer. Layers with fewer directions cannot be "
+                "compared.",
             )
         ],
     ),

@@ -1,10 +1,11 @@
-"""The card that ComfyUI computes on: whether an error says that its memory ran out."""
+"""Recognises errors that mean that a card's memory ran out."""
 
 import comfy.model_management
 
-from ...core.memory import is_out_of_memory as is_so_in_words
+from ...core.memory import is_out_of_memory as names_out_of_memory
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """ComfyUI knows torch's own errors (and clears one that is pending), core the words of cuBLAS and its like."""
-    return comfy.model_management.is_oom(error) or is_so_in_words(error)
+    """ComfyUI recognises torch's own errors (and clears a pending one); core recognises the texts of cuBLAS and other
+    libraries."""
+    return comfy.model_management.is_oom(error) or names_out_of_memory(error)

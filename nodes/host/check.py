@@ -1,4 +1,4 @@
-"""Checks a transfer: compares what the adapter changes in the source's output and in the target's, on the same noised
+"""Checks a transfer: compares how the adapter changes the outputs of the source and of the target, on the same noised
 latents."""
 
 import time
@@ -20,12 +20,13 @@ from .adapter.group import OF_TEXT_ENCODER
 from .adapter.metadata import method_of
 from .adapter.strength import scale_adapter
 from .base.from_model import base_from_model
+from .base.merge import note_patched_weights
 from .sampling.outputs import Start, Tick, make_start, predict_outputs, require_comparable
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """The report of a check, and the adapter that it chose, scaled so that strength 1 is the chosen strength."""
+    """The report of a check, and the chosen adapter, scaled so that strength 1 is the chosen strength."""
 
     report: CheckReport
     adapter: Adapter
@@ -33,7 +34,7 @@ class CheckResult:
 
 @dataclass(frozen=True)
 class CheckInputs:
-    """The two models as they are connected, without the adapter, and the conditioning of each."""
+    """The two models without the adapter, and the conditioning of each."""
 
     source: Any
     target: Any
@@ -51,8 +52,8 @@ class _Candidate:
 
 @dataclass(frozen=True)
 class _Aim:
-    """The noised latents, what the source with the adapter makes of them, and what of that is the adapter's: all
-    (levels, n, ...)."""
+    """What the target is compared with: the noised latents, the output of the source with the adapter, and the change
+    that the adapter makes to the source's output. All (levels, n, ...)."""
 
     states: Tensor
     output: Tensor
@@ -60,7 +61,7 @@ class _Aim:
 
 
 def check(
-    sides: CheckInputs,
+    inputs: CheckInputs,
     adapter: Adapter,
     transferred: Adapter,
     more: Sequence[Adapter],
@@ -69,16 +70,16 @@ def check(
     progress: Progress,
 ) -> CheckResult:
     """Measure how far `transferred`, each of `more` and the adapter itself bring the target towards the source with the
-    adapter. All passes of the source come first, so that only one of the models is needed at a time."""
+    adapter. All passes of the source come first, so that only one model is needed at a time."""
     started = time.monotonic()
-    require_comparable(sides.source, sides.target)
-    start = make_start(sides.source, sides.target, latent, settings)
-    bases = [base_from_model(model) for model in (sides.source, sides.target)]
-    on_source = apply(adapter, sides.source, None, 1.0, 0.0)
-    candidates, without_copy = _candidates(sides.target, adapter, transferred, more)
+    require_comparable(inputs.source, inputs.target)
+    start = make_start(inputs.source, inputs.target, latent, settings)
+    bases = [base_from_model(model) for model in (inputs.source, inputs.target)]
+    on_source = apply(adapter, inputs.source, None, 1.0, 0.0)
+    candidates, without_copy = _candidates(inputs.target, adapter, transferred, more)
     passes = 3 + len(candidates) * len(settings.strengths())
     ticks = _ticks(passes, len(start.noise) * len(start.levels), progress)
-    trials = _trials(sides, on_source.model, candidates, start, settings.strengths(), ticks)
+    trials = _trials(inputs, on_source.model, candidates, start, settings.strengths(), ticks)
     report = CheckReport(
         source=Identity.of(bases[0]),
         target=Identity.of(bases[1]),
@@ -86,56 +87,58 @@ def check(
         settings={**vars(settings), "latents": len(start.noise), "states": "sampled" if start.sampled else "given"},
         noise_levels=tuple(float(level) for level in start.levels),
         trials=trials,
-        notes=(*without_copy, *_notes(sides, on_source, candidates)),
+        notes=(*without_copy, *_notes(inputs, on_source, candidates)),
         seconds=time.monotonic() - started,
     )
     chosen, attempt = report.chosen()
     winner = candidates[trials.index(chosen)].adapter
-    made = scale_adapter(winner, attempt.strength, bases[1])
-    return CheckResult(replace(report, notes=(*report.notes, *made.notes)), made.adapter)
+    scaled = scale_adapter(winner, attempt.strength, bases[1])
+    return CheckResult(replace(report, notes=(*report.notes, *scaled.notes)), scaled.adapter)
 
 
 def _trials(
-    sides: CheckInputs,
+    inputs: CheckInputs,
     patched_source: Any,
     candidates: Sequence[_Candidate],
     start: Start,
     strengths: Sequence[float],
     ticks: Iterator[Tick],
 ) -> tuple[Trial, ...]:
-    """Every candidate at every strength, beside what the adapter does to the source."""
-    aim = _on_source(sides, patched_source, start, ticks)
-    plain = _on_target(sides, sides.target, start, aim.states, ticks, "the target without the LoRA")
+    """Try every candidate at every strength."""
+    aim = _on_source(inputs, patched_source, start, ticks)
+    plain = _on_target(inputs, inputs.target, start, aim.states, ticks, "the target without the LoRA")
     apart = difference(plain, aim.output, start.levels)
     trials: list[Trial] = []
-    for one in candidates:
+    for candidate in candidates:
+        adapter, applied = candidate.adapter, candidate.applied
         attempts: list[Attempt] = []
         for strength in strengths:
-            patched = one.applied if strength == 1 else apply(one.adapter, sides.target, None, strength, 0.0)
-            what = f"the target with {one.label} at strength {strength:g}"
-            found = _on_target(sides, patched.model, start, aim.states, ticks, what)
-            attempts.append(measure(strength, difference(found, plain, start.levels), aim.change, apart))
-        held, applied = one.adapter, one.applied.summary()
-        trials.append(Trial(one.role, one.label, held.name, held.fingerprint, applied, tuple(attempts)))
+            patched = applied if strength == 1 else apply(adapter, inputs.target, None, strength, 0.0)
+            what = f"the target with {candidate.label} at strength {strength:g}"
+            output = _on_target(inputs, patched.model, start, aim.states, ticks, what)
+            attempts.append(measure(strength, difference(output, plain, start.levels), aim.change, apart))
+        label, summary = candidate.label, applied.summary()
+        trials.append(Trial(candidate.role, label, adapter.name, adapter.fingerprint, summary, tuple(attempts)))
     return tuple(trials)
 
 
 def _candidates(
     target: Any, adapter: Adapter, transferred: Adapter, more: Sequence[Adapter]
 ) -> tuple[list[_Candidate], tuple[str, ...]]:
-    """All that the target is tried with, and a note where the adapter itself does not fit it; any other that does not
-    is refused."""
+    """The adapters to try on the target, and a note if the plain copy does not fit it. Any other adapter that does not
+    fit is an error."""
     named: list[tuple[Role, str, Adapter]] = [("transferred", "transferred", transferred)]
-    for index, one in enumerate(more, 1):
-        named.append(("more", f"more {index}", one))
-    found = [
-        _Candidate(role, _label(label, one), one, apply(one, target, None, 1.0, 0.0)) for role, label, one in named
+    for index, further in enumerate(more, 1):
+        named.append(("more", f"more {index}", further))
+    candidates = [
+        _Candidate(role, _label(label, candidate), candidate, apply(candidate, target, None, 1.0, 0.0))
+        for role, label, candidate in named
     ]
     try:
-        found.append(_Candidate("copy", "the plain copy", adapter, apply(adapter, target, None, 1.0, 0.0)))
+        candidates.append(_Candidate("copy", "the plain copy", adapter, apply(adapter, target, None, 1.0, 0.0)))
     except UnsupportedAdapter as error:
-        return found, (f"there is no plain copy to compare with: {error}",)
-    return found, ()
+        return candidates, (f"there is no plain copy to compare with: {error}",)
+    return candidates, ()
 
 
 def _label(label: str, adapter: Adapter) -> str:
@@ -143,40 +146,37 @@ def _label(label: str, adapter: Adapter) -> str:
     return label if method is None else f"{label} ({method})"
 
 
-def _on_source(sides: CheckInputs, patched: Any, start: Start, ticks: Iterator[Tick]) -> _Aim:
-    within = predict_outputs(patched, sides.conditioning, start, None, next(ticks), "the source with the LoRA")
+def _on_source(inputs: CheckInputs, patched: Any, start: Start, ticks: Iterator[Tick]) -> _Aim:
+    within = predict_outputs(patched, inputs.conditioning, start, None, next(ticks), "the source with the LoRA")
     without = predict_outputs(
-        sides.source, sides.conditioning, start, within.states, next(ticks), "the source without the LoRA"
+        inputs.source, inputs.conditioning, start, within.states, next(ticks), "the source without the LoRA"
     )
     return _Aim(within.states, within.denoised, difference(within.denoised, without.denoised, start.levels))
 
 
 def _on_target(
-    sides: CheckInputs, model: Any, start: Start, states: Tensor, ticks: Iterator[Tick], what: str
+    inputs: CheckInputs, model: Any, start: Start, states: Tensor, ticks: Iterator[Tick], what: str
 ) -> Tensor:
-    return predict_outputs(model, sides.target_conditioning, start, states, next(ticks), what).denoised
+    return predict_outputs(model, inputs.target_conditioning, start, states, next(ticks), what).denoised
 
 
 def _ticks(passes: int, calls: int, progress: Progress) -> Iterator[Tick]:
-    """One for each pass, which together count the calls of the models from none to all."""
+    """A tick for each pass. Together they count all calls of the models."""
     for index in range(passes):
-        yield partial(_told, progress, index * calls, passes * calls)
+        yield partial(_report_calls, progress, index * calls, passes * calls)
 
 
-def _told(progress: Progress, before: int, total: int, done: int) -> None:
+def _report_calls(progress: Progress, before: int, total: int, done: int) -> None:
     progress(before + done, total, "")
 
 
-def _notes(sides: CheckInputs, on_source: ApplyResult, candidates: Sequence[_Candidate]) -> tuple[str, ...]:
-    """What the figures do not tell by themselves."""
-    notes = [
-        f"the connected {name} model has {len(model.patches)} patched weights already: they count as part of it"
-        for name, model in (("source", sides.source), ("target", sides.target))
-        if model.patches
-    ]
-    for name, applied in (("the LoRA on the source", on_source), *((one.label, one.applied) for one in candidates)):
-        if applied.left:
+def _notes(inputs: CheckInputs, on_source: ApplyResult, candidates: Sequence[_Candidate]) -> tuple[str, ...]:
+    """What the figures alone do not say."""
+    notes = note_patched_weights(inputs.source, inputs.target)
+    on_target = [(candidate.label, candidate.applied) for candidate in candidates]
+    for name, applied in (("the LoRA on the source", on_source), *on_target):
+        if applied.not_applied:
             notes.append(f"{name}: {applied.summary()}")
-    if OF_TEXT_ENCODER in on_source.left.values():
-        notes.append("the LoRA's part on text encoders is not measured: the conditioning is taken as it is connected")
+    if OF_TEXT_ENCODER in on_source.not_applied.values():
+        notes.append("the LoRA's part for text encoders is not measured: the conditioning is used as it is connected")
     return tuple(notes)

@@ -23,7 +23,7 @@ from .refine.estimate import estimate_outlook
 
 @dataclass(frozen=True)
 class CompareSettings:
-    """How two bases are compared. block_map: the user's own map of blocks as JSON; empty: the weights decide."""
+    """How two bases are compared. block_map: the user's own pairs of blocks as JSON; empty to pair them by weights."""
 
     rule: RankRule
     measure: Measure = "subspace"
@@ -33,14 +33,14 @@ class CompareSettings:
 
 @dataclass(frozen=True)
 class CompareResult:
-    """The comparison that a transfer needs, and what there is to show of it."""
+    """The comparison that a transfer needs, and what the node shows of it."""
 
     survey: Survey
     comparison: Comparison[HostBase]
     report: Report
 
     def pictures(self) -> Iterator[numpy.ndarray]:
-        """Every layer, every block against every block, and the similarity along the depth."""
+        """The heatmap of all layers, the map of all blocks, and the similarity along the depth."""
         yield similarity_heatmap(self.report)
         yield block_map_picture(
             self.survey.scores, self.survey.block_map, self.comparison.source.name, self.comparison.target.name
@@ -58,7 +58,7 @@ def compare_bases(
 ) -> CompareResult:
     """Compare the layers that the adapter changes, or all layers without one.
 
-    tell: gets the verdict as a line of text as soon as it is known; the comparison takes longer.
+    tell: gets the verdict as text as soon as it is known, because the comparison takes longer.
     """
     started = time.monotonic()
     placed = None if adapter is None else read_adapter(adapter, source)

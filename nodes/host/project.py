@@ -1,4 +1,4 @@
-"""Projects a LoRA onto the target base: from the adapter's file to the transferred adapter and its report."""
+"""Transfers a LoRA to the target base: from the adapter's file to the transferred adapter and its report."""
 
 import time
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ from .base.from_model import HostBase
 
 @dataclass(frozen=True)
 class ProjectResult:
-    """The transferred adapter, the report of every layer, and notes that the user should see at once."""
+    """The transferred adapter, the report on every layer, and notes that the user should see at once."""
 
     adapter: Adapter
     report: Report
     notes: tuple[str, ...]
 
     def summary(self) -> str:
-        """The result in one line, for a person."""
+        """The result in one line, for the user."""
         return "; ".join((self.report.summary(), *self.notes))
 
 
@@ -40,7 +40,7 @@ def project(
 ) -> ProjectResult:
     """Transfer the adapter to the comparison's target.
 
-    NothingToTransfer where the verdict on the bases is to refuse and `force` is off, or where no layer is left.
+    NothingToTransfer if the verdict on the bases is refuse and `force` is off, or if no layer is left.
     """
     started = time.monotonic()
     source, target = comparison.source, comparison.target
@@ -53,7 +53,7 @@ def project(
     transferred = transfer(comparison, plan, placed.deltas, using)
     scales, widened = plan.by_target(placed.scales), plan.by_target(placed.widened())
     changes = LayerChanges(target, transferred.deltas, scales, vectors, widened)
-    notes = note_growth(adapter, changes.tensors())
+    notes = (*placed.notes, *note_growth(adapter, changes.tensors()))
     report = transfer_report(
         comparison,
         plan,

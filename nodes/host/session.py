@@ -1,4 +1,4 @@
-"""The running ComfyUI: its device, its progress bar, its cancel button."""
+"""The running ComfyUI: its device, its progress bar, its cancel button, and the texts and pictures on its nodes."""
 
 import os
 from typing import Any
@@ -16,34 +16,33 @@ from ...core.progress import Progress
 from ...core.resources import Resources
 from .settings import subspace_cache
 
-# Bytes that a worker may take at the layers of the largest models (measured: benchmarks/speed), and the most that help:
-# beyond these the memory's bandwidth is what limits them.
-_WORKER_MEMORY, _MOST_WORKERS = 1.5e9, 16
-_CARD_WORKERS = 3  # one computes, the others read the next layers
-_CARD_MEMORY = 3e9  # bytes that a layer of the largest models takes on a card, in float64
+_WORKER_MEMORY = 1.5e9  # bytes that a worker needs for the layers of the largest models (measured: benchmarks/speed)
+_MOST_WORKERS = 16  # more do not help: the memory's bandwidth is the limit then
+_CARD_WORKERS = 3  # one worker computes, the others read the next layers
+_CARD_MEMORY = 3e9  # bytes that a layer of the largest models needs on a card, in float64
 
 
 def resources() -> Resources:
     """What a node may use: ComfyUI's device, as many workers as the memory allows, the cache, the progress bar."""
     device = comfy.model_management.get_torch_device()
-    if device.type != "cuda":  # Apple's, Intel's and other cards have no float64, or no eigensolver
+    if device.type != "cuda":  # cards of Apple, Intel and others lack float64 or an eigensolver
         device = torch.device("cpu")
     if device.type == "cpu":
         allowed = int(psutil.virtual_memory().available / _WORKER_MEMORY)
         workers = max(1, min(os.cpu_count() or 1, allowed, _MOST_WORKERS))
     else:
         workers = _CARD_WORKERS
-        comfy.model_management.free_memory(_CARD_MEMORY, device)  # a sampling model that fills the card makes room
+        comfy.model_management.free_memory(_CARD_MEMORY, device)  # unloads models that fill the card
     return Resources.on(device, workers, subspace_cache(), host_progress())
 
 
 def show(node_id: str, text: str) -> None:
-    """A line of text on a node, in the canvas and in Nodes 2.0, as ComfyUI's own nodes show theirs."""
+    """Show a text on a node, in the canvas and in Nodes 2.0, as ComfyUI's own nodes do."""
     PromptServer.instance.send_progress_text(text, node_id)
 
 
 def host_progress() -> Progress:
-    """A progress bar with one step per layer. Raises the host's own interruption when the user cancels."""
+    """ComfyUI's progress bar, with one step per layer. Raises ComfyUI's interruption when the user cancels."""
     bar = comfy.utils.ProgressBar(1)  # the total comes with the first step
 
     def report(done: int, total: int, layer: str) -> None:
@@ -54,8 +53,8 @@ def host_progress() -> Progress:
 
 
 def show_picture(picture: numpy.ndarray, total: int) -> None:
-    """A picture of bytes (height, width, 3) on the node that runs, its progress bar of `total` steps being full: the
-    page lays a run's last preview over what the node gives out."""
+    """Show a picture of bytes (height, width, 3) as the last preview of the running node, with its progress bar of
+    `total` steps full. Otherwise the page keeps an older preview on top of the node's own output."""
     bar = comfy.utils.ProgressBar(total)
     bar.update_absolute(total, total, ("PNG", Image.fromarray(picture), None))
 
@@ -66,5 +65,5 @@ def image_of(picture: numpy.ndarray) -> torch.Tensor:
 
 
 def block_if_none(pictures: torch.Tensor | None) -> Any:
-    """An output that is not there: nodes after it do not run, and it is no error."""
+    """The pictures as an output. Without any, nodes that depend on them do not run, and there is no error."""
     return ExecutionBlocker(None) if pictures is None else pictures

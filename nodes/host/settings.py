@@ -1,4 +1,4 @@
-"""The user's settings of the pack: what stands under LoRA Transfer on ComfyUI's settings page (web/settings.js)."""
+"""The user's settings: those under LoRA Transfer on ComfyUI's settings page (web/settings.js)."""
 
 import json
 import logging
@@ -16,43 +16,42 @@ _OFF = "off"
 DEFAULTS: dict[str, Any] = {PRECISION: "float32", LIMIT: 20}
 
 
-# Gigabytes; more than any disk holds, and an infinite limit is as good.
-_MOST = 1e6
+_MOST = 1e6  # gigabytes; more than any disk holds, so it serves as infinity
 
 
 def subspace_cache() -> SubspaceCache | None:
-    """The cache of decomposed bases in ComfyUI's user folder; None where the user has switched it off, or where its
-    folder cannot be used, which the log says once."""
-    chosen = _settings()
-    place = _place(chosen, "subspaces")
-    if place is None:
+    """The cache of decomposed bases in ComfyUI's user folder; None if the user has switched it off, or if its folder
+    cannot be used, which the log says once."""
+    chosen = _read_settings()
+    location = _locate(chosen, "subspaces")
+    if location is None:
         return None
-    folder, limit = place
+    folder, limit = location
     try:
         return SubspaceCache(folder, chosen[PRECISION], limit)
     except OSError as error:
-        _warn(f"no cache of decomposed bases in {folder} ({error}): bases are decomposed anew in every run")
+        _warn(f"no cache of decomposed bases in {folder} ({error}): bases are decomposed again in every run")
         return None
 
 
 def cache_folder(name: str) -> tuple[Path, int] | None:
-    """A folder of the pack's caches and its limit in bytes; None where the user has switched them off."""
-    return _place(_settings(), name)
+    """The folder of one of the pack's caches and its limit in bytes; None if the user has switched caches off."""
+    return _locate(_read_settings(), name)
 
 
-def _place(chosen: Mapping[str, Any], name: str) -> tuple[Path, int] | None:
+def _locate(chosen: Mapping[str, Any], name: str) -> tuple[Path, int] | None:
     if chosen[PRECISION] == _OFF:
         return None
     return Path(folder_paths.get_user_directory()) / "lora_transfer" / name, int(chosen[LIMIT] * 1e9)
 
 
-def _settings() -> dict[str, Any]:
-    """The pack's settings as ComfyUI's page saved them, the default in place of each that is missing or cannot be used.
-    Nodes run outside of any request, so they are read from the file, of the default user."""
+def _read_settings() -> dict[str, Any]:
+    """The pack's settings as ComfyUI's page saved them, with defaults for those that are missing or unusable. Nodes run
+    outside of any request, so the settings are read from the file of the default user."""
     path = Path(folder_paths.get_user_directory()) / "default" / "comfy.settings.json"
     try:
         written = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):  # ComfyUI itself goes on without settings then
+    except (OSError, ValueError, RecursionError):  # ComfyUI itself then goes on without settings
         written = {}
     chosen = dict(DEFAULTS)
     for name, usable in _USABLE.items():
@@ -61,7 +60,7 @@ def _settings() -> dict[str, Any]:
         if usable(written[name]):
             chosen[name] = written[name]
         else:
-            _warn(f"setting {name}: expected {_EXPECTED[name]}, found {written[name]!r:.80}; {DEFAULTS[name]} is used")
+            _warn(f"setting {name}: expected {_EXPECTED[name]}, found {written[name]!r:.80}; using {DEFAULTS[name]}")
     chosen[LIMIT] = min(chosen[LIMIT], _MOST)
     return chosen
 
@@ -80,5 +79,5 @@ _EXPECTED = {PRECISION: f"one of {', '.join((*PRECISIONS, _OFF))}", LIMIT: "a nu
 
 @cache
 def _warn(message: str) -> None:
-    """A line in the log, once."""
+    """Write a warning to the log, once."""
     logging.warning("LoRA Transfer: %s", message)

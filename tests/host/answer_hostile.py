@@ -28,8 +28,8 @@ _MOST_BYTES, _MOST_SECONDS = 4 << 30, 60
 
 
 def answer(path: Path, base: HostBase) -> tuple[str, int]:
-    """What is said of a file by everything that a run does with it (prompts, metadata, deltas, the tensors that are
-    written), and the length of the longest prompt."""
+    """What the pack says of a file after everything that a run does with it (prompts, metadata, deltas, the tensors
+    that are written), and the length of the longest prompt."""
     longest = 0
     try:
         adapter = adapter_from_file(path, path.name)

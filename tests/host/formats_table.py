@@ -10,6 +10,7 @@ from torch import Tensor
 from lora_transfer.core.errors import UnsupportedAdapter
 from lora_transfer.nodes.host.adapter.adapter import Adapter
 from lora_transfer.nodes.host.adapter.read import read_adapter
+from lora_transfer.nodes.host.adapter.unread_kinds import MARKS, names_unread_kind
 from lora_transfer.nodes.host.base.from_model import HostBase
 from lora_transfer.nodes.host.base.names import layer_name, slice_of
 
@@ -47,6 +48,9 @@ def _glora(rows: int, columns: int) -> dict[str, Tensor]:
     return {f".{name}.weight": _meta(*shape) for name, shape in shapes.items()}
 
 
+# Kind that is not read -> the first of the keys that tell it; IA3 as LyCORIS has it stands in the table below.
+_ONE_MARK = {kind: mark for mark, kind in reversed(MARKS.items()) if kind != "IA3"}
+
 # Kind -> the tensors of a module on a layer of (rows, columns), by the end of their keys.
 KINDS: dict[str, Callable[[int, int], dict[str, Tensor]]] = {
     "LoRA, `.lora_up.weight` and `.lora_down.weight`": lambda m, n: {**_LORA(m, n), ".alpha": torch.tensor(2.0)},
@@ -79,6 +83,10 @@ KINDS: dict[str, Callable[[int, int], dict[str, Tensor]]] = {
     "full difference, `.diff`": lambda m, n: {".diff": _meta(m, n)},
     "replaced weight, `.set_weight`": lambda m, n: {".set_weight": _meta(m, n)},
     "IA3, `.on_input`": lambda m, n: {".weight": _meta(1, n), ".on_input": torch.tensor(True)},
+    **{
+        f"{kind}, `.{mark}`": lambda m, n, mark=mark: {**_PEFT(m, n), f".{mark}": _meta(4)}
+        for kind, mark in _ONE_MARK.items()
+    },
 }
 
 
@@ -116,7 +124,7 @@ def _outcome(base: HostBase, names: list[tuple[str, str]], index: int, kind: str
     try:
         placed = read_adapter(Adapter("table", "here", {}, tensors=tensors), base)
     except UnsupportedAdapter as error:
-        return _plain(str(error), name, layer)
+        return "not read" if names_unread_kind(str(error).rstrip(".")) else _plain(str(error), name, layer)
     if placed.skipped or placed.unread:
         reasons = [skipped.reason for skipped in placed.skipped] + list(placed.unread.values())
         return f"in part: {_plain(reasons[0], name, layer)}"

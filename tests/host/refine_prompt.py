@@ -7,7 +7,7 @@ from tests.host.small_refine import FACES
 
 
 def refine_prompt(prefix: str = "loras/refined", **settings: Any) -> dict[str, Any]:
-    """The plain copy refined on the demo's target, saved and told."""
+    """The plain copy refined on the demo's target, saved and reported."""
     inputs = {
         "steps": 6,
         "batch": 8,

@@ -26,7 +26,7 @@ class Models:
     lora: Adapter
 
     def check(self, transferred: Adapter, settings: CheckSettings = SMALL, **other: Any) -> CheckResult:
-        """Between the two, or what `other` names in their place."""
+        """A check between the two models, or with what `other` names instead."""
         source, target = other.pop("source", self.source), other.pop("target", self.target)
         conditioning = other.pop("conditioning", text(768))
         inputs = {"more": (), "latent": None, "progress": ignore_progress, "adapter": self.lora, **other}
@@ -44,7 +44,7 @@ def loaded(pair: SmallPair) -> Models:
 
 
 def text(width: int, pooled_width: int = 0) -> list[Any]:
-    """CONDITIONING as a text encoder of that width would give it."""
+    """A CONDITIONING like that of a text encoder of this width."""
     generator = torch.Generator().manual_seed(7)
     pooled_output = {"pooled_output": torch.randn(1, pooled_width, generator=generator)} if pooled_width else {}
     return [[torch.randn(1, 77, width, generator=generator), pooled_output]]

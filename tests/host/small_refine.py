@@ -53,7 +53,7 @@ class Emoji:
         told: list[str] | None = None,
         **other: Any,
     ) -> RefineResult:
-        """From the plain copy on the target, or what `other` names in their place."""
+        """A refinement that starts from the plain copy, or with what `other` names instead."""
         inputs = {"source": self.source, "target": self.target, "adapter": self.lora, "transferred": self.lora, **other}
         inputs.setdefault("conditioning", demo_prompts())
         say = (lambda text: None) if told is None else told.append

@@ -1,4 +1,4 @@
-"""Files that are none: one sentence each, whatever they hold."""
+"""Files that are no LoRA or base: each is refused in one sentence."""
 
 from pathlib import Path
 from typing import Any
@@ -29,21 +29,21 @@ HELD = {
 
 
 @pytest.mark.parametrize("what", HELD)
-def test_a_pickled_file_that_is_no_lora_is_told_in_a_sentence(tmp_path: Path, what: str) -> None:
+def test_a_pickled_file_that_is_not_a_lora_is_refused_in_a_sentence(tmp_path: Path, what: str) -> None:
     held, sentence = HELD[what]
     torch.save(held, tmp_path / "x.pt")
     with pytest.raises(UnreadableFile, match=f"LoRA x.pt: .*{sentence}"):
         adapter_from_file(tmp_path / "x.pt", "x.pt")
 
 
-def test_a_missing_file_is_told_whatever_its_kind(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_whatever_its_kind(tmp_path: Path) -> None:
     for name in ("x.pt", "x.safetensors"):
         with pytest.raises(UnreadableFile, match=f"{name}: not found"):
             adapter_from_file(tmp_path / name, name)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a pickle at all, hello"], ids=["no bytes", "text"])
-def test_a_file_that_is_no_pickle_is_told_in_a_sentence(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_pickle_is_refused_in_a_sentence(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.pt").write_bytes(content)
     with pytest.raises(UnreadableFile, match="Take a safetensors version"):
         adapter_from_file(tmp_path / "x.pt", "x.pt")
@@ -73,7 +73,7 @@ def test_a_base_without_a_layer_that_tells_its_family_is_refused_in_a_sentence(p
 
 @pytest.mark.parametrize("prefix", ["../x", "/tmp/x", "loras/../../x"])  # noqa: S108  (refused, not written)
 def test_a_place_outside_the_output_folder_is_refused(prefix: str) -> None:
-    with pytest.raises(InvalidSetting, match="found one outside"):
+    with pytest.raises(InvalidSetting, match="found a path outside"):
         choose_output_path(prefix)
 
 
@@ -83,7 +83,7 @@ def test_a_prefix_without_a_name_is_refused(prefix: str) -> None:
         choose_output_path(prefix)
 
 
-def test_a_file_where_a_folder_should_be_is_told_in_a_sentence(tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_file_where_a_folder_should_be_is_reported_in_a_sentence(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
     (tmp_path / "loras").write_text("in the way")
     with pytest.raises(UnwritableFile, match="Filename prefix loras/x: expected a folder"):

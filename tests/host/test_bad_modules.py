@@ -73,7 +73,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_a_bad_module_is_skipped_with_its_reason_and_the_rest_is_placed(base: HostBase, what: str) -> None:
+def test_a_bad_module_is_skipped_with_its_reason_and_the_rest_is_read(base: HostBase, what: str) -> None:
     tensors, reason = BAD[what]
     placed = read_on(base, module(tensors) | GOOD)
     assert placed.layers() == ["time_embed.0"]
@@ -129,7 +129,9 @@ def test_three_spellings_of_one_module_are_all_accounted_for(base: HostBase) -> 
     placed = read_on(base, tensors)
     assert placed.deltas[LAYER].dense().eq(4).all()
     assert set(placed.unread.values()) == {
-        f"another spelling of unet.{DIFFUSERS}.lora_{end}.weight, which was read" for end in "AB"
+        f"{what} unet.{DIFFUSERS}.lora_{end}.weight, which was read"
+        for end in "AB"
+        for what in ("another spelling of", "of another adapter in the file than")
     }
 
 
@@ -140,7 +142,7 @@ def test_of_two_changes_in_one_module_the_one_that_comfyui_takes_is_transferred_
     assert placed.deltas[LAYER].dense().eq(16).all()  # the LoHa: (4 x 4) elementwise
     assert sorted(placed.modules[0].keys) == sorted(module(LOHA))
     assert set(placed.unread) == set(module(LORA))
-    assert set(placed.unread.values()) == {"the module holds two changes, of which ComfyUI takes the loha"}
+    assert set(placed.unread.values()) == {"the module holds two changes, of which ComfyUI uses the loha"}
 
 
 def test_a_change_of_a_fused_weight_and_one_of_its_slice_add_up_as_in_comfyui() -> None:

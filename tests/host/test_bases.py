@@ -96,7 +96,7 @@ def test_every_key_of_an_adapter_is_accounted_for(pair: SmallPair) -> None:
     assert "lora_unet_conv_in.strange is not understood" in strange.reason
 
 
-def test_an_adapter_goes_through_placing_and_writing_unchanged(pair: SmallPair) -> None:
+def test_an_adapter_is_read_and_written_unchanged(pair: SmallPair) -> None:
     base = base_from_file(pair.source, "small")
     first = read_adapter(adapter_from_file(pair.lora, "kohya"), base)
     written = to_state_dict(first.deltas, first.scales, base)
@@ -176,7 +176,7 @@ def test_a_shard_without_the_others_is_refused(pair: SmallPair, tmp_path: Path, 
         base_from_header(open_tensor_file(first), "first", "header")
 
 
-def test_a_part_of_a_model_under_another_name_is_told() -> None:
+def test_a_part_of_a_model_under_another_name_is_reported() -> None:
     whole = {key.removeprefix(PREFIX): header for key, header in header_of("Flux dev").tensors.items()}
     part = TensorFile(Path("renamed.safetensors"), dict(list(whole.items())[:300]), {})
     (note,) = base_from_header(part, "renamed", "header").notes

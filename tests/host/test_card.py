@@ -23,7 +23,7 @@ ERRORS = [torch.OutOfMemoryError("CUDA out of memory"), *(RuntimeError(words) fo
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=str)
-def test_a_library_that_finds_no_memory_is_known_by_its_words(error: RuntimeError) -> None:
+def test_a_library_that_finds_no_memory_is_recognised_by_its_words(error: RuntimeError) -> None:
     assert is_out_of_memory(error)
 
 
@@ -93,7 +93,9 @@ def test_weights_go_to_main_memory_whoever_finds_no_memory(error: RuntimeError) 
 def test_a_vae_that_fails_at_the_end_for_the_first_time_costs_the_pictures_and_not_the_run(
     pair: SmallPair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Previews, "_fits", lambda self, latent: False)  # the card is full while the model trains
+    monkeypatch.setattr(
+        Previews, "_decoder_fits", lambda self, latent: False
+    )  # the card is full while the model trains
     other = comfy.sd.load_checkpoint_guess_config(str(pair.source), output_clip=False)[2]
     refined = emoji().refined(replace(SHORT, steps=2, checks=2), vae=other)
     assert refined.pictures is not None
@@ -111,4 +113,4 @@ def test_a_vae_without_room_is_not_said_to_be_of_another_model(
     other = comfy.sd.load_checkpoint_guess_config(str(pair.source), output_clip=False)[2]
     refined = emoji().refined(replace(SHORT, steps=1, checks=1), vae=other)
     assert refined.pictures is not None
-    assert any("no room for the VAE" in one for one in refined.report.notes)
+    assert any("no memory for the VAE" in one for one in refined.report.notes)

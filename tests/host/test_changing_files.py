@@ -149,7 +149,7 @@ def same(one: Deltas, other: Deltas) -> bool:
 
 
 def after(count: int, strike: Callable[[], None]) -> Callable[[], None]:
-    """A function that strikes when it is called for the time after `count` times."""
+    """A function that does its harm at the call after the first `count`."""
     countdown = iter(range(count, -1, -1))
 
     def event() -> None:

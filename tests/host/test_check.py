@@ -1,4 +1,4 @@
-"""How much of a LoRA arrived, measured on small models in the real host."""
+"""How much of the gap a LoRA closes, measured on small models in the real host."""
 
 import json
 from collections.abc import Iterator
@@ -54,7 +54,7 @@ def models(pair: SmallPair) -> Models:
     return loaded(pair)
 
 
-def test_on_its_own_model_all_of_a_lora_arrives_at_every_level(models: Models) -> None:
+def test_on_its_own_model_a_lora_closes_the_whole_gap_at_every_level(models: Models) -> None:
     checked = models.check(models.lora, target=models.source)
     for trial in checked.report.trials:
         for level in (*trial.at_strength_one().levels, trial.at_strength_one().pooled):
@@ -68,7 +68,7 @@ def test_on_its_own_model_all_of_a_lora_arrives_at_every_level(models: Models) -
     assert checked.report.noise_levels[0] == pytest.approx(14.6, abs=0.1)
 
 
-def test_on_a_near_relative_part_arrives_and_of_random_factors_nothing(models: Models) -> None:
+def test_on_a_near_relative_a_lora_closes_part_of_the_gap_and_random_factors_close_nothing(models: Models) -> None:
     own, other = models.check(models.lora), models.check(random_like(models.lora))
     assert 0.1 < pooled(own).change_match < 1
     assert 0.01 < pooled(own).gap_closed < pooled(own).change_match  # the drift between the two is left
@@ -80,7 +80,7 @@ def test_on_a_near_relative_part_arrives_and_of_random_factors_nothing(models: M
     assert pooled(other, "copy") == pooled(own, "copy")
 
 
-def test_where_the_lora_is_part_of_the_target_there_is_nothing_to_carry(models: Models) -> None:
+def test_where_the_lora_is_part_of_the_target_there_is_no_gap_to_close(models: Models) -> None:
     merged = models.source
     for strength in (0.3, 0.7):  # two steps round otherwise than one
         merged = apply(models.lora, merged, None, strength, 0.0).model
@@ -194,7 +194,7 @@ def test_a_lora_that_the_target_cannot_take_is_checked_without_a_plain_copy(mode
         models.check(lora, adapter=lora, source=source, target=other, conditioning=text(4096))
 
 
-def test_a_lora_without_effect_is_told_in_a_sentence(models: Models) -> None:
+def test_a_lora_without_effect_is_reported_in_a_sentence(models: Models) -> None:
     with pytest.raises(NotMeasurable, match="found no change at any noise level"):
         models.check(models.lora, adapter=strengthened(models.lora, 0.0))
 
@@ -229,7 +229,7 @@ def test_the_report_has_every_field_and_says_what_stands_beside_the_figures(mode
     assert told["trials"][0]["applied"].startswith("all ")
     notes = "\n".join(told["notes"])
     assert "the connected target model has" in notes
-    assert "the LoRA's part on text encoders is not measured" in notes
+    assert "the LoRA's part for text encoders is not measured" in notes
 
 
 def test_a_whole_graph_shows_the_plot_the_sentence_and_gives_an_adapter_that_is_saved(host: Host) -> None:

@@ -151,7 +151,7 @@ def test_a_latent_of_other_channels_is_refused_in_words(models: Models) -> None:
         models.check(models.lora, latent={"samples": torch.ones(1, 16, 8, 8)})
 
 
-def test_output_that_is_not_finite_is_told_with_what_made_it(models: Models) -> None:
+def test_output_that_is_not_finite_is_reported_with_what_made_it(models: Models) -> None:
     broken = strengthened(models.lora, 1e30)
     with pytest.raises(NotMeasurable, match="Output of the target with transferred at strength 1: expected finite"):
         models.check(broken)

@@ -78,7 +78,7 @@ def test_the_demo_refines_on_the_pruned_child_and_from_zeros_on_a_stranger(host:
     assert stranger["score"]["best"] > 0.5
 
 
-def test_no_prompt_that_is_drawn_was_taught(host: Host) -> None:
+def test_no_prompt_that_is_drawn_was_trained_on(host: Host) -> None:
     prompt = to_prompt(json.loads(REFINE_WORKFLOW.read_text()), host.client.object_info())
     names = {content["_meta"]["title"]: content["inputs"].get("names", "").splitlines() for content in prompt.values()}
     assert len(names["Prompts"]) == 8

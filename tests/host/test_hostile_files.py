@@ -67,7 +67,7 @@ def test_a_lora_that_is_cut_short_while_it_is_in_use_keeps_its_values(tmp_path: 
     assert float(tensors["a.lora_up.weight"].sum()) == 1e6
 
 
-def test_a_lora_that_is_cut_short_between_its_header_and_its_values_is_told_in_a_sentence(tmp_path: Path) -> None:
+def test_a_lora_that_is_cut_short_between_its_header_and_its_values_is_reported_in_a_sentence(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     save_file(GOOD, path)
     adapter = adapter_from_file(path, "x")
@@ -84,7 +84,7 @@ def test_a_prompt_that_no_text_encoder_reads_is_refused_before_it_is_encoded() -
 def test_a_base_of_more_blocks_than_any_model_is_refused_before_comfyui_builds_them() -> None:
     whole = header_of("Flux dev")
     more = {f"model.diffusion_model.double_blocks.{index}.x": TensorHeader((1, 1), "F16") for index in range(20_000)}
-    with pytest.raises(UnsupportedBase, match="found one with number 19,999"):
+    with pytest.raises(UnsupportedBase, match="found a block with number 19,999"):
         base_from_header(replace(whole, tensors={**whole.tensors, **more}), "deep", "header")
 
 

@@ -148,8 +148,8 @@ def test_doras_of_lycoris_are_those_of_comfyui(base: HostBase, layer: str, kohya
     assert_same(placed.deltas[layer], expected - weight.double(), 1e-5)
     assert not placed.unread
     if not on_out:
-        theirs = module.apply_weight_decompose(weight + change.reshape(weight.shape)).detach()
-        assert_same(placed.deltas[layer], theirs - weight, 1e-5)
+        loaded = module.apply_weight_decompose(weight + change.reshape(weight.shape)).detach()
+        assert_same(placed.deltas[layer], loaded - weight, 1e-5)
 
 
 def test_lycoris_full_and_norm_modules_are_differences_as_they_stand(base: HostBase) -> None:
@@ -269,7 +269,7 @@ SPELLED = {
 
 
 @pytest.mark.parametrize("spelled", SPELLED)
-def test_a_lora_in_any_spelling_is_placed(base: HostBase, spelled: str) -> None:
+def test_a_lora_in_any_spelling_is_read(base: HostBase, spelled: str) -> None:
     module, up_end, down_end = SPELLED[spelled]
     generator = torch.Generator().manual_seed(3)
     up, down = torch.randn(320, 4, generator=generator), torch.randn(4, 768, generator=generator)

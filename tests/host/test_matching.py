@@ -34,7 +34,7 @@ def parent(host: Host) -> Parent:
     return Parent(model, load_file(lora))
 
 
-def carried(host: Host, target: str, **settings: Any) -> RunResult:
+def transferred(host: Host, target: str, **settings: Any) -> RunResult:
     prompt = transfer_prompt(
         source="diffusion_models/parent.safetensors",
         target=f"diffusion_models/{target}",
@@ -63,14 +63,14 @@ def test_a_pruned_child_gets_its_parents_deltas_by_blocks_and_others_by_names(
     kept = [0, 2, 3]
     write_with_blocks(parent.model.with_name("pruned.safetensors"), parent.model, kept)
     for match_by, right in (("blocks", True), ("names", False)):
-        result = carried(host, "pruned.safetensors", match_by=match_by, method=method, force=True)
+        result = transferred(host, "pruned.safetensors", match_by=match_by, method=method, force=True)
         saved = load_file(result.outputs["save"]["text"][0])
         for place, index in enumerate(kept):
             expected = delta(parent.lora, f"blocks.{index}.self_attn.q")
             found = delta(saved, f"blocks.{place}.self_attn.q")
             close = bool((found - expected).norm() < 1e-5 * expected.norm())
             assert close == (right or place == index), (match_by, place)
-    report = report_of(carried(host, "pruned.safetensors", method=method))
+    report = report_of(transferred(host, "pruned.safetensors", method=method))
     fed = {one["target"]: one["source"] for one in report["block_map"]["blocks"]}
     assert [fed[f"blocks.{place}"] for place in range(3)] == [f"blocks.{index}" for index in kept]
     assert report["verdict"]["word"] == "works"
@@ -80,7 +80,7 @@ def test_a_pruned_child_gets_its_parents_deltas_by_blocks_and_others_by_names(
 
 def test_a_grown_child_gets_a_delta_for_every_copy_of_a_block(host: Host, parent: Parent) -> None:
     write_with_blocks(parent.model.with_name("grown.safetensors"), parent.model, [0, 1, 1, 2, 3, 3, 4])
-    result = carried(host, "grown.safetensors", method="copy")
+    result = transferred(host, "grown.safetensors", method="copy")
     report = report_of(result)
     saved = load_file(result.outputs["save"]["text"][0])
     for place, index in enumerate([0, 1, 1, 2, 3, 3, 4]):
@@ -93,27 +93,27 @@ def test_a_grown_child_gets_a_delta_for_every_copy_of_a_block(host: Host, parent
 def test_a_map_of_ones_own_goes_before_the_weights(host: Host, parent: Parent) -> None:
     write_with_blocks(parent.model.with_name("pruned.safetensors"), parent.model, [0, 2, 3])
     own = json.dumps({"blocks.0": "blocks.4", "blocks.1": None})
-    report = report_of(carried(host, "pruned.safetensors", block_map=own, method="copy", threshold=0.0, force=True))
+    report = report_of(transferred(host, "pruned.safetensors", block_map=own, method="copy", threshold=0.0, force=True))
     assert {layer["source"].split(".")[1] for layer in report["layers"]} == {"4"}
-    refused = carried(host, "pruned.safetensors", block_map=json.dumps({"blocks.0": "blocks.9"}))
+    refused = transferred(host, "pruned.safetensors", block_map=json.dumps({"blocks.0": "blocks.9"}))
     assert "expected a block of the source base, found 'blocks.9'" in refused.errors["similarity"]
 
 
 def test_a_stranger_is_refused_with_the_figures_and_forced_it_goes_on(host: Host, parent: Parent) -> None:
     write_small(parent.model.with_name("stranger.safetensors"), WAN, 77, torch.float32, num_layers=5)
     settings = {"match_by": "names", "threshold": 0.0, "method": "copy"}
-    refused = carried(host, "stranger.safetensors", **settings)
+    refused = transferred(host, "stranger.safetensors", **settings)
     assert refused.status == "error"
     assert "expected related bases, found that" in refused.errors["project"]
     assert "weight cosine" in refused.errors["project"]
-    forced = report_of(carried(host, "stranger.safetensors", force=True, **settings))
+    forced = report_of(transferred(host, "stranger.safetensors", force=True, **settings))
     assert forced["verdict"]["word"] == "refuse"
     assert forced["counts"]["copied"] + forced["counts"]["transferred"] == len(forced["layers"]) > 0
 
 
 def test_a_gain_makes_every_change_larger(host: Host, parent: Parent) -> None:
     write_with_blocks(parent.model.with_name("pruned.safetensors"), parent.model, [0, 2, 3])
-    saved = load_file(carried(host, "pruned.safetensors", method="copy", gain=1.3).outputs["save"]["text"][0])
+    saved = load_file(transferred(host, "pruned.safetensors", method="copy", gain=1.3).outputs["save"]["text"][0])
     expected = 1.3 * delta(parent.lora, "blocks.2.self_attn.q")
     assert torch.allclose(delta(saved, "blocks.1.self_attn.q"), expected, rtol=1e-5, atol=1e-7)
 
@@ -121,16 +121,16 @@ def test_a_gain_makes_every_change_larger(host: Host, parent: Parent) -> None:
 def test_a_wider_base_is_refused_in_words(host: Host, parent: Parent) -> None:
     wider = parent.model.with_name("wider.safetensors")
     write_small(wider, WAN, 5, torch.float32, dim=256, num_heads=2, num_layers=5)
-    result = carried(host, "wider.safetensors")
+    result = transferred(host, "wider.safetensors")
     assert result.status == "error"
     assert "expected related bases" in result.errors["project"]
-    report = carried(host, "wider.safetensors", match_by="names", force=True)
+    report = transferred(host, "wider.safetensors", match_by="names", force=True)
     assert "expected layers to transfer, found none" in report.errors["project"]
     assert "the target is wider" in report.errors["project"]
 
 
 def test_a_base_of_another_family_is_refused_in_words(host: Host, parent: Parent, pair: SmallPair) -> None:
     write_unet(parent.model.with_name("unet.safetensors"), pair.source, torch.float16)
-    result = carried(host, "unet.safetensors")
+    result = transferred(host, "unet.safetensors")
     assert result.status == "error"
     assert "no layer that the LoRA changes has a partner in the target" in result.errors["project"]

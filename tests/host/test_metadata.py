@@ -25,7 +25,7 @@ CONV = {
 }
 
 
-def carried(tensors: dict[str, torch.Tensor], metadata: dict[str, str], base: HostBase) -> Adapter:
+def transferred(tensors: dict[str, torch.Tensor], metadata: dict[str, str], base: HostBase) -> Adapter:
     """The adapter copied onto a base, as Project LoRA does it."""
     adapter = Adapter("made", "here", metadata, tensors=tensors)
     placed = read_adapter(adapter, base)
@@ -42,7 +42,7 @@ def base(pair: SmallPair) -> HostBase:
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_a_scale_of_pefts_settings_is_not_applied_again_when_the_file_is_read(base: HostBase, spelling: str) -> None:
     metadata = {"lora_adapter_metadata": json.dumps({"unet.r": 4, "unet.lora_alpha": 8})}
-    adapter = carried(PEFT, metadata, base)
+    adapter = transferred(PEFT, metadata, base)
     assert "lora_adapter_metadata" not in adapter.metadata
     tensors = cast_for_file(respell(adapter, spelling), adapter, "float32")
     again = read_adapter(Adapter("again", "z", adapter.metadata, tensors=tensors), base)
@@ -57,10 +57,10 @@ def test_a_loha_says_that_it_is_a_lora_now_and_a_locon_where_it_has_convolutions
         "ss_network_alpha": "4",
         "ss_tag_frequency": "{}",
     }
-    linear = carried(module(LOHA), metadata, base).metadata
+    linear = transferred(module(LOHA), metadata, base).metadata
     assert (linear["ss_network_module"], json.loads(linear["ss_network_args"])) == ("networks.lora", {})
     assert (linear["ss_network_dim"], linear["ss_tag_frequency"]) == ("16", "{}")
-    both = carried(module(LOHA) | CONV, metadata, base).metadata
+    both = transferred(module(LOHA) | CONV, metadata, base).metadata
     assert both["ss_network_module"] == "lycoris.kohya"
     assert json.loads(both["ss_network_args"]) == {"algo": "locon", "conv_dim": "4", "conv_alpha": "4"}
     assert both["ss_network_dim"] == "16"
@@ -68,31 +68,31 @@ def test_a_loha_says_that_it_is_a_lora_now_and_a_locon_where_it_has_convolutions
 
 def test_the_base_is_named_where_its_family_tells_it_and_not_named_otherwise(base: HostBase) -> None:
     old = {"ss_base_model_version": "sdxl_base_v1-0", "modelspec.architecture": "stable-diffusion-xl-v1-base/lora"}
-    found = carried(PEFT, old, base).metadata
+    found = transferred(PEFT, old, base).metadata
     assert found["ss_base_model_version"] == "sd_v1"
     assert found["modelspec.architecture"] == "stable-diffusion-v1/lora"
     qwen = base_from_header(header_of("Qwen-Image"), "Qwen-Image", "header")
     layer = "diffusion_model.transformer_blocks.0.attn.to_q"
     lora = {f"{layer}.lora_up.weight": torch.ones(3072, 2), f"{layer}.lora_down.weight": torch.ones(2, 3072)}
-    assert not old.keys() & carried(lora, old, qwen).metadata.keys()
-    assert not old.keys() & carried(PEFT, {}, base).metadata.keys()
+    assert not old.keys() & transferred(lora, old, qwen).metadata.keys()
+    assert not old.keys() & transferred(PEFT, {}, base).metadata.keys()
 
 
 @pytest.mark.parametrize(("before", "kept"), [('{"schema": 1}', {"schema": 1}), ("oops", "oops")])
 def test_an_earlier_origin_is_kept_even_where_it_is_no_json(base: HostBase, before: str, kept: object) -> None:
-    found = json.loads(carried(PEFT, {"lora_transfer": before}, base).metadata["lora_transfer"])
+    found = json.loads(transferred(PEFT, {"lora_transfer": before}, base).metadata["lora_transfer"])
     assert found["before"] == kept
 
 
-def test_a_loha_that_grows_many_times_is_told_of_with_the_way_to_make_it_smaller(base: HostBase) -> None:
+def test_a_loha_that_grows_many_times_is_reported_of_with_the_way_to_make_it_smaller(base: HostBase) -> None:
     loha = {key: torch.ones(16, 768) if key.endswith("_b") else torch.ones(320, 16) for key in module(LOHA)}
-    (note,) = note_growth(Adapter("made", "here", {}, tensors=loha), carried(loha, {}, base).state_dict())
+    (note,) = note_growth(Adapter("made", "here", {}, tensors=loha), transferred(loha, {}, base).state_dict())
     assert note.startswith("this LoRA is 8 times as large as its file (1 MB in float16)")
     assert "set out_rank to cut" in note
-    assert not note_growth(Adapter("made", "here", {}, tensors=PEFT), carried(PEFT, {}, base).state_dict())
+    assert not note_growth(Adapter("made", "here", {}, tensors=PEFT), transferred(PEFT, {}, base).state_dict())
 
 
 def test_rank_and_alpha_of_a_lora_follow(base: HostBase, pair: SmallPair) -> None:
     adapter = adapter_from_file(pair.lora, "kohya")
-    found = carried(adapter.state_dict(), {"ss_network_dim": "1", "ss_network_alpha": "9"}, base).metadata
+    found = transferred(adapter.state_dict(), {"ss_network_dim": "1", "ss_network_alpha": "9"}, base).metadata
     assert (found["ss_network_dim"], found["ss_network_alpha"]) == ("8", "4")

@@ -122,7 +122,7 @@ WITH_PARAMETERS = {
 
 
 @pytest.mark.parametrize("family", WITH_PARAMETERS)
-def test_a_file_for_diffusers_holds_nothing_that_diffusers_refuses_and_the_user_is_told(family: str) -> None:
+def test_a_file_for_diffusers_holds_nothing_that_diffusers_refuses_and_the_user_is_reported(family: str) -> None:
     """diffusers takes a file only if all of its keys have "lora" in them."""
     module, side, key, shape = WITH_PARAMETERS[family]
     base = base_of(family)

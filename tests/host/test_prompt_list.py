@@ -47,7 +47,7 @@ def test_your_own_lines_come_first_and_in_order() -> None:
 def test_a_real_files_tags_make_prompts_that_lead_with_its_trigger(name: str) -> None:
     found = choose_prompts("", of_file(name), 16, 0)
     assert len(set(found.prompts)) == 16
-    assert found.origin == f"16 prompts of the LoRA's own tags, each with “{FALCON}”"
+    assert found.origin == f"16 prompts from the LoRA's own tags, each with “{FALCON}”"
     tags = read_words(of_file(name)).tags
     assert tags[FALCON] == max(tags.values()) == 130
     for prompt in found.prompts:
@@ -62,7 +62,7 @@ def test_a_real_files_tags_make_prompts_that_lead_with_its_trigger(name: str) ->
 def test_a_real_file_that_tells_no_words_gets_plain_prompts_and_that_is_said(name: str) -> None:
     found = choose_prompts("", of_file(name), 16, 0)
     assert set(found.prompts) < set(read_plain_prompts())
-    assert found.origin == "16 prompts from the bundled list: the file tells no trigger words"
+    assert found.origin == "16 prompts from the bundled list: the file names no trigger words"
 
 
 def test_frequent_tags_come_more_often() -> None:
@@ -112,16 +112,16 @@ def test_the_bundled_prompts_are_varied_and_clean() -> None:
 @pytest.mark.parametrize(
     ("written", "said"),
     [
-        ("oops", "its ss_tag_frequency is no JSON and was passed over"),
-        ("[" * 100_000, "its ss_tag_frequency was passed over: it is nested too deep"),
-        ("9" * 5_000_000, "its ss_tag_frequency was passed over: it has 5,000,000 characters"),
-        ("[1, 2]", "its ss_tag_frequency is no table of datasets and was passed over"),
-        ("null", "its ss_tag_frequency is no table of datasets and was passed over"),
-        ('{"a": 3, "b": [1]}', "2 odd entries of its ss_tag_frequency were passed over"),
+        ("oops", "its ss_tag_frequency was ignored: it is not JSON"),
+        ("[" * 100_000, "its ss_tag_frequency was ignored: it is nested too deep"),
+        ("9" * 5_000_000, "its ss_tag_frequency was ignored: it has 5,000,000 characters"),
+        ("[1, 2]", "its ss_tag_frequency was ignored: it is not a table of datasets"),
+        ("null", "its ss_tag_frequency was ignored: it is not a table of datasets"),
+        ('{"a": 3, "b": [1]}', "2 odd entries of its ss_tag_frequency were ignored"),
         ('{"a": {"x": "many", "y": null, "z": true, " ": 1, "n": NaN, "m": -1, "i": 1e999}}', "7 odd entries"),
     ],
 )
-def test_malformed_metadata_is_passed_over_and_told(written: str, said: str) -> None:
+def test_malformed_metadata_is_ignored_and_reported(written: str, said: str) -> None:
     found = choose_prompts("", {"ss_tag_frequency": written, "modelspec.trigger_phrase": "sks"}, 3, 0)
     assert said in found.origin
     assert all(one.startswith("sks, ") for one in found.prompts)
@@ -129,17 +129,17 @@ def test_malformed_metadata_is_passed_over_and_told(written: str, said: str) -> 
 
 def test_what_is_sound_beside_malformed_entries_is_used() -> None:
     found = choose_prompts("", metadata({"a": {**TAGS, "x": None}, "b": 3}), 3, 0)
-    assert found.origin.startswith("3 prompts of the LoRA's own tags, each with “hat”; 2 odd entries")
+    assert found.origin.startswith("3 prompts from the LoRA's own tags, each with “hat”; 2 odd entries")
 
 
 def test_an_empty_table_of_tags_is_not_called_odd() -> None:
     assert (
         choose_prompts("", metadata({}), 3, 0).origin
-        == "3 prompts from the bundled list: the file tells no trigger words"
+        == "3 prompts from the bundled list: the file names no trigger words"
     )
 
 
-def test_a_clip_that_is_missing_is_told_in_a_sentence() -> None:
+def test_a_clip_that_is_missing_is_reported_in_a_sentence() -> None:
     with pytest.raises(InvalidSetting, match="target_clip: expected a text encoder, found none"):
         encode_prompts(None, ("a cat",), "target_clip")
 

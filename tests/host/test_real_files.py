@@ -1,4 +1,4 @@
-"""Real files carried by the plain copy to a saved file and read again: the change is that of the file's own formula."""
+"""Real files are transferred by the plain copy, saved and read again: the change is that of the file's own formula."""
 
 from pathlib import Path
 

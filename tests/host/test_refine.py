@@ -72,7 +72,7 @@ def test_from_zeros_it_starts_at_nothing_and_comes_some_of_the_way(models: Emoji
     assert ranks == {4}
 
 
-def test_kept_lessons_give_the_same_bit_by_bit_and_ask_the_source_nothing(models: Emoji) -> None:
+def test_kept_teacher_samples_give_the_same_bit_by_bit_and_ask_the_source_nothing(models: Emoji) -> None:
     teaching = replace(FEW, seed=3)
     first_told, then_told = list[str](), list[str]()
     first, then = (models.refined(teaching=teaching, told=told) for told in (first_told, then_told))
@@ -85,7 +85,7 @@ def test_kept_lessons_give_the_same_bit_by_bit_and_ask_the_source_nothing(models
     assert same(first.adapter.state_dict(), then.adapter.state_dict())
 
 
-def test_damaged_lessons_are_made_anew(models: Emoji, user_folder: Path) -> None:
+def test_damaged_teacher_samples_are_made_again(models: Emoji, user_folder: Path) -> None:
     teaching = replace(FEW, seed=4)
     kept = user_folder / "user" / "lora_transfer" / "teacher"
     before = set(kept.glob("*")) if kept.is_dir() else set()
@@ -97,7 +97,7 @@ def test_damaged_lessons_are_made_anew(models: Emoji, user_folder: Path) -> None
     assert again.report.losses == first.report.losses
 
 
-def test_differences_complete_lessons_that_were_kept_for_outputs(models: Emoji) -> None:
+def test_differences_complete_teacher_samples_that_were_kept_for_outputs(models: Emoji) -> None:
     teaching = replace(FEW, seed=5)
     models.refined(replace(SHORT, steps=0), teaching)
     told: list[str] = []
@@ -167,10 +167,10 @@ def test_a_unet_whose_blocks_are_computed_again_has_the_same_gradients(pair: Sma
     assert all(torch.allclose(one, other, rtol=1e-3, atol=1e-7) for one, other in zip(*found, strict=True))
 
 
-def test_an_adapter_that_was_carried_to_a_base_by_its_file_is_refined_on_the_loaded_model(models: Emoji) -> None:
+def test_an_adapter_that_was_transferred_to_a_base_by_its_file_is_refined_on_the_loaded_model(models: Emoji) -> None:
     path = DEMO_MODELS / "diffusion_models" / "emoji_target.safetensors"
-    carried = replace(models.lora, fits=base_from_file(path, "emoji_target"))
-    by_file, by_model = (models.refined(replace(SHORT, steps=2), transferred=one) for one in (carried, models.lora))
+    by_its_file = replace(models.lora, fits=base_from_file(path, "emoji_target"))
+    by_file, by_model = (models.refined(replace(SHORT, steps=2), transferred=one) for one in (by_its_file, models.lora))
     assert by_file.report.losses == by_model.report.losses
 
 
@@ -202,12 +202,12 @@ def test_where_the_lora_is_part_of_the_target_there_is_nothing_to_refine(models:
         models.refined(target=merged)
 
 
-def test_a_turbo_target_is_taught_at_its_own_levels_alone(models: Emoji) -> None:
+def test_a_turbo_target_is_trained_at_its_own_levels_only(models: Emoji) -> None:
     refined = models.refined(replace(SHORT, steps=0), replace(FEW, target_steps=2))
     assert refined.report.teacher.rows == 2 * 8
 
 
-def test_prompts_of_several_forms_are_taught_and_learnt_together(models: Emoji) -> None:
+def test_prompts_of_several_forms_are_learnt_together(models: Emoji) -> None:
     [[context, options]] = demo_prompts()
     short = [context[:1, :5], {"pooled_output": options["pooled_output"][:1]}]
     refined = models.refined(conditioning=[[context[:2], {"pooled_output": options["pooled_output"][:2]}], short])
@@ -216,7 +216,7 @@ def test_prompts_of_several_forms_are_taught_and_learnt_together(models: Emoji) 
 
 def test_a_prompt_for_a_part_of_the_picture_is_refused_in_words(models: Emoji) -> None:
     [[context, options]] = demo_prompts()
-    with pytest.raises(NotMeasurable, match="found one with area"):
+    with pytest.raises(NotMeasurable, match="found a prompt with area"):
         models.refined(conditioning=[[context, {**options, "area": (8, 8, 0, 0)}]])
     with pytest.raises(NotMeasurable, match="the same prompts for both models, found 4 and 1"):
         models.refined(target_conditioning=demo_prompts(["ghost"]))
@@ -231,7 +231,7 @@ def test_prompts_that_the_target_cannot_read_are_refused_in_words(models: Emoji,
         models.refined(teaching=replace(FEW, samples=2), conditioning=text(768), **inputs)
 
 
-def test_prompts_that_are_not_painted_are_told(models: Emoji) -> None:
+def test_prompts_that_are_not_painted_are_reported(models: Emoji) -> None:
     refined = models.refined(replace(SHORT, steps=0), replace(FEW, samples=3))
     assert any("the last 1 of 4 prompts" in one for one in refined.report.notes)
 
@@ -317,7 +317,7 @@ def test_a_run_that_is_cancelled_while_its_pictures_are_decoded_is_saved_too(
     assert told[-1].startswith("cancelled after all steps; the best so far (step 8, score ")
 
 
-def test_a_loss_that_is_no_number_goes_back_to_the_best_and_is_told(
+def test_a_loss_that_is_no_number_goes_back_to_the_best_and_is_reported(
     models: Emoji, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, calls = HostStudent.predict, list[int]()
@@ -328,7 +328,7 @@ def test_a_loss_that_is_no_number_goes_back_to_the_best_and_is_told(
 
     monkeypatch.setattr(HostStudent, "predict", broken)
     report = models.refined(target=models.pruned).report
-    assert any("the loss was no number" in one for one in report.notes)
+    assert any("the loss was not a number" in one for one in report.notes)
     assert None in report.losses
     assert report.best > report.before
     json.loads(report.dumps())
@@ -344,7 +344,7 @@ def test_models_of_other_latents_say_which_vaes_they_want_and_refuse_differences
         models.refined(replace(SHORT, match="differences"), target=small.target)
 
 
-def test_between_other_latents_the_pictures_are_carried_by_the_vaes(models: Emoji, pair: SmallPair) -> None:
+def test_between_other_latents_pictures_are_converted_by_the_vaes(models: Emoji, pair: SmallPair) -> None:
     small = loaded(pair)
     with_vae = comfy.sd.load_checkpoint_guess_config(str(pair.source), output_clip=False)[2]
     demo_vae = comfy.sd.VAE(sd=load_file(DEMO_MODELS / "vae" / "emoji_vae.safetensors"))

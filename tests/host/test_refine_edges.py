@@ -1,4 +1,4 @@
-"""Refine on what other parts of ComfyUI and of users' folders do to models and adapters."""
+"""Refine on models and adapters that other parts of ComfyUI, or other packs, have changed."""
 
 from dataclasses import replace
 from typing import Any
@@ -95,12 +95,12 @@ def test_pictures_that_hang_on_a_prompt_can_be_saved_for_a_backward_pass(models:
 @pytest.mark.parametrize("steps", [0, 3])
 def test_pictures_keep_their_prompts_and_are_noised_at_a_turbo_targets_levels(models: Models, steps: int) -> None:
     target = demo_model("target")
-    taught = convert_pictures(a_set(1), (models.source, target), (Camera(), Camera(16)), TeacherSettings(2, 0, steps))
-    rows = len(taught.inputs.levels) // 2
-    assert taught.inputs.prompts.tolist() == [0] * rows + [1] * rows
-    assert len(taught.teacher) == 2 * rows
+    samples = convert_pictures(a_set(1), (models.source, target), (Camera(), Camera(16)), TeacherSettings(2, 0, steps))
+    rows = len(samples.inputs.levels) // 2
+    assert samples.inputs.prompts.tolist() == [0] * rows + [1] * rows
+    assert len(samples.teacher) == 2 * rows
     own = choose_step_levels(3, target, target).tolist()
-    assert (taught.inputs.levels[:rows].tolist() == own) == (steps == 3)
+    assert (samples.inputs.levels[:rows].tolist() == own) == (steps == 3)
 
 
 def test_frames_that_would_be_taken_for_pictures_are_refused_in_words(models: Models) -> None:
@@ -108,14 +108,15 @@ def test_frames_that_would_be_taken_for_pictures_are_refused_in_words(models: Mo
         convert_pictures(a_set(2), (models.source, demo_model("target")), (Camera(), Camera(16)), TeacherSettings(2))
 
 
-def test_biases_of_the_text_encoder_are_none_of_the_students(models: Models) -> None:
+def test_biases_of_the_text_encoder_do_not_concern_the_student(models: Models) -> None:
     bias = Vector("clip_l.transformer.text_model.final_layer_norm.bias", "diff", torch.ones(768), ())
     start = start_from_adapter(models.lora, base_from_model(models.target), models.target, 0)
-    assert replace(start, vectors=(bias,)).add_untrained(models.target) is models.target
+    with_bias = replace(start, untrained=replace(start.untrained, vectors=(bias,)))
+    assert with_bias.add_untrained(models.target) is models.target
 
 
-def test_a_lora_that_was_carried_to_another_target_is_refused_in_words(models: Models) -> None:
-    """Of the same names, but of other widths."""
+def test_a_lora_that_was_transferred_to_another_target_is_refused_in_words(models: Models) -> None:
+    """The same names, but other widths."""
     base = base_from_model(models.target)
     narrow = {
         name: replace(layer, weight=replace(layer.weight, shape=(layer.weight.shape[0] // 2, *layer.weight.shape[1:])))
@@ -130,7 +131,7 @@ def test_a_lora_that_was_carried_to_another_target_is_refused_in_words(models: M
         start_from_adapter(other, base, models.target, 0)
 
 
-def test_layers_without_a_low_rank_form_are_cut_and_told_in_one_note(models: Models) -> None:
+def test_layers_without_a_low_rank_form_are_cut_and_reported_in_one_note(models: Models) -> None:
     held = models.lora.state_dict()
     downs = [key for key in held if key.endswith("lora_down.weight")][:3]
     full: dict[str, Tensor] = {}
@@ -145,7 +146,7 @@ def test_layers_without_a_low_rank_form_are_cut_and_told_in_one_note(models: Mod
 
 
 class Camera:
-    """An autoencoder that decodes to films and encodes pictures."""
+    """A VAE that decodes to videos and encodes pictures."""
 
     def __init__(self, channels: int = 4) -> None:
         self.channels = channels
@@ -159,7 +160,7 @@ class Camera:
 
 
 def a_set(frames: int) -> TeacherSet:
-    """Two samplings of two levels, of films."""
+    """Two samplings of videos at two levels."""
     noise = torch.randn(2, 2, 4, frames, 8, 8, generator=torch.Generator().manual_seed(0))
     return TeacherSet(noise, noise, torch.tensor([[9.0, 0.4]] * 2), torch.tensor([0, 1]), None)
 

@@ -98,7 +98,7 @@ def unets(pair: SmallPair) -> Emoji:
 
 
 def growth(run: Callable[[], None]) -> float:
-    """By what share the process's memory grows between the third run and the last."""
+    """The share by which the process's memory grows between the third run and the last."""
     for _ in range(SETTLED):
         run()
     before = memory()

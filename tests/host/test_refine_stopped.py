@@ -1,4 +1,4 @@
-"""Whatever ends a refinement, its factors are in a file and the user is told where."""
+"""Whatever ends a refinement, its factors are saved to a file and the user is told where."""
 
 import json
 import re

@@ -22,7 +22,7 @@ from lora_transfer.nodes.host.base.from_model import HostBase
 from tests.host.conftest import SmallPair
 from tests.host.families import header_of
 from tests.host.test_bad_modules import DIFFUSERS, GOOD, LAYER, MODULE, PEFT, module
-from tests.host.test_metadata import carried
+from tests.host.test_metadata import transferred
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ SLOW = [
 
 
 @pytest.mark.parametrize("pattern", SLOW)
-def test_a_pattern_that_could_run_for_hours_is_told_and_not_run(base: HostBase, pattern: str) -> None:
+def test_a_pattern_that_could_run_for_hours_is_reported_and_not_run(base: HostBase, pattern: str) -> None:
     metadata = {"lora_adapter_metadata": json.dumps({"unet.lora_alpha": 8, "unet.alpha_pattern": {pattern: 4}})}
     started = time.monotonic()
     with pytest.raises(UnsupportedAdapter, match="which is not understood"):
@@ -152,7 +152,7 @@ def test_alpha_as_a_plain_entry_of_the_header_counts(base: HostBase, entries: di
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_alpha_of_the_header_is_not_applied_again_when_the_file_is_read(base: HostBase, spelling: str) -> None:
-    adapter = carried(PEFT, {"alpha": "8", "unet.lora_alpha": "8", "title": "x"}, base)
+    adapter = transferred(PEFT, {"alpha": "8", "unet.lora_alpha": "8", "title": "x"}, base)
     assert "title" in adapter.metadata
     tensors = cast_for_file(respell(adapter, spelling), adapter, "float32")
     again = read_adapter(Adapter("again", "z", adapter.metadata, tensors=tensors), base)
@@ -172,7 +172,7 @@ STRANGE = [
 
 
 @pytest.mark.parametrize(("entries", "sentence"), STRANGE)
-def test_a_module_whose_scale_is_not_understood_is_skipped_and_the_others_are_placed(
+def test_a_module_whose_scale_is_not_understood_is_skipped_and_the_others_are_read(
     base: HostBase, entries: dict[str, str], sentence: str
 ) -> None:
     good = GOOD | {"lora_unet_time_embedding_linear_1.alpha": torch.tensor(2.0)}
@@ -246,7 +246,7 @@ def test_alpha_of_a_lokr_of_full_matrices_is_never_used(base: HostBase, alpha: f
     assert set(placed.modules[0].keys) == set(tensors)
 
 
-def test_an_infinite_alpha_that_counts_is_told(base: HostBase) -> None:
+def test_an_infinite_alpha_that_counts_is_reported(base: HostBase) -> None:
     half = {".lokr_w1": torch.ones(8, 8), ".lokr_w2_a": torch.ones(40, 4), ".lokr_w2_b": torch.ones(4, 96)}
     placed = read_on(base, module({**half, ".alpha": torch.tensor(float("inf"))}) | GOOD)
     assert f"{MODULE}.alpha holds NaN or infinity" in placed.skipped[0].reason
@@ -260,7 +260,7 @@ def test_settings_that_say_dora_without_its_norms_leave_the_module_out(base: Hos
     assert read_on(base, PEFT | norms, metadata).layers() == [LAYER]
 
 
-def test_deep_settings_are_told_in_a_sentence() -> None:
+def test_deep_settings_are_reported_in_a_sentence() -> None:
     for written in ("[" * 100_000, '{"a":' * 100_000, "9" * 5000, "[]", "null"):
         with pytest.raises(UnsupportedAdapter, match="expected PEFT's settings in its metadata"):
             peft_settings({"adapter_config": written}, "x")

@@ -109,7 +109,7 @@ def test_a_lora_goes_between_two_small_models_of_sdxl_and_its_pruned_siblings(ho
         models / "loras" / "flux_on_sdxl.safetensors",
     )
     refused = host.client.queue(transfer_prompt(**files | {"lora": "flux_on_sdxl.safetensors"}))
-    assert "found 2 keys of which none names a layer" in refused.errors["similarity"]
+    assert "found 2 keys none of which names a layer" in refused.errors["similarity"]
     source.unlink()
     target.unlink()
 
@@ -184,7 +184,7 @@ def test_a_quantised_model_is_read_as_the_host_dequantises_it(pair: SmallPair, k
         assert torch.allclose(base.read(layer), weight, rtol=1e-2, atol=1e-3)
 
 
-def test_a_lora_of_biases_and_norms_alone_is_carried_over(host: Host) -> None:
+def test_a_lora_of_biases_and_norms_alone_is_transferred(host: Host) -> None:
     key = "diffusion_model.input_blocks.1.0.in_layers.0.w_norm"
     save_file({key: torch.ones(320)}, host.base / "models" / "loras" / "norms.safetensors")
     result = host.client.queue(transfer_prompt(lora="norms.safetensors", prefix="loras/norms"))

@@ -1,4 +1,4 @@
-"""What a kept set of teacher samples must not be taken for."""
+"""Kept teacher samples are never mistaken for those of another run."""
 
 import logging
 from collections.abc import Iterator
@@ -38,14 +38,14 @@ def test_merges_with_other_models_and_other_loras_are_told_apart(models: Models)
     assert all(one not in told[:place] for place, one in enumerate(told))
 
 
-def test_a_model_of_velocity_is_told_from_one_of_noise_at_the_same_levels(models: Models) -> None:
+def test_a_model_of_velocity_is_told_apart_from_a_model_of_noise_at_the_same_levels(models: Models) -> None:
     kinds = [ModelSamplingDiscrete().patch(models.source, kind, False)[0] for kind in ("eps", "v_prediction")]
     first, second = (describe_changes(one) for one in kinds)
     assert first is not None
     assert first != second
 
 
-def test_a_model_whose_changes_cannot_be_told_keeps_no_lessons(models: Models) -> None:
+def test_a_model_whose_changes_cannot_be_compared_keeps_no_teacher_samples(models: Models) -> None:
     changed: list[Any] = [models.source.clone() for _ in range(4)]
     changed[0].set_model_attn1_patch(lambda q, k, v, _: (q, k, v))
     changed[1].add_wrapper("apply_model", lambda executor, *args, **kwargs: executor(*args, **kwargs))
@@ -54,7 +54,7 @@ def test_a_model_whose_changes_cannot_be_told_keeps_no_lessons(models: Models) -
     assert [describe_changes(one) for one in changed] == [None] * 4
 
 
-def test_models_whose_noise_is_told_at_other_times_are_told_apart(models: Models) -> None:
+def test_models_whose_noise_has_other_times_are_told_apart(models: Models) -> None:
     """The same levels, but the model is called with another time."""
     other = models.source.clone()
     sampling = type(models.source.get_model_object("model_sampling"))(models.source.model.model_config)
@@ -86,7 +86,7 @@ def small() -> Emoji:
 
 
 def refined(small: Emoji, **other: Any) -> Any:
-    """The report of a run on two samplings and without steps: all that it does is to teach."""
+    """The report of a run on two samplings and without steps: it only samples the teacher."""
     inputs = {"conditioning": demo_prompts(["ghost"]), **other}
     with torch.inference_mode():
         return small.refined(replace(SHORT, steps=0), replace(FEW, samples=2), **inputs).report
@@ -144,7 +144,7 @@ def test_a_damaged_set_is_never_used(tmp_path: Path) -> None:
     assert cache.read("a") is not None
 
 
-def test_a_damaged_set_is_made_anew_in_a_run(small: Emoji, user_folder: Path) -> None:
+def test_a_damaged_set_is_made_again_in_a_run(small: Emoji, user_folder: Path) -> None:
     refined(small)
     [path] = (user_folder / "lora_transfer" / "teacher").glob("*.safetensors")
     whole = path.read_bytes()

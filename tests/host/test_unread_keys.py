@@ -56,7 +56,7 @@ CHANGING: dict[str, tuple[dict[str, Tensor], str]] = {
     ),
     "norms of PEFT beside a Tucker core": (
         {**LORA, ".lora_mid.weight": torch.ones(4, 4), ".lora_magnitude_vector": torch.ones(320)},
-        "beside lora_mid",
+        "together with lora_mid",
     ),
     "half a Tucker LoHa": ({**LOHA, ".hada_t1": torch.ones(4, 4)}, "hada_t2 is missing"),
     "the other half": ({**LOHA, ".hada_t2": torch.ones(4, 4)}, ".hada_t2 is not understood"),
@@ -108,13 +108,13 @@ HARMLESS: dict[str, dict[str, Tensor]] = {
 
 
 @pytest.mark.parametrize("what", HARMLESS)
-def test_a_key_that_changes_nothing_is_told_and_the_module_is_placed(base: HostBase, what: str) -> None:
+def test_a_key_that_changes_nothing_is_reported_and_the_module_is_read(base: HostBase, what: str) -> None:
     placed = read_on(base, module(HARMLESS[what]))
     assert torch.equal(placed.deltas[LAYER].dense(), torch.full((320, 768), 4.0))
     assert len(placed.unread) == 1
 
 
-def test_alpha_beside_a_full_difference_is_told_and_scales_nothing(base: HostBase) -> None:
+def test_alpha_beside_a_full_difference_is_reported_and_scales_nothing(base: HostBase) -> None:
     placed = read_on(base, module({".diff": torch.ones(320, 768), ".alpha": torch.tensor(0.5)}))
     assert torch.equal(placed.deltas[LAYER].dense(), torch.ones(320, 768))
     assert placed.unread == {f"{MODULE}.alpha": "alpha scales factors, and this module has none"}
@@ -150,7 +150,7 @@ def reasons_of(base: HostBase, tensors: dict[str, Tensor]) -> set[str]:
     return set(placed.unread.values()) | {one.reason for one in placed.skipped}
 
 
-def test_ia3_on_a_text_encoder_is_not_told_to_connect_a_clip(base: HostBase) -> None:
+def test_ia3_on_a_text_encoder_is_not_reported_to_connect_a_clip(base: HostBase) -> None:
     name = "lora_te_text_model_encoder_layers_0_mlp_fc2"
     tensors = {f"{name}.on_input": torch.tensor(True), f"{name}.weight": torch.ones(1, 3072)}
     assert reasons_of(base, tensors) == {"it is of the kind IA3, which is not read"}
@@ -164,7 +164,7 @@ def test_what_stands_under_pefts_wrapper_tells_its_own_kind_and_no_other_keys(ba
     }
 
 
-def test_embeddings_in_a_file_are_told_as_such(base: HostBase) -> None:
+def test_embeddings_in_a_file_are_reported_as_such(base: HostBase) -> None:
     tensors = {"bundle_emb.style.string_to_param.*": torch.ones(2, 768), "<style>": torch.ones(768)}
     (reason,) = reasons_of(base, tensors)
     assert "save it as an embedding" in reason
@@ -221,7 +221,7 @@ def test_pefts_dora_is_applied_with_its_norms(model, base: HostBase, strength: f
         {".lora_up.weight": up, ".lora_down.weight": down, ".alpha": torch.tensor(2.0), ".magnitude": norms}
     )
     applied = apply(Adapter("made", "here", {}, tensors=tensors), model, None, strength, 0.0)
-    assert not applied.left
+    assert not applied.not_applied
     weight = patched(model).double()
     moved = weight + up.double() @ down.double() / 2
     change = moved * norms.double()[:, None] / moved.norm(dim=1, keepdim=True) - weight
@@ -234,5 +234,17 @@ def test_pefts_dora_is_applied_with_its_norms(model, base: HostBase, strength: f
 def test_norms_of_another_number_are_not_applied(model) -> None:  # noqa: F811
     tensors = module({**LORA, ".lora_magnitude_vector": torch.ones(5)})
     applied = apply(Adapter("made", "here", {}, tensors=tensors | GOOD), model, None, 1.0, 0.0)
-    assert set(applied.left) == set(tensors)
-    assert all("lora_magnitude_vector has 5 values" in reason for reason in applied.left.values())
+    assert set(applied.not_applied) == set(tensors)
+    assert all("lora_magnitude_vector has 5 values" in reason for reason in applied.not_applied.values())
+
+
+def test_a_key_of_an_encoder_that_the_base_has_in_another_make_is_not_told_to_connect_it() -> None:
+    """A CLIP is there, but the file's is a T5: connecting it would not help."""
+    base = base_from_header(header_of("SD15", text_encoder=True), "SD15", "header")
+    module_of_t5 = "lora_te3_encoder_block_0_layer_0_SelfAttention_q"
+    good = {"lora_unet_time_embedding_linear_1.diff": torch.ones(1280, 320)}
+    tensors = {f"{module_of_t5}.lora_up.weight": torch.ones(9, 2), f"{module_of_t5}.lora_down.weight": torch.ones(2, 9)}
+    placed = read_on(base, tensors | good)
+    assert set(placed.unread.values()) == {
+        "it belongs to a text encoder, and that of the base has no layer of this name"
+    }

@@ -1,4 +1,4 @@
-"""Adapters between nodes: as the user's file, as tensors, or as the pack's own changes of a base's layers."""
+"""Adapters as they travel between nodes: a file, tensors, or changes that the pack has computed."""
 
 import hashlib
 from collections.abc import Mapping
@@ -25,8 +25,8 @@ from .write import to_state_dict
 # Pickled files that users still have.
 _PICKLED = (".pt", ".bin", ".ckpt", ".pth")
 
-# Files that are chosen by mistake, by how their keys begin.
-_NO_ADAPTERS = {
+# Beginnings of keys -> files that are chosen by mistake.
+_NOT_ADAPTERS = {
     "model.diffusion_model.input_blocks.0.0.weight": "a whole checkpoint",
     "first_stage_model.": "a whole checkpoint",
     "control_model.": "a ControlNet",
@@ -37,11 +37,10 @@ _NO_ADAPTERS = {
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter held as exactly one of: the path of its file, its tensors (from a LORA_MODEL socket), or changes that
-    the pack computed.
+    """An adapter: exactly one of the path of its file, its tensors (from a LORA_MODEL socket), or computed changes.
 
-    fingerprint: a hash of all its content. state: the file as it was hashed; its tensors are read from that state only.
-    fits: the base that the pack transferred it to, which knows the names of its layers.
+    fingerprint: a hash of its whole content. state: the state of the file that was hashed; tensors are only read from a
+    file in that state. fits: the base that the pack transferred it to, which knows the names of its layers.
     """
 
     name: str
@@ -54,7 +53,7 @@ class Adapter:
     fits: HostBase | None = None
 
     def state_dict(self) -> dict[str, Tensor]:
-        """A new dict of the adapter's tensors. Those of a file are read into memory of their own, never mapped."""
+        """A new dict of the adapter's tensors. The tensors of a file are copied into memory, never mapped."""
         if self.changes is not None:
             return self.changes.tensors()
         if self.tensors is not None:
@@ -66,10 +65,10 @@ class Adapter:
 
 @dataclass(frozen=True)
 class LayerChanges:
-    """What an adapter changes on the layers of a base: all that its file is written from.
+    """The changes that an adapter makes to a base: everything that its file is written from.
 
-    deltas: by layer, the scale inside. scales: by layer, alpha / rank of the original. widened: by layer, the shape to
-    which the delta pads it (Flux control LoRAs).
+    deltas: by layer, including the scale. scales: by layer, alpha / rank of the original. widened: by layer, the shape
+    to which the delta pads it (Flux control LoRAs).
     """
 
     base: HostBase
@@ -88,8 +87,8 @@ class LayerChanges:
 
 
 def adapter_from_file(path: Path, name: str) -> Adapter:
-    """An adapter file; UnreadableFile where it is missing, damaged, empty or no adapter. Pickled files (.pt, .bin) are
-    read without running code in them."""
+    """Open an adapter file. UnreadableFile if it is missing, damaged, empty or not an adapter. Pickled files (.pt,
+    .bin) are read without running the code in them."""
     if not path.is_file():
         raise UnreadableFile(f"File {path}: not found. Check the name, or refresh the list of files.")
     with open_unchanged(path, None) as stream:
@@ -102,23 +101,25 @@ def adapter_from_file(path: Path, name: str) -> Adapter:
             keys, metadata = _read(path, name).keys(), {}
         fingerprint = file_sha256(path, state)
     if not keys:
-        raise UnreadableFile(f"LoRA {name}: expected tensors, found an empty file. Choose another one.")
-    for mark, what in _NO_ADAPTERS.items():
-        if any(key.startswith(mark) for key in keys):
-            raise UnreadableFile(f"LoRA {name}: expected a LoRA, found {what} (its keys begin with {mark}).")
+        raise UnreadableFile(f"LoRA {name}: expected tensors, found an empty file. Choose another file.")
+    for prefix, kind in _NOT_ADAPTERS.items():
+        if any(key.startswith(prefix) for key in keys):
+            raise UnreadableFile(
+                f"LoRA {name}: expected a LoRA, found {kind} (its keys begin with {prefix}). Choose another file."
+            )
     return Adapter(name, fingerprint, metadata, path=path, state=state)
 
 
 def adapter_from_state_dict(tensors: Mapping[str, Tensor], name: str) -> Adapter:
-    """An adapter from a LORA_MODEL socket, which carries tensors and nothing else."""
+    """An adapter from a LORA_MODEL socket, which holds only tensors."""
     if not tensors:
-        raise UnreadableFile(f"LoRA {name}: expected tensors, found none. Connect a LoRA that holds some.")
+        raise UnreadableFile(f"LoRA {name}: expected tensors, found none. Connect another LoRA.")
     _check_names(tensors, name)
     return Adapter(name, fingerprint_of(tensors), {}, tensors=tensors)
 
 
 def fingerprint_of(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, kinds, shapes and bytes; independent of the order of the names."""
+    """SHA-256 of all names, dtypes, shapes and bytes; independent of the order of the names."""
     digest = hashlib.sha256()
     for key in sorted(tensors):
         digest.update(f"{key} {tensors[key].dtype} {tuple(tensors[key].shape)} ".encode(errors="surrogatepass"))
@@ -127,7 +128,7 @@ def fingerprint_of(tensors: Mapping[str, Tensor]) -> str:
 
 
 def transferred_adapter(original: Adapter, changes: LayerChanges, report: Report) -> Adapter:
-    """The adapter for the target, with the original's metadata and, under `lora_transfer`, its origin as JSON."""
+    """The adapter for the target, with the original's metadata, and its origin as JSON under `lora_transfer`."""
     metadata = transferred_metadata(original.metadata, changes.tensors(), report, changes.base)
     return changes.adapter(f"{original.name} on {changes.base.name}", metadata)
 
@@ -136,21 +137,31 @@ def _read(path: Path, name: str) -> dict[str, Tensor]:
     """Every tensor of an adapter file; bare lists of factors get numbered keys."""
     tensors = _unpickled(path, name) if path.suffix.lower() in _PICKLED else read_tensors(path)
     if isinstance(tensors, list):
-        wrong = next((type(one).__name__ for one in tensors if not isinstance(one, Tensor)), None)
+        wrong = next((type(entry).__name__ for entry in tensors if not isinstance(entry, Tensor)), None)
         if wrong is not None or len(tensors) % 2:
-            found = f"{len(tensors)} of them" if wrong is None else f"an entry of type {wrong}"
-            raise UnreadableFile(f"LoRA {name}: expected a list of up and down in pairs, found {found}. It is no LoRA.")
+            content = f"{len(tensors)} tensors" if wrong is None else f"an entry of type {wrong}"
+            raise UnreadableFile(
+                f"LoRA {name}: expected a list of pairs, up and down, found {content}. This is not a LoRA: choose "
+                "another file."
+            )
         tensors = number_bare_list(tensors)
     if not isinstance(tensors, dict):
-        raise UnreadableFile(f"LoRA {name}: expected named tensors, found {type(tensors).__name__}. It is no LoRA.")
+        raise UnreadableFile(
+            f"LoRA {name}: expected named tensors, found {type(tensors).__name__}. This is not a LoRA: choose another "
+            "file."
+        )
     _check_names(tensors, name)
     for key, value in tensors.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise UnreadableFile(
-                f"LoRA {name}: expected tensors by name, found {type(value).__name__} under {key!r}. It is no LoRA."
+                f"LoRA {name}: expected tensors by name, found {type(value).__name__} under {key!r}. This is not a "
+                "LoRA: choose another file."
             )
-        if any("\ud800" <= letter <= "\udfff" for letter in key):  # no file can be written with it
-            raise UnreadableFile(f"LoRA {name}: expected names in text, found {ascii(key)[:80]}. It is no LoRA.")
+        if any("\ud800" <= letter <= "\udfff" for letter in key):  # cannot be written to a file
+            raise UnreadableFile(
+                f"LoRA {name}: expected names in text, found {ascii(key)[:80]}. This is not a LoRA: choose another "
+                "file."
+            )
     return {key: value.detach() for key, value in tensors.items()}
 
 
@@ -158,21 +169,22 @@ def _check_names(tensors: Mapping[Any, Any], name: str) -> None:
     try:
         check_names(tensors)
     except ValueError as error:
-        raise UnreadableFile(f"LoRA {name}: expected a LoRA, but {error}. It is no LoRA.") from error
+        raise UnreadableFile(f"LoRA {name}: expected a LoRA, but {error}. Choose another file.") from error
 
 
 def _unpickled(path: Path, name: str) -> Any:
-    """What a pickled file holds, at most within `state_dict` or an only entry; code in it is refused, not run."""
+    """The content of a pickled file; if that is a dict with `state_dict` or with a single dict, that dict. Code in the
+    file is refused and never run."""
     if not path.is_file():
         raise UnreadableFile(f"File {path}: not found. Check the name, or refresh the list of files.")
     try:
-        held: Any = read_pickled(path)
+        content: Any = read_pickled(path)
     except ValueError as error:
         raise UnreadableFile(
-            f"LoRA {name}: expected tensors, found a file that holds none, is damaged, or holds code that is not run "
-            f"({str(error)[:160]}). Take a safetensors version of it."
+            f"LoRA {name}: expected tensors, found a file that has none, is damaged, or contains code, which is not "
+            f"run ({str(error)[:160]}). Use a safetensors version of it."
         ) from error
-    if isinstance(held, dict) and isinstance(held.get("state_dict"), dict):
-        return held["state_dict"]
-    only = next(iter(held.values())) if isinstance(held, dict) and len(held) == 1 else None
-    return only if isinstance(only, dict) else held
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        return content["state_dict"]
+    only = next(iter(content.values())) if isinstance(content, dict) and len(content) == 1 else None
+    return only if isinstance(only, dict) else content

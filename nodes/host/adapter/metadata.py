@@ -1,4 +1,4 @@
-"""A saved adapter's metadata: the original's, with what is no longer true brought up to date or left out."""
+"""A saved adapter's metadata: those of the original, with outdated entries updated or removed."""
 
 import json
 from collections.abc import Mapping
@@ -13,10 +13,10 @@ from .peft import says_scale
 
 PROVENANCE = "lora_transfer"  # the key of our own entry
 
-_LARGEST_NUMBER = 1e9  # of steps or strengths; an integer of JSON can be too large for a float
-_LONGEST_TEXT = 1_000  # characters that are kept of an entry of ours that somebody else wrote
+_LARGEST_NUMBER = 1e9  # steps or strengths; an integer in JSON can be too large for a float
+_LONGEST_TEXT = 1_000  # characters of our own entry that are kept if somebody else wrote it
 
-# Facts about the old base and the old file, as sd-scripts writes them.
+# sd-scripts' entries about the old base and the old file.
 _STALE = (
     "ss_sd_model_hash",
     "ss_new_sd_model_hash",
@@ -25,8 +25,8 @@ _STALE = (
     "modelspec.hash_sha256",
 )
 
-# By ComfyUI's family: what sd-scripts and the modelspec call a LoRA for it. Families that share a class have no entry:
-# a base's header does not tell SD 2 with v-prediction from SD 2 without.
+# ComfyUI's family -> what sd-scripts and the modelspec call a LoRA for it. Families that share a class have no entry: a
+# base's header does not show, for example, whether an SD 2 uses v-prediction.
 _BASE_NAMES = {
     "SD15": ("sd_v1", "stable-diffusion-v1/lora"),
     "SDXL": ("sdxl_base_v1-0", "stable-diffusion-xl-v1-base/lora"),
@@ -38,8 +38,8 @@ _BASE_ENTRIES = ("ss_base_model_version", "modelspec.architecture")
 def transferred_metadata(
     original: Mapping[str, str], tensors: Mapping[str, Tensor], report: Report, target: HostBase
 ) -> dict[str, str]:
-    """Trigger words and training settings stay; base, network, rank and alpha follow; our own entry tells the origin
-    as JSON, and of an adapter that was carried over before (A -> B -> C) the whole way."""
+    """The metadata of a transferred adapter. Trigger words and training settings stay; base, network, rank and alpha
+    are updated. Our own entry holds the origin as JSON, including earlier transfers (A -> B -> C)."""
     kept = _on_target(original, tensors, target)
     provenance = report.provenance()
     if PROVENANCE in original:
@@ -50,8 +50,8 @@ def transferred_metadata(
 def refined_metadata(
     original: Mapping[str, str], tensors: Mapping[str, Tensor], refined: Mapping[str, Any], target: HostBase
 ) -> dict[str, str]:
-    """Those of a refined adapter: `refined` says how, in our own entry; the steps of an adapter that was refined before
-    are counted with its own."""
+    """The metadata of a refined adapter. `refined` goes into our own entry; the steps of earlier refinements are
+    added."""
     entry = _from_json(original.get(PROVENANCE, "{}"))
     origin = entry if isinstance(entry, dict) else {"before": entry}
     steps = max(0, int(_number(origin.get("refined"), "steps", 0)))
@@ -60,7 +60,7 @@ def refined_metadata(
 
 
 def _on_target(original: Mapping[str, str], tensors: Mapping[str, Tensor], target: HostBase) -> dict[str, str]:
-    """The original's entries, with those on the base and on the network brought up to date."""
+    """The original's entries, with base and network updated."""
     kept = {key: value for key, value in _without_scale(original).items() if key not in (*_STALE, *_BASE_ENTRIES)}
     names = dict(zip(_BASE_ENTRIES, _BASE_NAMES.get(target.family, ()), strict=False))
     kept |= {entry: name for entry, name in names.items() if entry in original}
@@ -71,7 +71,8 @@ def _on_target(original: Mapping[str, str], tensors: Mapping[str, Tensor], targe
 
 
 def scaled_metadata(original: Mapping[str, str], tensors: Mapping[str, Tensor], strength: float) -> dict[str, str]:
-    """Those of an adapter whose strength is in its factors now: rank and alpha follow, our own entry tells it."""
+    """The metadata of an adapter whose strength is now in its factors. Rank and alpha are updated; our own entry says
+    the strength."""
     kept = _without_scale(original)
     entry = _from_json(original.get(PROVENANCE, "{}"))
     before = _number(entry, "scaled_by", 1.0)
@@ -80,7 +81,7 @@ def scaled_metadata(original: Mapping[str, str], tensors: Mapping[str, Tensor], 
 
 
 def method_of(metadata: Mapping[str, str]) -> str | None:
-    """The method that an adapter was carried over by, as its metadata tell; None where they do not."""
+    """The method that an adapter was transferred by, from its metadata; None if they do not say."""
     entry = _from_json(metadata.get(PROVENANCE, ""))
     settings = entry.get("settings") if isinstance(entry, dict) else None
     method = settings.get("method") if isinstance(settings, dict) else None
@@ -88,13 +89,13 @@ def method_of(metadata: Mapping[str, str]) -> str | None:
 
 
 def _without_scale(original: Mapping[str, str]) -> dict[str, str]:
-    """The entries without those on alpha and rank, which are in the factors now: they would count a second time."""
+    """The entries without alpha and rank of other trainers. These are in the factors now and would count twice."""
     return {key: value for key, value in original.items() if not says_scale(key)}
 
 
 def _network(original: Mapping[str, str], tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """What the file is now: factors, whatever kind it was. sd-scripts' own network has no name for convolutions with
-    kernels in a file of lycoris; there it is a LoCon."""
+    """sd-scripts' entries for a file of factors, which is what every kind has become. A file of lycoris with
+    convolutions becomes a LoCon, because sd-scripts' own network has no such convolutions."""
     downs = {key: tensor for key, tensor in tensors.items() if key.endswith(".lora_down.weight")}
     convs = {key for key, tensor in downs.items() if tensor.ndim > 2 and tensor.shape[2:].numel() > 1}
     linear = _rank_and_alpha(tensors, downs.keys() - convs or downs.keys())
@@ -113,7 +114,7 @@ def _network(original: Mapping[str, str], tensors: Mapping[str, Tensor]) -> dict
 
 
 def _rank_and_alpha(tensors: Mapping[str, Tensor], downs: Any) -> tuple[str, str] | None:
-    """The largest rank and alpha among modules, as sd-scripts writes them; None without modules."""
+    """The largest rank and the largest alpha of these modules, as sd-scripts writes them; None without modules."""
     if not downs:
         return None
     alphas = [float(tensors[key.replace(".lora_down.weight", ".alpha")]) for key in downs]
@@ -121,7 +122,7 @@ def _rank_and_alpha(tensors: Mapping[str, Tensor], downs: Any) -> tuple[str, str
 
 
 def _from_json(written: str) -> Any:
-    """What a file's entry says as JSON; the start of the text itself where it is none that can be read."""
+    """An entry read as JSON; if it cannot be read, the beginning of its text."""
     try:
         return read_json(written)
     except ValueError:
@@ -129,7 +130,7 @@ def _from_json(written: str) -> Any:
 
 
 def _number(entry: Any, name: str, otherwise: float) -> float:
-    """A number of an entry, or `otherwise` where it holds something else."""
+    """A number of an entry, or `otherwise` if it holds something else."""
     value = entry.get(name) if isinstance(entry, dict) else None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= _LARGEST_NUMBER:
         return otherwise

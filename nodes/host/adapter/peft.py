@@ -1,4 +1,4 @@
-"""The scale alpha / rank that a file's metadata give: PEFT's settings, or plain entries of the header."""
+"""Reads the scale alpha / rank from a file's metadata: from PEFT's settings, or from plain entries of the header."""
 
 import json
 import math
@@ -9,44 +9,42 @@ from typing import Any
 
 from ....core.errors import UnsupportedAdapter
 from .name_patterns import name_patterns
+from .spelling.prefixes import DIFFUSION_PARTS, SECOND_PART, TEXT_ENCODERS
 
-# diffusers packs the settings of each part of a pipeline behind its name (unet.lora_alpha); PEFT's own have no part.
+# diffusers puts the part of the pipeline before each setting (unet.lora_alpha); PEFT's own settings have no part.
 SETTINGS = ("lora_adapter_metadata", "adapter_config")
 
-# What the scale is called: by PEFT for LoRA, by other trainers, and by PEFT for LoHa and LoKr.
+# The names of alpha and rank: in PEFT for LoRA, in other trainers, and in PEFT for LoHa and LoKr.
 _ALPHAS = ("lora_alpha", "network_alpha", "alpha")
 _RANKS = ("r", "rank", "network_dim")
 
-# How module names begin, by the part that they are of; what begins with none of these is the diffusion model's.
-_ENCODERS = (
-    ("text_encoder_2", ("text_encoder_2.", "lora_te2_")),
-    ("text_encoder_3", ("text_encoder_3.", "lora_te3_")),
-    ("text_encoder", ("text_encoder.", "lora_te_", "lora_te1_", "text_model.")),
-)
-_DIFFUSION = ("unet", "transformer")
-_PARTS = ("", *_DIFFUSION, *(part for part, _ in _ENCODERS))
+_PARTS = ("", *DIFFUSION_PARTS, SECOND_PART, *TEXT_ENCODERS)
 
-# What stands before the name that a module has inside its model, where PEFT's patterns begin.
+# What comes before a module's name inside its model, to which PEFT's patterns are matched.
 _PREFIX = re.compile(
-    r"(?:base_model\.model|diffusion_model|model|unet|transformer|text_encoder(?:_[23])?|pipe|dit)\.(?=.)"
+    r"(?:base_model\.model|diffusion_model|model|unet|transformer(?:_2)?|text_encoder(?:_[23])?|pipe|dit)\.(?=.)"
 )
+
+# Ways to start a LoRA that subtract its first factors from the base (arXiv 2404.02948 and others). The change is then
+# up down less these first factors, which are not in the file. PEFT can convert such a file.
+_CHANGES_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 _TRUTH = {"true": True, "1": True, "false": False, "0": False, "none": False, "null": False, "": False}
 
 
 @dataclass(frozen=True)
 class PeftSettings:
-    """LoraConfig, LoHaConfig or LoKrConfig by part of the pipeline ("" for one of no part). entry: where they stand in
-    the metadata; empty where they are plain entries of the header."""
+    """LoraConfig, LoHaConfig or LoKrConfig by part of the pipeline, "" without a part. entry: their entry in the
+    metadata; empty if they are plain entries of the header."""
 
     parts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Any])
     entry: str = ""
 
     def scale(self, module: str, rank: int | None) -> float:
-        """alpha / rank, or alpha / sqrt(rank) for rsLoRA (arXiv 2312.03732); 1 where nothing is said of alpha.
+        """alpha / rank, or alpha / sqrt(rank) for rsLoRA (arXiv 2312.03732); 1 if alpha is not given.
 
-        rank: that of the tensors, which rank_pattern has made; None for a LoKr of two full matrices, which PEFT scales
-        by its settings' rank and everybody else not at all. UnsupportedAdapter where the settings are not understood.
+        rank: that of the tensors; None for a LoKr of two full matrices, which only PEFT scales, by the rank in its
+        settings. UnsupportedAdapter if the settings are not understood.
         """
         settings = self._of(module)
         if rank is None and not self.entry:
@@ -62,22 +60,33 @@ class PeftSettings:
         return alpha / (divisor**0.5 if self._is_set(settings, "use_rslora") else divisor)
 
     def says_dora(self, module: str) -> bool:
-        """Whether the module was trained as DoRA, which keeps its norms in a tensor of their own."""
+        """Whether the module was trained as DoRA, which has its norms in a separate tensor."""
         return self._is_set(self._of(module), "use_dora")
 
+    def check_start(self, module: str) -> None:
+        """UnsupportedAdapter if training began by changing the base: the factors alone are then not the change."""
+        start = str(self._of(module).get("init_lora_weights", ""))
+        if start.lower().startswith(_CHANGES_THE_BASE):
+            raise UnsupportedAdapter(
+                f"its training began with {start[:40]} (init_lora_weights in the file's metadata), which takes a part "
+                "out of the base that the file does not hold; PEFT can save it as a LoRA of the whole base "
+                "(path_initial_model_for_weight_conversion)"
+            )
+
     def _of(self, module: str) -> Mapping[str, Any]:
-        encoder = next((part for part, prefixes in _ENCODERS if module.startswith(prefixes)), None)
-        wanted = _DIFFUSION if encoder is None else (encoder,)
+        encoder = next((part for part, prefixes in TEXT_ENCODERS.items() if module.startswith(prefixes)), None)
+        diffusion = (SECOND_PART,) if module.startswith(f"{SECOND_PART}.") else DIFFUSION_PARTS
+        wanted = diffusion if encoder is None else (encoder,)
         return next((self.parts[part] for part in (*wanted, "") if part in self.parts), {})
 
     def _value(self, settings: Mapping[str, Any], pattern: str, names: tuple[str, ...], module: str) -> float | None:
-        """The number of a module: of the first pattern that names it, else the setting under one of the names."""
+        """A module's number: from the first pattern that names the module, else from the setting."""
         patterns = settings.get(pattern) or {}
         if not isinstance(patterns, dict):
             raise self._strange(pattern, patterns, "numbers by the names of modules")
-        place = name_patterns(tuple(patterns)).first(_inner_names(module))
-        if place is not None:
-            return self._number(pattern, list(patterns.values())[place])
+        position = name_patterns(tuple(patterns)).first(_inner_names(module))
+        if position is not None:
+            return self._number(pattern, list(patterns.values())[position])
         numbers = {name: self._number(name, settings[name]) for name in names if settings.get(name) is not None}
         if len(set(numbers.values())) > 1:
             said = " and ".join(f"{name} {number:g}" for name, number in numbers.items())
@@ -101,12 +110,12 @@ class PeftSettings:
         return truth
 
     def _strange(self, name: str, value: Any, expected: str) -> UnsupportedAdapter:
-        place = f"PEFT's settings in its metadata ({self.entry})" if self.entry else "its metadata"
-        return UnsupportedAdapter(f"its scale: expected {place} to say {expected} as {name}, found {ascii(value)[:80]}")
+        where = f"PEFT's settings in its metadata ({self.entry})" if self.entry else "its metadata"
+        return UnsupportedAdapter(f"its scale: expected {where} to say {expected} as {name}, found {ascii(value)[:80]}")
 
 
 def peft_settings(metadata: Mapping[str, str], adapter: str) -> PeftSettings:
-    """The settings of a file; UnsupportedAdapter where they are there and cannot be read."""
+    """The settings in a file's metadata; UnsupportedAdapter if they are there but cannot be read."""
     entry = next((name for name in SETTINGS if name in metadata), None)
     if entry is None:
         return PeftSettings(_by_part({name: value for name, value in metadata.items() if _tells_scale(name)}))
@@ -138,16 +147,16 @@ def _by_part(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _inner_names(module: str) -> Iterator[str]:
-    """The module's name with and without what stands before its name inside the model."""
+    """The module's name, with and without what comes before its name inside the model."""
     yield module
     while prefix := _PREFIX.match(module):
         module = module[prefix.end() :]
         yield module
 
 
-def _unreadable(adapter: str, entry: str, found: str) -> UnsupportedAdapter:
+def _unreadable(adapter: str, entry: str, content: str) -> UnsupportedAdapter:
     return UnsupportedAdapter(
-        f"LoRA {adapter}: expected PEFT's settings in its metadata ({entry}), found what is none "
-        f"({' '.join(found.split())[:120]}); the LoRA's strength depends on them. Take the entry out of the file, or "
-        "fetch the file again."
+        f"LoRA {adapter}: expected PEFT's settings in its metadata ({entry}), found something else "
+        f"({' '.join(content.split())[:120]}). The LoRA's strength depends on them: remove the entry from the file, or "
+        "download the file again."
     )

@@ -1,4 +1,4 @@
-"""DoRA of PEFT's kind as a patch of ComfyUI, which has none."""
+"""PEFT's DoRA as a patch on a loaded model. ComfyUI itself has no such patch."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,13 +10,13 @@ from torch import Tensor
 
 
 class PeftDora(WeightAdapterBase):
-    """W' = m (W + dW) / ||W + dW||, the norm over each output's row (arXiv 2402.09353, Eq. 5), at a strength of 1; at
-    others that share of the way. weights: up, down, alpha / rank, and m (out)."""
+    """W' = m (W + dW) / ||W + dW||, with the norm of each output's row (arXiv 2402.09353, Eq. 5), at strength 1. Other
+    strengths go that share of the way from W to W'. weights: up, down, alpha / rank, and m (out)."""
 
     name = "peft_dora"
 
     def __init__(self, loaded_keys: set[str], weights: Any) -> None:
-        """As every adapter of the host, which makes copies of one for tensors on a device."""
+        """The signature of ComfyUI's adapters, which ComfyUI relies on to copy them to a device."""
         self.loaded_keys, self.weights = loaded_keys, weights
 
     def calculate_weight(
@@ -30,19 +30,20 @@ class PeftDora(WeightAdapterBase):
         intermediate_dtype: torch.dtype = torch.float32,
         original_weight: Any = None,
     ) -> Tensor:
-        """The weight, changed in place. `function` brings a file's rows into the model's order."""
+        """Change the weight in place and return it. `function` brings the file's rows into the model's order."""
         up, down, scale, magnitude = (
-            one.to(weight.device, intermediate_dtype) if isinstance(one, Tensor) else one for one in self.weights
+            value.to(weight.device, intermediate_dtype) if isinstance(value, Tensor) else value
+            for value in self.weights
         )
         rows = weight.flatten(1).to(intermediate_dtype)
-        moved = rows + function(scale * (up.flatten(1) @ down.flatten(1)))
-        norms = torch.linalg.vector_norm(moved, dim=1, keepdim=True).clamp_min(torch.finfo(moved.dtype).tiny)
-        change = moved * (function(magnitude.reshape(-1, 1)) / norms) - rows
+        changed = rows + function(scale * (up.flatten(1) @ down.flatten(1)))
+        norms = torch.linalg.vector_norm(changed, dim=1, keepdim=True).clamp_min(torch.finfo(changed.dtype).tiny)
+        change = changed * (function(magnitude.reshape(-1, 1)) / norms) - rows
         weight += (strength * change).reshape(weight.shape).to(weight.dtype)
         return weight
 
 
 def add_norms(lora: LoRAAdapter, magnitude: Tensor) -> PeftDora:
-    """The DoRA of a LoRA and its norms (out)."""
+    """The DoRA of a LoRA and its magnitudes (out)."""
     up, down, alpha, *_ = lora.weights
     return PeftDora(lora.loaded_keys, (up, down, 1.0 if alpha is None else alpha / down.shape[0], magnitude))

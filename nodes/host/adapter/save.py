@@ -1,4 +1,4 @@
-"""An adapter as the tensors of a file: spelling and precision."""
+"""Turns an adapter into the tensors of a file, in a spelling and a precision."""
 
 from collections.abc import Mapping
 
@@ -10,14 +10,14 @@ from .adapter import Adapter, LayerChanges
 from .read import read_adapter
 from .write import is_written
 
-_LARGE = 4  # prolora doubles the rank, and a rank of one or two may be stored as four: that is nothing to warn of
+_LARGE = 4  # times; smaller growth needs no note: prolora doubles the rank, and rank 1 or 2 may be stored as 4
 
 SAVED_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 def respell(adapter: Adapter, spelling: str) -> dict[str, Tensor]:
-    """The adapter's tensors in a spelling. An adapter that was never transferred has no base to name its layers by: it
-    stays as it is, and any spelling but "comfy" is refused."""
+    """The adapter's tensors in a spelling. InvalidSetting for any spelling but "comfy" if the adapter was never
+    transferred, because then no base is known that names its layers."""
     changes = adapter.changes
     if changes is None and adapter.fits is not None:
         placed = read_adapter(adapter, adapter.fits)
@@ -31,14 +31,14 @@ def respell(adapter: Adapter, spelling: str) -> dict[str, Tensor]:
         )
     if spelling != "comfy":
         raise InvalidSetting(
-            f"Saving {adapter.name} as {spelling}: expected an adapter from Project LoRA, whose target names the "
-            "layers; found one as it was loaded. Project it first, or choose comfy to save it unchanged."
+            f"Saving {adapter.name} as {spelling}: expected a LoRA from Project LoRA, whose target names the layers, "
+            "found a LoRA as it was loaded. Transfer it first, or choose comfy to save it unchanged."
         )
     return adapter.state_dict()
 
 
 def note_left_out(adapter: Adapter, spelling: str) -> tuple[str, ...]:
-    """A note on what a file in this spelling cannot hold, where the adapter has such changes."""
+    """A note if the adapter has changes that a file in this spelling cannot hold."""
     keys = [key for key in adapter.state_dict() if not is_written(key, spelling) and not key.endswith(".alpha")]
     if not keys:
         return ()
@@ -49,9 +49,10 @@ def note_left_out(adapter: Adapter, spelling: str) -> tuple[str, ...]:
 
 
 def note_growth(adapter: Adapter, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """A note where a carried adapter is much larger than its file: LoHa and LoKr say in a few numbers what takes a LoRA
-    of a high rank."""
-    before, after = (sum(one.numel() for one in held.values()) for held in (adapter.state_dict(), tensors))
+    """A note if a transferred adapter is much larger than its file. LoHa and LoKr store in a few numbers what takes a
+    LoRA of a high rank."""
+    files = adapter.state_dict(), tensors
+    before, after = (sum(tensor.numel() for tensor in file.values()) for file in files)
     if after < _LARGE * before:
         return ()
     return (
@@ -61,19 +62,19 @@ def note_growth(adapter: Adapter, tensors: Mapping[str, Tensor]) -> tuple[str, .
 
 
 def cast_for_file(tensors: Mapping[str, Tensor], adapter: Adapter, dtype: str) -> dict[str, Tensor]:
-    """An adapter's tensors in a precision for saving; InvalidSetting where it cannot hold them."""
+    """An adapter's tensors in the precision of the file; InvalidSetting if their values are too large for it."""
     cast = {key: _cast(tensor, SAVED_DTYPES[dtype]) for key, tensor in tensors.items()}
     for key, tensor in cast.items():
         if not bool(torch.isfinite(tensor).all()):
             raise InvalidSetting(
-                f"Saving {adapter.name} as {dtype}: {key} holds values beyond what {dtype} can (largest "
+                f"Saving {adapter.name} as {dtype}: {key} has values that are too large for {dtype} (largest: "
                 f"{float(tensors[key].abs().max()):.3g}). Nothing was written: choose bfloat16 or float32."
             )
     return cast
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Numbers in the precision, in memory of their own, for tensors of an adapter may share it; shapes (reshape_weight)
-    stay whole numbers."""
+    """A copy of the tensor in the precision; shapes (reshape_weight) stay integers. It must be a copy, because an
+    adapter's tensors may share memory."""
     wanted = dtype if tensor.is_floating_point() else tensor.dtype
     return tensor.to(wanted, copy=True, memory_format=torch.contiguous_format)

@@ -1,4 +1,4 @@
-"""An adapter at another strength, as factors of its own."""
+"""Scales an adapter: writes another strength into its factors."""
 
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -13,14 +13,14 @@ from .read import AdapterOnBase, read_adapter
 
 @dataclass(frozen=True)
 class ScaledAdapter:
-    """The adapter, and what of it is not as it was."""
+    """The scaled adapter, and notes on what was lost."""
 
     adapter: Adapter
     notes: tuple[str, ...] = ()
 
 
 def scale_adapter(adapter: Adapter, strength: float, base: HostBase) -> ScaledAdapter:
-    """The adapter whose strength 1 does what `strength` of the given adapter does; at 1 it is that adapter itself.
+    """An adapter that does at strength 1 what this adapter does at `strength`; for strength 1, this adapter itself.
 
     Every kind becomes factors, on the layers of the base that it was transferred to, or else of `base`.
     """
@@ -29,7 +29,7 @@ def scale_adapter(adapter: Adapter, strength: float, base: HostBase) -> ScaledAd
     name = f"{adapter.name} x {strength:g}"
     changes, notes = (adapter.changes, ()) if adapter.changes is not None else _changes_of(adapter, base, name)
     deltas = {layer: delta.scaled(strength) for layer, delta in changes.deltas.items()}
-    # What is set in place of a parameter, ComfyUI sets at any strength.
+    # A replaced parameter stays as it is: ComfyUI replaces it at any strength.
     vectors = tuple(
         replace(vector, values=vector.values * strength) if vector.kind == "diff" else vector
         for vector in changes.vectors
@@ -40,7 +40,7 @@ def scale_adapter(adapter: Adapter, strength: float, base: HostBase) -> ScaledAd
 
 
 def _changes_of(adapter: Adapter, base: HostBase, name: str) -> tuple[LayerChanges, tuple[str, ...]]:
-    """The changes of a file as factors, and notes on what is lost of them; `name` is the adapter's name in the notes.
+    """The changes of a file as factors, and notes on what is lost. name: of the adapter, in the notes.
 
     A layer without factors is cut to Project LoRA's dense_rank.
     """
@@ -55,18 +55,19 @@ def _changes_of(adapter: Adapter, base: HostBase, name: str) -> tuple[LayerChang
             lost.append(share)
         deltas[layer] = delta
     changes = LayerChanges(fits, deltas, placed.scales, placed.vectors, placed.widened())
-    return changes, (*_left_out(name, placed), *note_cut(name, lost))
+    notes = (f"{name}: {note}" for note in placed.notes)
+    return changes, (*_left_out(name, placed), *notes, *note_cut(name, lost))
 
 
 def _left_out(name: str, placed: AdapterOnBase) -> tuple[str, ...]:
     reasons = Counter(placed.unread.values())
-    for one in placed.skipped:
-        reasons[one.reason] += len(one.keys)
+    for skipped in placed.skipped:
+        reasons[skipped.reason] += len(skipped.keys)
     return tuple(f"{name} lacks {count} keys: {reason}" for reason, count in reasons.items())
 
 
 def note_cut(name: str, lost: list[float]) -> tuple[str, ...]:
-    """What cutting layers without a low-rank form cost, given the share of energy that each loses."""
+    """A note on layers that were cut because they have no low-rank form. lost: the share of energy that each loses."""
     if not lost:
         return ()
     return (

@@ -1,4 +1,4 @@
-"""Changes of biases, norms and other parameters without a subspace: from ComfyUI's patches to whole parameters."""
+"""Changes of biases, norms and other parameters without a subspace, from ComfyUI's patches."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -17,9 +17,10 @@ from .group import Group
 def vectors_of_module(
     patches: Mapping[Any, Any], matrix: Any, group: Group, target: Any, base: HostBase
 ) -> tuple[tuple[tuple[Vector, Rows | None], ...], tuple[Skipped, ...]]:
-    """The changes of parameters with the rows that they are of, in float32, and those that the base has no place for.
-    On a slice, the host names the bias after the slice's tuple (a bug of 0.30): the bias of the fused weight is meant,
-    with zeros on the other rows."""
+    """The changes of parameters, in float32, each with its rows; and the changes that do not fit the base.
+
+    For a slice, ComfyUI 0.30 names the bias after the slice's tuple, which is a bug. It means the bias of the fused
+    weight; its other rows get zeros."""
     key, rows, _ = parse_target(target)
     vectors: list[tuple[Vector, Rows | None]] = []
     skipped: list[Skipped] = []
@@ -28,11 +29,11 @@ def vectors_of_module(
             continue
         parameter = key if name == target else key.removesuffix(".weight") + ".bias"
         kind, (values, *_) = patch
-        file_keys = tuple(group.file_keys[one] for one, tensor in group.tensors.items() if tensor is values)
+        file_keys = tuple(group.file_keys[key] for key, tensor in group.tensors.items() if tensor is values)
         if reason := _misfit(values, kind, rows, base.parameters.get(parameter)):
             skipped.append(Skipped(parameter, reason, file_keys))
             continue
-        # A file may hold them in float8, for which torch has no addition.
+        # A file may hold float8, and torch cannot add that.
         exact = values.to(torch.float32)
         ordered = exact if (to_model_order := row_order(target)) is None else to_model_order(exact)
         whole = _on_whole(ordered, rows, base.parameters[parameter])
@@ -40,26 +41,26 @@ def vectors_of_module(
     return tuple(vectors), tuple(skipped)
 
 
-def sum_vectors(found: Iterable[tuple[Vector, Rows | None]]) -> tuple[tuple[Vector, ...], tuple[Skipped, ...]]:
-    """One vector for each parameter and kind: those of its slices summed. Of two changes of the same rows, which the
-    file gives under two names, ComfyUI takes one; so does this."""
-    vectors: dict[tuple[str, str], Vector] = {}
-    taken: set[tuple[str, str, Rows | None]] = set()
+def sum_vectors(vectors: Iterable[tuple[Vector, Rows | None]]) -> tuple[tuple[Vector, ...], tuple[Skipped, ...]]:
+    """One vector for each parameter and kind: the sum of those of its slices. If the file changes the same rows under
+    two names, only the first counts, as in ComfyUI."""
+    sums: dict[tuple[str, str], Vector] = {}
+    seen: set[tuple[str, str, Rows | None]] = set()
     skipped: list[Skipped] = []
-    for vector, rows in found:
-        place = vector.parameter, vector.kind
-        if (*place, rows) in taken:
-            reason = "the file changes this parameter under another name too; that one was taken"
+    for vector, rows in vectors:
+        key = vector.parameter, vector.kind
+        if (*key, rows) in seen:
+            reason = "the file changes this parameter under another name too; that change was used"
             skipped.append(Skipped(vector.parameter, reason, vector.keys))
             continue
-        taken.add((*place, rows))
-        before = vectors.get(place)
-        vectors[place] = vector if before is None else _sum(before, vector)
-    return tuple(vectors.values()), tuple(skipped)
+        seen.add((*key, rows))
+        before = sums.get(key)
+        sums[key] = vector if before is None else _sum(before, vector)
+    return tuple(sums.values()), tuple(skipped)
 
 
-def _sum(one: Vector, other: Vector) -> Vector:
-    return replace(one, values=one.values + other.values, keys=(*one.keys, *other.keys))
+def _sum(first: Vector, second: Vector) -> Vector:
+    return replace(first, values=first.values + second.values, keys=(*first.keys, *second.keys))
 
 
 def _misfit(values: Tensor, kind: str, rows: Rows | None, shape: tuple[int, ...] | None) -> str | None:
@@ -68,7 +69,7 @@ def _misfit(values: Tensor, kind: str, rows: Rows | None, shape: tuple[int, ...]
     if rows is None and tuple(values.shape) != shape:
         return f"it has shape {list(values.shape)}, the base's parameter {list(shape)}"
     if kind == "set" and rows is not None:
-        return "it replaces a part of a fused bias or norm, which no file can say of a part"
+        return "it replaces part of a fused bias or norm, and no file can store that"
     if rows is not None and (tuple(values.shape) != (rows.length, *shape[1:]) or rows.stop > shape[0]):
         return f"it has {values.numel()} values, its rows of the layer {rows.length}"
     return None

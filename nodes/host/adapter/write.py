@@ -1,4 +1,5 @@
-"""Deltas back into a file, in the spelling of the user's choice; ComfyUI's own loader reads every one of them whole."""
+"""Writes deltas as the tensors of a file, in a spelling of the user's choice. ComfyUI's own loader reads all of
+them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +16,8 @@ from ..base.names import UNET, layer_name, parse_target, slice_of
 
 @dataclass(frozen=True)
 class Spelling:
-    """prefixes: of the module names that it uses, from the base's key map. scaled: alpha / rank is in the factors
-    already, for a spelling without alpha. only_factors: its loader refuses a file that holds anything else."""
+    """prefixes: of the module names in the base's key map that this spelling uses. scaled: it has no alpha, so the
+    factors include alpha / rank. only_factors: its loader refuses a file that holds anything else."""
 
     prefixes: tuple[str, ...]
     up: str
@@ -27,7 +28,7 @@ class Spelling:
 
 SPELLINGS: dict[str, Spelling] = {
     "comfy": Spelling((UNET, "text_encoders."), ".lora_up.weight", ".lora_down.weight"),
-    # sd-scripts counts the text encoders of Flux as of SD3, where T5 is the third.
+    # sd-scripts numbers the text encoders of Flux like those of SD3, where T5 is the third.
     "kohya": Spelling(
         ("lora_unet_", "lora_te1_", "lora_te3_", "lora_te2_", "lora_te_"), ".lora_up.weight", ".lora_down.weight"
     ),
@@ -42,7 +43,7 @@ SPELLINGS: dict[str, Spelling] = {
 
 _WHOLE = torch.contiguous_format
 
-# ComfyUI knows a diffusers UNet by its older names; diffusers still reads those, but not with PEFT's suffixes.
+# ComfyUI knows the older names of diffusers' UNet. diffusers still reads them, but not with PEFT's suffixes.
 _OLD_DIFFUSERS = (("_lora.up.weight", "_lora.down.weight"), (".lora.up.weight", ".lora.down.weight"))
 
 
@@ -54,9 +55,9 @@ def to_state_dict(
     vectors: Sequence[Vector] = (),
     widened: Mapping[str, tuple[int, ...]] | None = None,
 ) -> dict[str, Tensor]:
-    """The deltas under the base's names. The scale alpha / rank of the original is kept: alpha follows the rank
-    (docs/method.md, section 3, law 8). A layer that has no name in a spelling is written under ComfyUI's; what the
-    spelling's loader refuses is left out (save.note_left_out says so)."""
+    """The deltas under the base's names. The original's scale alpha / rank is kept, so alpha follows the rank
+    (docs/method.md, section 3, law 8). A layer that has no name in the spelling is written under ComfyUI's name. What
+    the spelling's loader refuses is left out (save.note_left_out says so)."""
     chosen = SPELLINGS[spelling]
     names, comfy_names = _names(base, chosen), _names(base, SPELLINGS["comfy"])
     tensors: dict[str, Tensor] = {}
@@ -67,15 +68,15 @@ def to_state_dict(
             shape = widened[layer]
             tensors[f"{module}.reshape_weight"] = torch.tensor(shape)
         kernel = shape[2:]
-        # alpha = 0 leaves a delta of zeros, which any scale writes; slices put together take the scale of the first.
-        scale = 1.0 if chosen.scaled else scales.get(layer) or next((scales[one] for one in scales if scales[one]), 1.0)
+        # alpha = 0 means a delta of zeros, for which any scale will do; joined slices use the scale of the first.
+        scale = 1.0 if chosen.scaled else scales.get(layer) or next((value for value in scales.values() if value), 1.0)
         up, down = _ends(module, chosen)
         tensors[f"{module}{up}"] = (delta.up / scale).reshape(-1, delta.rank, *(1 for _ in kernel)).contiguous()
-        # A copy: slices of one fused delta share it, and no file format knows of that.
+        # A copy, because slices of one fused delta share it, and file formats do not allow that.
         tensors[f"{module}{down}"] = delta.down.reshape(delta.rank, *shape[1:]).clone(memory_format=_WHOLE)
         if not chosen.scaled:
             tensors[f"{module}.alpha"] = torch.tensor(scale * delta.rank)
-    tensors |= dict(_written_vector(vector) for vector in vectors)
+    tensors |= dict(_write_vector(vector) for vector in vectors)
     return {key: value for key, value in tensors.items() if is_written(key, spelling)}
 
 
@@ -85,11 +86,11 @@ def is_written(key: str, spelling: str) -> bool:
 
 
 def _names(base: HostBase, spelling: Spelling) -> dict[str, str]:
-    """For every layer the module name of a spelling: the prefix that stands first, and of several names the one that
-    trainers use for the base's family."""
+    """Layer -> its module name in a spelling: the name with the first of the spelling's prefixes, or, if there are
+    several, the name that trainers use for the base's family."""
     prefixes = list(spelling.prefixes)
     if "lora_te_" in prefixes and len(_text_encoders(base)) < 2:
-        prefixes.insert(0, "lora_te_")  # one encoder alone has no number
+        prefixes.insert(0, "lora_te_")  # a single encoder has no number
     phantom = "add_embedding" if base.family.startswith("SD2") else "class_embedding"
     names: dict[str, tuple[int, str]] = {}
     for module, target in base.key_map.items():
@@ -106,10 +107,10 @@ def _names(base: HostBase, spelling: Spelling) -> dict[str, str]:
     return {layer: module for layer, (_, module) in names.items()}
 
 
-# ComfyUI lists a model's own names before others that it reads. The families for which the later name is the right one:
-# sd-scripts trains SD 1 and 2 in diffusers' UNet, all others in one with the model's own names; the names of Flux.2's
-# parts stand after those of Flux.1. For a UNet's label embedding ComfyUI has two names of diffusers, out of a set, in
-# another order every time; a UNet of diffusers has one of them.
+# The families whose trainers use the later of two names in ComfyUI's map, where a model's own names come first.
+# sd-scripts trains SD 1 and 2 in diffusers' UNet, and all others in a UNet with the model's own names. The names of
+# Flux.2 come after those of Flux.1. (For a UNet's label embedding ComfyUI has two names of diffusers, from a set, so
+# their order changes from run to run. diffusers' UNet has only one of them: see `phantom` above.)
 _LATER_NAME = {"lora_unet_": ("SD15", "SD2"), "transformer.": ("Flux2",)}
 
 
@@ -132,8 +133,8 @@ def _ends(module: str, spelling: Spelling) -> tuple[str, str]:
 def _whole_where_unnamed(
     deltas: Mapping[str, LowRankDelta], names: Mapping[str, str], base: HostBase
 ) -> dict[str, LowRankDelta]:
-    """The deltas, with slices that the spelling cannot name put together into one on the fused weight: exact, at the
-    sum of their ranks; at one's rank where they share `down`, as slices of a LoRA on the fused weight do."""
+    """The deltas, with slices that the spelling cannot name joined into one delta on the fused weight. This is exact.
+    Ranks add up, unless the slices share `down`, as slices of a LoRA on the fused weight do."""
     whole: dict[str, LowRankDelta] = {}
     for layer, delta in deltas.items():
         fused, rows = slice_of(layer)
@@ -147,16 +148,16 @@ def _whole_where_unnamed(
     return whole
 
 
-def _sum(one: LowRankDelta, other: LowRankDelta) -> LowRankDelta:
-    if one.down.shape == other.down.shape and torch.equal(one.down, other.down):
-        return LowRankDelta(one.up + other.up, one.down)
-    return one.plus(other)
+def _sum(first: LowRankDelta, second: LowRankDelta) -> LowRankDelta:
+    if first.down.shape == second.down.shape and torch.equal(first.down, second.down):
+        return LowRankDelta(first.up + second.up, first.down)
+    return first.plus(second)
 
 
-def _written_vector(vector: Vector) -> tuple[str, Tensor]:
-    """A bias, norm or table under ComfyUI's own names, which all loaders but diffusers' take in any file."""
+def _write_vector(vector: Vector) -> tuple[str, Tensor]:
+    """A bias, norm or table under ComfyUI's own name, which all loaders but diffusers' accept in any spelling."""
     prefix = "" if vector.parameter.startswith(UNET) else "text_encoders."
-    if vector.parameter.endswith(".bias"):
+    if vector.parameter.endswith(".bias") and vector.kind == "diff":
         return f"{prefix}{vector.parameter.removesuffix('.bias')}.diff_b", vector.values
     end = ".diff" if vector.kind == "diff" else ".set_weight"
     return f"{prefix}{vector.parameter.removesuffix('.weight')}{end}", vector.values

@@ -74,8 +74,9 @@ def detect_model(stand_ins: Tensors, file: TensorFile, name: str) -> DetectedMod
             config, convert = _detect_diffusers(own)
             if config is None or convert is None:
                 raise UnsupportedBase(
-                    f"Base {name}: expected a diffusion model that ComfyUI knows, found {len(file.tensors)} tensors of "
-                    f"none (first: {next(iter(file.tensors), 'nothing')}). Choose a checkpoint or a diffusion model."
+                    f"Base {name}: expected a diffusion model that ComfyUI knows, found {len(file.tensors)} tensors "
+                    f"that belong to none (first: {next(iter(file.tensors), 'nothing')}). Choose a checkpoint or a "
+                    "diffusion model."
                 )
         tensors = own if convert is None else convert(own)
     return DetectedModel(config, _build(config, tensors, name), tensors, convert)

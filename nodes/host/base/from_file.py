@@ -54,6 +54,11 @@ def base_from_header(file: TensorFile, name: str, fingerprint: Fingerprint) -> H
             f"Base {name}: expected plain weights, found quantised ones ({quantised[0]}). Load it with ComfyUI's own "
             "loader and connect that MODEL to this node: it is then de-quantised layer by layer."
         )
+    if wrapped := next((key for key in file.tensors if ".base_layer." in key), None):
+        raise UnsupportedBase(
+            f"Base {name}: expected a model's own layers, found layers with a LoRA of PEFT around them ({wrapped}): "
+            "the LoRA is a part of what the model does. Merge it (PEFT's merge_and_unload) and save the model again."
+        )
     check_depth(file, name)
     with torch.inference_mode(False):  # tensors made in inference mode do not know what they are a slice of
         stand_ins = make_stand_ins(file)

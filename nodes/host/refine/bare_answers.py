@@ -1,4 +1,4 @@
-"""The answers of the target without a LoRA, from which the score is measured."""
+"""The answers of the target without a LoRA: the score counts from them."""
 
 from typing import Any
 
@@ -19,7 +19,8 @@ from .student import HostStudent, run_in_host, run_with_room
 def add_bare_answers(
     target: Any, samples: TargetSamples, prompts: list[Prompt], settings: RefineSettings
 ) -> TeacherSamples:
-    """The teacher samples with the bare target's answers beside them: on all rows only to match differences."""
+    """The teacher samples with the bare target's answers: for all rows to match differences, else only for the rows
+    that the score is taken on."""
     rows = len(samples.teacher) if settings.match == "differences" else samples.held_out
     picks = torch.arange(len(samples.teacher) - rows, len(samples.teacher))
     answers: list[Tensor] = []
@@ -46,12 +47,12 @@ def add_bare_answers(
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise NotEnoughMemory(
-                f"The target without a LoRA: expected room for one latent at a time, found none left ({error}). Take "
-                "a smaller size, or a model in a smaller precision (fp8, GGUF)."
+                f"The target without a LoRA: expected memory for one latent at a time, found too little ({error}). "
+                "Choose a smaller size, or a model in a smaller precision (fp8, GGUF)."
             ) from error
         raise NotMeasurable(
-            f"The target on its prompts: expected an answer, found an error ({error}). Connect as target_conditioning "
-            "the same prompts by the target's own text encoder, where that is not the source's."
+            f"The target with its prompts: expected an output, found an error ({error}). If the two models have "
+            "different text encoders, connect the same prompts, encoded by the target's, as target_conditioning."
         ) from error
     bare = torch.cat(answers)
     with torch.inference_mode(False):
@@ -64,11 +65,11 @@ def add_bare_answers(
 
 
 def _require_difference(samples: TeacherSamples) -> None:
-    """NotMeasurable where the bare target already gives the answers that it should learn."""
+    """NotMeasurable if the bare target already gives the answers that it should learn."""
     rows = slice(samples.training_rows(), None)
-    way = difference(samples.bare, samples.aims[rows], samples.levels[rows])
-    if float(way.square().mean().sqrt()) < SAME_ANSWER:
+    gap = difference(samples.bare, samples.aims[rows], samples.levels[rows])
+    if float(gap.square().mean().sqrt()) < SAME_ANSWER:
         raise NotMeasurable(
-            "The target without a LoRA already answers like the source with its LoRA. There is nothing to refine: is "
-            "the LoRA merged into the target, or without effect on the source?"
+            "The target already answers like the source with its LoRA. There is nothing to refine: is the LoRA merged "
+            "into the target, or does it not change the source?"
         )

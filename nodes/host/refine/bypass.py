@@ -1,6 +1,6 @@
-"""Factors on the layers of a loaded model, beside its weights: what a layer gives plus up(down(x)).
+"""Adds factors to the layers of a loaded model without changing its weights: a layer's output plus up(down(x)).
 
-ComfyUI's own bypass trains whole layers; here layers can be rows of a fused one, and several can share it.
+ComfyUI's own bypass trains whole layers. Here a layer can also be rows of a fused layer, and several can share it.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +14,7 @@ from comfy.ldm.modules.attention import attention_pytorch
 from torch import Tensor, nn
 
 from ....core.layers import Layer, Rows
+from ....core.refine.trainable import Factors
 from ..base.names import UNET, slice_of
 
 _CONVS: dict[type[nn.Module], Callable[..., Tensor]] = {
@@ -23,43 +24,41 @@ _CONVS: dict[type[nn.Module], Callable[..., Tensor]] = {
 }
 
 ABSENT = "the target has no such layer"
-# ComfyUI's kinds of attention that torch has gradients of. Through Sage's none come back, and nothing says so.
+# ComfyUI's kinds of attention that have gradients. Sage's kind gives none, and without any error.
 _WITH_GRADIENTS = {f"attention_{kind}" for kind in ("basic", "pytorch", "split", "sub_quad", "xformers")}
-
-Factors = Mapping[str, tuple[Tensor, Tensor]]
 
 
 def explain_untrainable(model: nn.Module, layer: Layer) -> str | None:
-    """The reason why a layer's factors cannot be trained, or None."""
+    """Why a layer's factors cannot be trained; None if they can."""
     if layer.text_encoder:
         return "it belongs to the text encoder"
     try:
-        module = comfy.utils.get_attr(model, _place(layer.name))
+        module = comfy.utils.get_attr(model, _module_path(layer.name))
     except AttributeError:
         return ABSENT
     if not isinstance(module, (nn.Linear, *_CONVS)):
-        return f"it is no linear layer and no convolution ({type(module).__name__})"
+        return f"it is neither a linear layer nor a convolution ({type(module).__name__})"
     if getattr(module, "groups", 1) != 1:
-        return "it is a convolution by groups"
+        return "it is a grouped convolution"
     return None
 
 
 @contextmanager
 def bypass_layers(model: nn.Module, factors: Factors) -> Iterator[None]:
-    """The model with factors (up (m, r), down (r, n)) on its layers, until the end of the block."""
-    by_module: dict[str, list[_Side]] = {}
+    """A context in which the model has factors (up (m, r), down (r, n)) on its layers."""
+    by_path: dict[str, list[_Bypass]] = {}
     for name, (up, down) in factors.items():
         _, rows = slice_of(name)
-        by_module.setdefault(_place(name), []).append(_Side(up, down, rows))
-    modules = [comfy.utils.get_attr(model, place) for place in by_module]
-    sides = zip(modules, by_module.values(), strict=True)
-    with replace_forwards({module: _add_sides(module, module.forward, some) for module, some in sides}):
+        by_path.setdefault(_module_path(name), []).append(_Bypass(up, down, rows))
+    by_module = {comfy.utils.get_attr(model, path): bypasses for path, bypasses in by_path.items()}
+    forwards = {module: _add_bypasses(module, module.forward, bypasses) for module, bypasses in by_module.items()}
+    with replace_forwards(forwards):
         yield
 
 
 @contextmanager
 def replace_forwards(forwards: Mapping[Any, Callable[..., Any]]) -> Iterator[None]:
-    """Modules with other forwards for the time; a forward that another node pack has put there comes back."""
+    """A context in which modules have other forwards. A forward that another node pack has set is restored."""
     before = {module: module.__dict__.get("forward") for module in forwards}
     for module, forward in forwards.items():
         module.forward = forward
@@ -67,26 +66,26 @@ def replace_forwards(forwards: Mapping[Any, Callable[..., Any]]) -> Iterator[Non
         yield
     finally:
         for module, forward in before.items():
-            del module.forward  # the class's own is found again
+            del module.forward  # the class's own forward takes over again
             if forward is not None:
                 module.forward = forward
 
 
-def _place(layer: str) -> str:
-    """Where a layer's module is in a loaded model; a base's own keys are those of its file."""
+def _module_path(layer: str) -> str:
+    """The path of a layer's module in a loaded model. The keys of a base will not do: they are those of its file."""
     return UNET + (slice_of(layer)[0] or layer)
 
 
 @dataclass(frozen=True)
-class _Side:
-    """rows: the part of the layer's outputs that the factors change, None for all."""
+class _Bypass:
+    """rows: the outputs of the layer that the factors change, None for all."""
 
     up: Tensor
     down: Tensor
     rows: Rows | None
 
     def change(self, module: Any, x: Tensor, outputs: int) -> Tensor:
-        """What the factors add to the layer's output, zeros on the rows that they are not of."""
+        """What the factors add to the layer's output; zeros outside of their rows."""
         up, down = self.up.to(x.dtype), self.down.to(x.dtype)
         if self.rows is not None:
             up = nn.functional.pad(up, (0, 0, self.rows.start, outputs - self.rows.stop))
@@ -99,33 +98,34 @@ class _Side:
         return convolve(low, up.reshape(*up.shape, *(1 for _ in size)))
 
 
-def _add_sides(module: Any, forward: Callable[..., Tensor], sides: list[_Side]) -> Callable[..., Tensor]:
-    def add_sides(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        given = forward(x, *args, **kwargs)
+def _add_bypasses(module: Any, forward: Callable[..., Tensor], bypasses: list[_Bypass]) -> Callable[..., Tensor]:
+    def forward_with_bypasses(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        output = forward(x, *args, **kwargs)
         channels = 1 if issubclass(type(module), tuple(_CONVS)) else -1
-        for side in sides:
-            given = given + side.change(module, x, given.shape[channels]).to(given.dtype)
-        return given
+        for bypass in bypasses:
+            output = output + bypass.change(module, x, output.shape[channels]).to(output.dtype)
+        return output
 
-    return add_sides
+    return forward_with_bypasses
 
 
 def attend_with_gradients(function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-    """Attention of ComfyUI's choice where gradients go through it, else torch's own. In a model's options it takes the
-    place of what another node pack has put there."""
+    """ComfyUI's choice of attention if it has gradients, else torch's own. In a model's options it replaces the choice
+    of any other node pack."""
     chosen = function if function.__name__ in _WITH_GRADIENTS else attention_pytorch
     return chosen(*args, **kwargs)
 
 
 def allow_gradients(model: nn.Module) -> None:
-    """Nodes run in torch's inference mode, and tensors made there cannot be saved for a backward pass. The model's are
-    given new heads on the same memory; ComfyUI's own training loads the model a second time instead."""
+    """Make a model's tensors usable in a backward pass. Nodes run in torch's inference mode, and a backward pass cannot
+    save tensors that were made in it. So each gets a new tensor on the same memory; ComfyUI's own training loads the
+    model a second time instead."""
     for module in model.modules():
-        for held in (module._parameters, module._buffers):
-            both: dict[str, Any] = held
-            for name, tensor in both.items():
+        for table in (module._parameters, module._buffers):
+            tensors: dict[str, Any] = table
+            for name, tensor in tensors.items():
                 if tensor is not None and type(tensor.data) is Tensor and tensor.is_inference():
                     alias = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
                     alias.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
-                    is_parameter = held is module._parameters
-                    both[name] = nn.Parameter(alias, requires_grad=False) if is_parameter else alias
+                    is_parameter = table is module._parameters
+                    tensors[name] = nn.Parameter(alias, requires_grad=False) if is_parameter else alias

@@ -1,4 +1,4 @@
-"""Whether refining is worth it on a pair, with what it will cost here: by how fast the device multiplies."""
+"""Estimates whether refining is worth it on a pair of bases, and what it costs on this device."""
 
 import time
 
@@ -10,14 +10,15 @@ from ....core.refine.speeds import CARD, PROCESSOR
 from ....core.verdict import Verdict
 from ..base.from_model import HostBase
 
-_SMALL_PICTURES = ("SD15", "SD20", "SD21")  # families that paint at 512 px; later ones at 1024
-_SIDE, _SIDE_ON_CPU = 4096, 1024  # of the product that is timed: 0.2 ms on the fastest cards to 30 ms
-_TIMES = 4  # the first starts the device up
-_TOGETHER = 16  # products on a card before it is waited for: the wait takes as long as one on a fast card
+_SMALL_PICTURES = ("SD15", "SD20", "SD21")  # families that paint at 512 px; later families paint at 1024 px
+_SIDE, _SIDE_ON_CPU = 4096, 1024  # of the matrices in the timed product, which takes 0.2 ms to 30 ms
+_TIMES = 4  # the first run warms the device up
+_TOGETHER = 16  # products between two waits for a card: a wait takes as long as one product on a fast card
 
 
 def estimate_outlook(verdict: Verdict | None, target: HostBase) -> Outlook | None:
-    """Of a run of Refine LoRA on ComfyUI's device, with its default settings; None without a verdict on the pair."""
+    """Estimate a run of Refine LoRA with its default settings on ComfyUI's device; None without a verdict on the
+    pair."""
     if verdict is None:
         return None
     pixels = 512 if target.family.startswith(_SMALL_PICTURES) else 1024
@@ -25,7 +26,7 @@ def estimate_outlook(verdict: Verdict | None, target: HostBase) -> Outlook | Non
 
 
 def measure_device() -> Device:
-    """ComfyUI's device: its memory, and its speed by that of a matrix product in the precision that models run in."""
+    """ComfyUI's device with its memory and its speed, from a timed matrix product in the precision of models."""
     device = comfy.model_management.get_torch_device()
     memory = float(comfy.model_management.get_total_memory(device))  # pyright: ignore[reportArgumentType]  (no pair unless asked)
     if comfy.model_management.is_device_cpu(device):
@@ -40,7 +41,8 @@ def _precision(device: torch.device) -> torch.dtype:
 
 
 def _speed(device: torch.device, side: int, dtype: torch.dtype, together: int) -> float:
-    """Operations a second, of the quickest of a few runs of products of noise: cards are faster on equal numbers."""
+    """Operations per second, from the quickest of a few runs. The matrices are noise, because cards are faster on equal
+    numbers."""
     generator = torch.Generator(device).manual_seed(0)
     matrix, seconds = torch.randn(side, side, generator=generator, device=device).to(dtype), list[float]()
     product = torch.empty_like(matrix)

@@ -22,8 +22,9 @@ _LEVELS = 8  # at which each picture is noised
 
 @dataclass(frozen=True)
 class TargetSamples:
-    """The teacher's samples for the target. teacher: the denoised predictions to learn; plain: those of the source
-    without its LoRA, or None; (rows, channels, ...), float32; held_out: how many rows at the end are for the score."""
+    """The teacher's samples as the target takes them. teacher: the denoised predictions to learn; plain: those of the
+    source without its LoRA, or None; both (rows, channels, ...), float32. held_out: the number of rows at the end that
+    are only used for the score."""
 
     inputs: StudentInputs
     teacher: Tensor
@@ -32,31 +33,31 @@ class TargetSamples:
     account: TeacherRun
 
     def preview_prompt(self) -> int:
-        """The number of the prompt that previews show: one that is not trained on."""
+        """The number of the prompt for the previews: a prompt that is not trained on."""
         return int(self.inputs.prompts[-self.held_out])
 
 
 def require_convertible(source: Any, target: Any, match: Match, with_vaes: bool) -> None:
-    """NotMeasurable where the target cannot be given what the source sees; InvalidSetting where not for this match."""
+    """NotMeasurable if the source's samples cannot be converted for the target; InvalidSetting if only this `match`
+    rules it out."""
     spaces = latent_space(source), latent_space(target)
     if spaces[0] == spaces[1]:
         convert_noise(source, target)
         return
     if match == "differences":
         raise InvalidSetting(
-            f"match differences: expected two models of one latent space, found {spaces[0]} and {spaces[1]}, between "
-            "which only finished pictures can be carried. Choose match outputs."
+            f"match differences: expected two models with the same latents, found {spaces[0]} and {spaces[1]}. Between "
+            "these only finished pictures can be converted. Choose match outputs."
         )
     if not with_vaes:
         raise NotMeasurable(
-            f"Source and target: expected two models of one latent space, found {spaces[0]} and {spaces[1]}. Connect "
-            "the VAE of each as source_vae and target_vae: the teacher samples are then pictures, decoded by the "
-            "source's VAE and encoded by the target's."
+            f"Source and target: expected two models with the same latents, found {spaces[0]} and {spaces[1]}. Connect "
+            "the VAE of each as source_vae and target_vae: the target then learns from the source's finished pictures."
         )
 
 
 def convert_states(samples: TeacherSet, source: Any, target: Any) -> TargetSamples:
-    """The teacher's own noised latents and answers, in the target's terms."""
+    """Convert the teacher's noised latents and answers to the target's kind of noise."""
     levels = samples.levels.flatten()
     between = convert_noise(source, target)
     states = between.states(samples.states.float().flatten(0, 1), levels)
@@ -71,8 +72,9 @@ def convert_states(samples: TeacherSet, source: Any, target: Any) -> TargetSampl
 def convert_pictures(
     samples: TeacherSet, models: tuple[Any, Any], vaes: tuple[Any, Any], settings: TeacherSettings
 ) -> TargetSamples:
-    """The teacher's finished pictures with new noise, at levels spread over the target's schedule or at those of a
-    turbo target's steps. The answer to learn is the picture. models, vaes: of source and target."""
+    """Convert the teacher's finished pictures to the target's latents and add new noise, at levels spread over the
+    target's schedule, or at those of a turbo target's steps. The answer to learn is the picture. models, vaes: of
+    source and target."""
     started = time.monotonic()
     target = models[1]
     clean = _convert_latents(samples.denoised(samples.noise)[:, -1], models, vaes)
@@ -85,7 +87,7 @@ def convert_pictures(
     latents = clean.repeat_interleave(each, 0)
     noises: Any = comfy.sample.prepare_noise(latents, settings.seed)
     rows = zip(levels.flatten(), noises, latents, strict=True)
-    states = torch.stack([sampling.noise_scaling(level, noise[None], one[None])[0] for level, noise, one in rows])
+    states = torch.stack([sampling.noise_scaling(level, noise[None], row[None])[0] for level, noise, row in rows])
     held_out = samples.held_out * each
     inputs = StudentInputs(states, levels.flatten(), samples.prompts.repeat_interleave(each))
     account = _summarise(samples, held_out, len(clean), len(states), samples.seconds + time.monotonic() - started)
@@ -93,19 +95,20 @@ def convert_pictures(
 
 
 def _convert_latents(latents: Tensor, models: tuple[Any, Any], vaes: tuple[Any, Any]) -> Tensor:
-    """Clean latents of the source as latents of the target, one picture at a time, in each model's own scale."""
+    """Clean latents of the source as latents of the target, in each model's own scale. Converts one picture at a
+    time."""
     spaces = [model.get_model_object("latent_format") for model in models]
     converted: list[Tensor] = []
     for latent in latents.split(1):
         comfy.model_management.throw_exception_if_processing_interrupted()
-        with torch.inference_mode():  # their weights were made in it
+        with torch.inference_mode():  # the VAEs' weights were made in it
             picture = vaes[0].decode(spaces[0].process_out(latent))[..., :3]
-            frames = picture.reshape(-1, *picture.shape[-3:])  # autoencoders of films give (films, frames, ...)
+            frames = picture.reshape(-1, *picture.shape[-3:])  # VAEs of videos give (videos, frames, ...)
             encoded = vaes[1].encode(frames)
             if len(encoded) != 1:
                 raise NotMeasurable(
-                    f"The teacher's pictures: expected one of each sampling, found {len(frames)} frames, which the "
-                    "target's VAE encodes one by one. Connect an empty latent of a single frame."
+                    f"The teacher's pictures: expected one picture from each sampling, found {len(frames)} frames, "
+                    "which the target's VAE encodes one by one. Connect an empty latent of a single frame."
                 )
             converted.append(spaces[1].process_in(encoded).float().cpu())
     return torch.cat(converted).clone()

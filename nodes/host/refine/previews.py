@@ -1,4 +1,4 @@
-"""Pictures of a student on its way: one prompt, one noise, a few steps of Euler's."""
+"""Previews of a student in training: always the same prompt and noise, in a few Euler steps."""
 
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -16,13 +16,12 @@ from ..card import is_out_of_memory
 from .student import HostStudent
 
 _STEPS = 8
-_SIZE = 512  # pixels: what ComfyUI's page shows at most
-_ROOM = 1.5  # times what the decoder takes must be free for it to run beside a model in training
+_ROOM = 1.5  # how many times the memory of the decoder must be free before it runs beside a model in training
 
 
 @dataclass
 class Previews:
-    """Samplings of a student, kept as clean latents. vae: what decodes them, None for the host's rough colours."""
+    """Samplings of a student, as clean latents. vae: decodes them; None for ComfyUI's rough colours."""
 
     model: Any
     vae: Any
@@ -33,7 +32,7 @@ class Previews:
     notes: list[str] = field(default_factory=list[str])
 
     def sample(self, student: HostStudent) -> Image.Image | None:
-        """Sample once more; the picture, where it can be had without touching the model in training."""
+        """Sample once more. Returns the picture, or None if there is no way to decode it."""
         sampling = self.model.get_model_object("model_sampling")
         shape = student.inputs.states[:1]
         device = student.call.inner_model.device
@@ -48,45 +47,46 @@ class Previews:
         return self._show(self.latents[-1])
 
     def pictures(self) -> Tensor | None:
-        """All of them, decoded (n, height, width, 3); None without any."""
+        """All pictures (n, height, width, 3); None if there are none."""
         if not self.latents:
             return None
-        decoded = [self._decode(one) for one in self.latents]
-        if all(one is not None for one in decoded):
-            return torch.cat([one for one in decoded if one is not None])
-        shown = [self._draw_rough(one) for one in self.latents]
-        return None if any(one is None for one in shown) else torch.cat([_tensor(one) for one in shown if one])
+        decoded = [self._decode(latent) for latent in self.latents]
+        if all(picture is not None for picture in decoded):
+            return torch.cat([picture for picture in decoded if picture is not None])
+        rough = [self._draw_rough(latent) for latent in self.latents]
+        return None if None in rough else torch.cat([_tensor(picture) for picture in rough if picture])
 
     def _show(self, latent: Tensor) -> Image.Image | None:
         decoded = self._decode(latent) if self._decoder_fits(latent) else None
         return self._draw_rough(latent) if decoded is None else _image(decoded)
 
     def _decoder_fits(self, latent: Tensor) -> bool:
-        """Whether there is a decoder that can be loaded with no part of the model in training sent off the card."""
+        """Whether there is a decoder, and it fits beside the model in training without pushing any of it off the
+        card."""
         if self.vae is None:
             return False
         device = self.vae.device
         if device.type == "cpu":
             return True
         wanted = self.vae.memory_used_decode(latent.shape, self.vae.vae_dtype) + self.vae.patcher.model_size()
-        kept_free = comfy.model_management.minimum_inference_memory()  # ComfyUI makes that room first, however little
+        kept_free = comfy.model_management.minimum_inference_memory()  # ComfyUI always frees this much first
         return comfy.model_management.get_free_memory(device) > kept_free + _ROOM * wanted
 
     def _decode(self, latent: Tensor) -> Tensor | None:
-        """A picture; None without a VAE, and with a note where it cannot decode: no training is to be lost by that."""
+        """The decoded picture; None without a VAE. If the VAE fails there is a note, and the training goes on."""
         if self.vae is None:
             return None
         space = self.model.get_model_object("latent_format")
         try:
-            with torch.inference_mode():  # its weights were made in it
+            with torch.inference_mode():  # the VAE's weights were made in it
                 decoded = self.vae.decode(space.process_out(latent))
-        except Exception as error:  # noqa: BLE001  (VAEs of other packs raise what they like; rough colours will do)
+        except Exception as error:  # noqa: BLE001  (VAEs of other packs raise anything; rough colours will do)
             self.vae = None
             full = is_out_of_memory(error)
-            why = "there was no room for the VAE" if full else "the VAE cannot decode the target's latents"
-            self.notes.append(f"{why}, the pictures are rough ({error})")
+            why = "there was no memory for the VAE" if full else "the VAE cannot decode the target's latents"
+            self.notes.append(f"{why}, so the pictures have rough colours ({error})")
             return None
-        return decoded.reshape(-1, *decoded.shape[-3:])[:1].float().cpu()  # of a film its first frame
+        return decoded.reshape(-1, *decoded.shape[-3:])[:1].float().cpu()  # the first frame of a video
 
     def _draw_rough(self, latent: Tensor) -> Image.Image | None:
         space = self.model.get_model_object("latent_format")

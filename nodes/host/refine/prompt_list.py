@@ -1,4 +1,5 @@
-"""Prompts for Refine: the user's own, the LoRA's as its file tells them, or plain ones; and their conditioning."""
+"""Prompts for Refine: the user's own, prompts from the tags in the LoRA's file, or plain ones; and their
+conditioning."""
 
 import json
 from collections import Counter
@@ -15,17 +16,17 @@ from ....core.progress import Progress, ignore_progress
 
 _TRIGGER, _TAGS = "modelspec.trigger_phrase", "ss_tag_frequency"
 
-_FEWEST_TAGS = 8  # fewer give the same few prompts again and again
-_BESIDE = (2, 6)  # tags that stand beside the trigger in a prompt: at least, and fewer than
-_CAPTION = 5  # words from which a tag is a sentence: sd-scripts cuts captions at their commas, and calls the parts tags
-_LARGEST_COUNT = 1e9  # of a tag; beyond it the entry is no count of pictures
+_FEWEST_TAGS = 8  # fewer tags give the same few prompts again and again
+_BESIDE = (2, 6)  # the number of tags beside the trigger in a prompt: at least 2, fewer than 6
+_CAPTION = 5  # a tag of so many words is a sentence: sd-scripts cuts captions at commas and calls the parts tags
+_LARGEST_COUNT = 1e9  # of a tag; a larger number is not a count of pictures
 _LONGEST_PHRASE = 500  # characters of a tag or trigger phrase: text encoders read about 300 of a prompt, or 2,000
-_LONGEST_PROMPT = 20_000  # characters; encoding takes memory by the square of them (1 MB took 21 GB)
+_LONGEST_PROMPT = 20_000  # characters; the memory for encoding grows with their square (1 MB took 21 GB)
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """prompts: in order; origin: where they come from, as a sentence for a person."""
+    """prompts: in order; origin: where they come from, as a sentence for the user."""
 
     prompts: tuple[str, ...]
     origin: str
@@ -33,56 +34,56 @@ class Prompts:
 
 @dataclass(frozen=True)
 class TrainingWords:
-    """What a LoRA's file says of the words that it was trained on. trigger: empty where it is not known; tags: by how
-    often they were seen; passed_over: entries that cannot be read, and why."""
+    """The words that a LoRA was trained on, from its file. trigger: empty if it is not known; tags: tag -> how often it
+    occurred in training; notes: on entries that were ignored."""
 
     trigger: str
     tags: Mapping[str, float]
-    passed_over: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def choose_prompts(text: str, metadata: Mapping[str, str], count: int, seed: int) -> Prompts:
-    """At most `count` prompts: the lines of a text; without one, of the LoRA's own tags; without those, plain ones with
-    the trigger words in front. The same seed gives the same prompts."""
+    """At most `count` prompts: the lines of the text; without a text, prompts from the LoRA's tags; without tags, plain
+    prompts that begin with the trigger words. The same seed gives the same prompts."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if lines:
-        kept = lines[:count]
-        more = f", the first of {len(lines)}" if len(kept) < len(lines) else ""
-        return Prompts(tuple(kept), f"{_count(kept)} of your own{more}")
-    spoken, generator = read_words(metadata), torch.Generator().manual_seed(seed)
-    if len(spoken.tags) >= _FEWEST_TAGS:
-        found = _draw_from_tags(spoken, count, generator)
-        origin = f"{_count(found)} of the LoRA's own tags, each with “{spoken.trigger}”"
+        first = lines[:count]
+        more = f", the first of {len(lines)}" if len(first) < len(lines) else ""
+        return Prompts(tuple(first), f"{_count(first)} of your own{more}")
+    words, generator = read_words(metadata), torch.Generator().manual_seed(seed)
+    if len(words.tags) >= _FEWEST_TAGS:
+        prompts = _draw_from_tags(words, count, generator)
+        origin = f"{_count(prompts)} from the LoRA's own tags, each with “{words.trigger}”"
     else:
-        found = _draw_plain(spoken.trigger, count, generator)
-        led = f" with “{spoken.trigger}” in front" if spoken.trigger else ": the file tells no trigger words"
-        origin = f"{_count(found)} from the bundled list{led}"
-    return Prompts(tuple(found), "; ".join([origin, *spoken.passed_over]))
+        prompts = _draw_plain(words.trigger, count, generator)
+        trigger = f" with “{words.trigger}” in front" if words.trigger else ": the file names no trigger words"
+        origin = f"{_count(prompts)} from the bundled list{trigger}"
+    return Prompts(tuple(prompts), "; ".join([origin, *words.notes]))
 
 
 def read_words(metadata: Mapping[str, str]) -> TrainingWords:
-    """Trigger words and tags out of a file's metadata. Without a trigger phrase the most frequent tag is taken for it;
-    what is no JSON or of another type is passed over, and told."""
-    tags, passed_over = _read_tags(metadata.get(_TAGS, ""))
+    """Trigger words and tags from a file's metadata. Without a trigger phrase, the most frequent tag is the trigger.
+    Entries that cannot be read are ignored, with a note."""
+    tags, notes = _read_tags(metadata.get(_TAGS, ""))
     phrase = " ".join(metadata.get(_TRIGGER, "").split())
     if len(phrase) > _LONGEST_PHRASE:
-        too_long = f"its {_TRIGGER} has {len(phrase):,} characters and was passed over"
-        phrase, passed_over = "", (too_long, *passed_over)
-    return TrainingWords(phrase or max(tags, key=lambda tag: tags[tag], default=""), tags, passed_over)
+        too_long = f"its {_TRIGGER} was ignored: it has {len(phrase):,} characters"
+        phrase, notes = "", (too_long, *notes)
+    return TrainingWords(phrase or max(tags, key=lambda tag: tags[tag], default=""), tags, notes)
 
 
 def encode_prompts(clip: Any, prompts: tuple[str, ...], name: str, progress: Progress = ignore_progress) -> list[Any]:
-    """One entry of ComfyUI's CONDITIONING for each prompt, as its own CLIP Text Encode makes them."""
+    """A CONDITIONING with one entry for each prompt, as ComfyUI's CLIP Text Encode makes them."""
     if clip is None:
         raise InvalidSetting(
-            f"Prompts for Refine, {name}: expected a text encoder, found none. The checkpoint holds none: load one "
-            "with Load CLIP."
+            f"Prompts for Refine, {name}: expected a text encoder, found none. The checkpoint has no text encoder: "
+            "load one with Load CLIP."
         )
     longest = max((len(prompt) for prompt in prompts), default=0)
     if longest > _LONGEST_PROMPT:
         raise InvalidSetting(
-            f"Prompts for Refine, {name}: expected prompts of at most {_LONGEST_PROMPT:,} characters, found one of "
-            f"{longest:,}. Shorten it."
+            f"Prompts for Refine, {name}: expected prompts of at most {_LONGEST_PROMPT:,} characters, found a prompt "
+            f"of {longest:,}. Shorten it."
         )
     entries: list[Any] = []
     for index, prompt in enumerate(prompts):
@@ -90,8 +91,8 @@ def encode_prompts(clip: Any, prompts: tuple[str, ...], name: str, progress: Pro
         encoded = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
         if len(encoded) != 1:
             raise InvalidSetting(
-                f"Prompts for Refine, {name}: expected one conditioning for a prompt, found {len(encoded)}. Connect "
-                "the text encoder without hooks on a schedule."
+                f"Prompts for Refine, {name}: expected one conditioning for each prompt, found {len(encoded)}. Connect "
+                "a text encoder without scheduled hooks."
             )
         entries += encoded
     progress(len(prompts), len(prompts), "")
@@ -99,17 +100,17 @@ def encode_prompts(clip: Any, prompts: tuple[str, ...], name: str, progress: Pro
 
 
 def _read_tags(written: str) -> tuple[dict[str, float], tuple[str, ...]]:
-    """sd-scripts' {dataset: {tag: count}} summed over the datasets, and what of it had to be passed over."""
+    """(tag -> count, notes on ignored entries) from sd-scripts' {dataset: {tag: count}}, summed over the datasets."""
     if not written:
         return {}, ()
     try:
         datasets = read_json(written)
     except json.JSONDecodeError:
-        return {}, (f"its {_TAGS} is no JSON and was passed over",)
+        return {}, (f"its {_TAGS} was ignored: it is not JSON",)
     except ValueError as error:
-        return {}, (f"its {_TAGS} was passed over: {error}",)
+        return {}, (f"its {_TAGS} was ignored: {error}",)
     if not isinstance(datasets, dict):
-        return {}, (f"its {_TAGS} is no table of datasets and was passed over",)
+        return {}, (f"its {_TAGS} was ignored: it is not a table of datasets",)
     tags, odd = Counter[str](), 0
     for dataset in datasets.values():
         if not isinstance(dataset, dict):
@@ -121,27 +122,27 @@ def _read_tags(written: str) -> tuple[dict[str, float], tuple[str, ...]]:
                 odd += 1
             else:
                 tags[words] += count
-    return dict(tags), (f"{odd} odd entries of its {_TAGS} were passed over",) if odd else ()
+    return dict(tags), (f"{odd} odd entries of its {_TAGS} were ignored",) if odd else ()
 
 
 def _is_text(words: str) -> bool:
-    """Whether words can be encoded: JSON can spell halves of letters, at which every tokenizer stops."""
+    """Whether words can be encoded: JSON can spell half characters (surrogates), which no tokenizer takes."""
     return not any("\ud800" <= letter <= "\udfff" for letter in words)
 
 
-def _draw_from_tags(spoken: TrainingWords, count: int, generator: torch.Generator) -> list[str]:
-    """The trigger words and a few tags, drawn as often as they were seen; a tag that is a sentence stands alone."""
-    others = {tag: often for tag, often in spoken.tags.items() if tag != spoken.trigger}
+def _draw_from_tags(words: TrainingWords, count: int, generator: torch.Generator) -> list[str]:
+    """The trigger words and a few tags, drawn by how often they occurred. A tag that is a sentence is the only one."""
+    others = {tag: often for tag, often in words.tags.items() if tag != words.trigger}
     names, weights = list(others), torch.tensor(list(others.values()), dtype=torch.float64)
-    found: dict[str, None] = {}
-    for _ in range(4 * count):  # some come twice
+    prompts: dict[str, None] = {}
+    for _ in range(4 * count):  # some are drawn twice
         size = min(int(torch.randint(*_BESIDE, (1,), generator=generator)), len(names))
         drawn = [names[index] for index in torch.multinomial(weights, size, generator=generator).tolist()]
         sentence = next((tag for tag in drawn if len(tag.split()) >= _CAPTION), None)
-        found[", ".join([spoken.trigger, *(drawn if sentence is None else [sentence])])] = None
-        if len(found) == count:
+        prompts[", ".join([words.trigger, *(drawn if sentence is None else [sentence])])] = None
+        if len(prompts) == count:
             break
-    return list(found)
+    return list(prompts)
 
 
 def _draw_plain(trigger: str, count: int, generator: torch.Generator) -> list[str]:
@@ -151,7 +152,7 @@ def _draw_plain(trigger: str, count: int, generator: torch.Generator) -> list[st
 
 
 def read_plain_prompts() -> list[str]:
-    """People, animals, places, things and food, in few words and in many."""
+    """The bundled prompts: people, animals, places, things and food, in short and long sentences."""
     return Path(__file__).with_name("plain_prompts.txt").read_text(encoding="utf-8").splitlines()
 
 

@@ -1,4 +1,4 @@
-"""A whole refinement: sample the teacher, train the target, keep the best."""
+"""A whole refinement: samples the teacher, trains the target and keeps the best factors."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -20,6 +20,7 @@ from ..adapter.apply import ApplyResult, apply
 from ..adapter.group import OF_TEXT_ENCODER
 from ..adapter.metadata import refined_metadata
 from ..base.from_model import HostBase, base_from_model
+from ..base.merge import note_patched_weights
 from ..sampling.conditioning import Prompt, UnknownContent, hash_prompts, split_conditioning
 from ..sampling.noise import latent_space
 from ..sampling.outputs import latents_of
@@ -36,8 +37,8 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class RefineInputs:
-    """What is connected. transferred: the LoRA to start from, None starts from zeros; vae: decodes previews;
-    source_vae, target_vae: for models that do not share their latents."""
+    """The node's connected inputs. transferred: the LoRA to start from, None to start from zeros; vae: decodes the
+    previews; source_vae, target_vae: for models with different latents."""
 
     source: Any
     target: Any
@@ -56,8 +57,8 @@ class RefineInputs:
 
 @dataclass(frozen=True)
 class RefineResult:
-    """adapter: the refined one, or the start where no step was better; pictures: previews (n, height, width, 3);
-    saving_on_error: a context in which an error saves the adapter before it goes on."""
+    """adapter: the refined LoRA, or the start if no step was better; pictures: previews (n, height, width, 3);
+    saving_on_error: a context in which any error saves the adapter before it is raised again."""
 
     adapter: Adapter
     report: RefineReport
@@ -77,7 +78,7 @@ class _Request:
 def refine_adapter(
     inputs: RefineInputs, settings: RefineSettings, teacher_settings: TeacherSettings, size: int, say: Say
 ) -> RefineResult:
-    """Sample the teacher, then train. Whatever ends the training, its best factors are saved."""
+    """Sample the teacher, then train. If an error or the user ends the training, its best factors are saved."""
     with_vaes = inputs.source_vae is not None and inputs.target_vae is not None
     require_convertible(inputs.source, inputs.target, settings.match, with_vaes)
     request = _Request(inputs, settings, teacher_settings, size, say)
@@ -87,7 +88,7 @@ def refine_adapter(
     on_source = apply(inputs.adapter, inputs.source, None, 1.0, 0.0)
     samples = _sample_teacher(request, on_source.model, bases[0], prompts[0])
     comfy.model_management.unload_model_and_clones(inputs.source)
-    say("the target without a LoRA is asked")
+    say("measuring the target without a LoRA")
     teacher_samples = add_bare_answers(inputs.target, samples, prompts[1], settings)
     vae = inputs.vae or inputs.target_vae
     previews = Previews(inputs.target, vae, samples.preview_prompt(), settings.seed, teacher_settings.target_steps)
@@ -124,8 +125,8 @@ def _pair_prompts(inputs: RefineInputs) -> tuple[list[Prompt], list[Prompt]]:
     target = split_conditioning(inputs.target_conditioning or inputs.conditioning)
     if len(source) != len(target) or not source:
         raise NotMeasurable(
-            f"conditioning and target_conditioning: expected the same prompts for both models, found {len(source)} and "
-            f"{len(target)}. Encode the same list with both text encoders."
+            f"conditioning and target_conditioning: expected the same prompts for both models, found {len(source)} "
+            f"prompts and {len(target)}. Encode the same list with both text encoders."
         )
     return source, target
 
@@ -143,27 +144,27 @@ def _sample_teacher(request: _Request, with_lora: Any, source: HostBase, prompts
     def tell(done: int, total: int) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
         bar.update_absolute(done, total)
-        request.say(f"the source with its LoRA makes teacher samples: {done} of {total} calls")
+        request.say(f"the source with its LoRA makes teacher samples: {done} of {total} calls done")
 
     latent = torch.zeros_like(latents_of(inputs.source, inputs.latent, request.size)[:1].float().cpu())
     changes = describe_changes(with_lora), describe_changes(inputs.source)
-    words = _digest(prompts)
-    facts = {"source": source.fingerprint, "with LoRA": changes[0], "alone": changes[1], "prompts": words}
+    hashed = _hash_prompts(prompts)
+    facts = {"source": source.fingerprint, "with LoRA": changes[0], "alone": changes[1], "prompts": hashed}
     shares = inputs.shares_latents()
-    levels_of = inputs.target if shares else inputs.source  # pictures are sampled on the source's own levels
+    levels_of = inputs.target if shares else inputs.source  # pictures are sampled at the source's own levels
     own = settings if shares else replace(settings, target_steps=0)
     needs_source = request.settings.match == "differences"
     teacher = Teacher(inputs.source, with_lora, levels_of, prompts, latent, needs_source)
-    samples = sample_teacher(teacher, own, open_teacher_cache(*changes, words), facts, tell)
+    samples = sample_teacher(teacher, own, open_teacher_cache(*changes, hashed), facts, tell)
     with torch.inference_mode(False):
         if shares:
             return convert_states(samples, inputs.source, inputs.target)
-        request.say("the teacher's pictures are decoded and encoded for the target")
+        request.say("converting the teacher's pictures to the target's latents")
         vaes = inputs.source_vae, inputs.target_vae
         return convert_pictures(samples, (inputs.source, inputs.target), vaes, settings)
 
 
-def _digest(prompts: list[Prompt]) -> str | None:
+def _hash_prompts(prompts: list[Prompt]) -> str | None:
     try:
         return hash_prompts(prompts)
     except UnknownContent:
@@ -173,27 +174,23 @@ def _digest(prompts: list[Prompt]) -> str | None:
 def _make_adapter(
     request: _Request, start: StartingPoint, target: HostBase, best: BestFactors, before: float
 ) -> Adapter:
-    """The adapter with the refined factors. Its metadata say where it came from."""
+    """The adapter with the refined factors. Its metadata say how it was made."""
     tensors = start.tensors(best.deltas)
     origin = request.inputs.adapter if start.adapter is None else start.adapter
-    score = round(best.score, 4) if math.isfinite(best.score) else None  # not taken yet when the run was cut short
+    score = round(best.score, 4) if math.isfinite(best.score) else None  # None: the run ended before a score
     entry = {"steps": best.step, "match": request.settings.match, "score": score, "before": round(before, 4)}
     metadata = refined_metadata(origin.metadata, tensors, entry, target)
     name = f"{origin.name} refined on {target.name}"
-    return Adapter(name, fingerprint_of(tensors), metadata, tensors=tensors, fits=start.fits)
+    return Adapter(name, fingerprint_of(tensors), metadata, tensors=tensors, fits=start.base)
 
 
 def _write_notes(request: _Request, on_source: ApplyResult, prompts: list[Prompt]) -> tuple[str, ...]:
     inputs, samplings = request.inputs, request.teacher_settings.samples
-    notes = [
-        f"the connected {name} model has {len(model.patches)} patched weights already: they count as part of it"
-        for name, model in (("source", inputs.source), ("target", inputs.target))
-        if model.patches
-    ]
+    notes = note_patched_weights(inputs.source, inputs.target)
     if (left := len(prompts) - samplings) > 0:
-        notes.append(f"the last {left} of {len(prompts)} prompts are left out: there are {samplings} samplings")
-    if on_source.left:
+        notes.append(f"the last {left} of {len(prompts)} prompts are not used: there are only {samplings} samplings")
+    if on_source.not_applied:
         notes.append(f"the LoRA on the source: {on_source.summary()}")
-    if OF_TEXT_ENCODER in on_source.left.values():
-        notes.append("the LoRA's part on text encoders is not learned: the conditioning is used as it is connected")
+    if OF_TEXT_ENCODER in on_source.not_applied.values():
+        notes.append("the LoRA's part for text encoders is not learned: the conditioning is used as it is connected")
     return tuple(notes)

@@ -1,4 +1,4 @@
-"""Saves the factors of a refinement that does not reach its end, in the first folder that takes them."""
+"""Saves the factors of a refinement that was interrupted, in the first folder that can be written to."""
 
 import tempfile
 from collections.abc import Callable
@@ -16,39 +16,39 @@ _NAME = "refine_interrupted"
 
 
 def save_in_any_folder(adapter: Adapter) -> str:
-    """Write the adapter to a file; the end of a sentence that says where, or why there is no file."""
+    """Write the adapter to a file. Returns the end of a sentence that says where, or why there is no file."""
     try:
         tensors, remark = cast_for_file(adapter.state_dict(), adapter, "float16"), ""
     except InvalidSetting:
         tensors = cast_for_file(adapter.state_dict(), adapter, "float32")
         remark = " in float32, because its values are too large for float16"
     reasons: list[str] = []
-    for place in (_output, _user, _temporary):
+    for choose_path in (_choose_output, _choose_user, _choose_temporary):
         for metadata in (adapter.metadata if metadata_allowed() else None, None):
             try:
-                path = write_new(*place(), tensors, metadata)
-            except Exception as error:  # noqa: BLE001  (a full disk, a closed folder, odd metadata: the next try may do)
+                path = write_new(*choose_path(), tensors, metadata)
+            except Exception as error:  # noqa: BLE001  (a full disk, a closed folder, odd metadata: the next may work)
                 reasons.append(str(error.__cause__ or error))
             else:
-                return f"saved as {_spoken(path, place, reasons)}{remark}"
+                return f"saved as {_describe_path(path, choose_path, reasons)}{remark}"
     return f"not saved, because no folder could be written to: {reasons[0]}"
 
 
-def _spoken(path: Path, place: Callable[[], tuple[Path, str]], reasons: list[str]) -> str:
-    if place is _output:
+def _describe_path(path: Path, choose_path: Callable[[], tuple[Path, str]], reasons: list[str]) -> str:
+    if choose_path is _choose_output:
         return f"{path.name} in the LoRA folder"
     return f"{path} (move it into a LoRA folder; the output folder could not be written to: {reasons[0]})"
 
 
-def _output() -> tuple[Path, str]:
+def _choose_output() -> tuple[Path, str]:
     """ComfyUI's output folder, which every LoRA menu shows."""
     return choose_output_path(f"loras/{_NAME}")
 
 
-def _user() -> tuple[Path, str]:
-    """ComfyUI's user folder, often on another disk. Its temp folder is emptied at every start."""
+def _choose_user() -> tuple[Path, str]:
+    """ComfyUI's user folder, which is often on another disk. Not its temp folder: that is emptied at every start."""
     return Path(folder_paths.get_user_directory()) / "lora_transfer" / "interrupted", _NAME
 
 
-def _temporary() -> tuple[Path, str]:
+def _choose_temporary() -> tuple[Path, str]:
     return Path(tempfile.gettempdir()), _NAME

@@ -1,8 +1,8 @@
-"""The tensors that a forward pass saves for its backward pass, where blocks write over them (Flux's add in place).
+"""Saves tensors for the backward pass, for models whose blocks overwrite them (Flux's blocks add in place).
 
-torch saves such a tensor itself. Once it is written over, its graph refers to itself through it, and unless a backward
-pass runs to its end that cycle is never freed: it lies in C++, where Python's collector does not see it. The backward
-pass cannot run to its end, because it refuses a tensor that was written over. So nothing is ever saved as torch would.
+torch saves the tensor object itself. If that is overwritten, the graph refers to itself through it. Such a cycle is
+only freed by a backward pass that runs to its end: it lies in C++, where Python's collector does not see it. But the
+backward pass stops at an overwritten tensor. So tensors are never saved in torch's own way here.
 """
 
 import weakref
@@ -17,7 +17,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 @dataclass(frozen=True, eq=False)
 class _Saved:
-    """A tensor on the same memory, outside of the graph; version: how often that memory had been written to."""
+    """A tensor on the same memory, outside of the graph; version: how often the memory had been written to."""
 
     tensor: Tensor
     version: int
@@ -28,8 +28,8 @@ class _Saved:
 
 @dataclass
 class SavedTensors:
-    """A context for a forward pass. copying: save copies, which nothing can write over; without it the same memory is
-    saved, and `is_overwritten` tells after the forward pass whether that will do."""
+    """A context for a forward pass. copying: save copies, which nothing can overwrite. Without it the memory itself is
+    saved, and `is_overwritten` says after the forward pass whether that was safe."""
 
     copying: bool
     _saved: "weakref.WeakSet[_Saved]" = field(default_factory=lambda: weakref.WeakSet[_Saved]())
@@ -47,7 +47,7 @@ class SavedTensors:
         self._copies.clear()
 
     def is_overwritten(self) -> bool:
-        """Whether a saved tensor was written over: a backward pass would then give wrong gradients."""
+        """Whether a saved tensor was overwritten: a backward pass would then give wrong gradients."""
         return any(saved.is_overwritten() for saved in self._saved)
 
     def _alias(self, tensor: Tensor) -> Any:
@@ -58,7 +58,7 @@ class SavedTensors:
         return saved
 
     def _copy(self, tensor: Tensor) -> Tensor:
-        """One copy for all layers that save the same tensor, such as the positions that every block is told."""
+        """One copy for all layers that save the same tensor, such as the positions that every block gets."""
         if _is_weight(tensor):
             return tensor
         version, copy = self._copies.get(tensor, (None, None))
@@ -73,7 +73,8 @@ def _unpack(saved: Any) -> Tensor:
 
 
 def _is_weight(tensor: Tensor) -> bool:
-    """Weights and factors, which no forward pass writes to. A packed weight is a kind of tensor of its own."""
+    """Whether a tensor is a weight or a factor, which no forward pass overwrites. A packed weight has a tensor type of
+    its own."""
     return isinstance(tensor, nn.Parameter) or type(tensor) is not Tensor or (tensor.is_leaf and tensor.requires_grad)
 
 

@@ -1,4 +1,4 @@
-"""The student: a target MODEL with trainable factors, inside ComfyUI's own sampling (core.refine's Student)."""
+"""The student: a target MODEL with trainable factors, inside ComfyUI's own sampling (a Student of core.refine)."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,19 +12,20 @@ import torch
 from comfy_extras.nodes_train import TrainGuider, find_modules_at_depth
 from torch import Tensor
 
+from ....core.refine.trainable import Factors
 from ..card import is_out_of_memory
 from ..sampling.conditioning import Prompt, join_prompts
-from .bypass import Factors, allow_gradients, attend_with_gradients, bypass_layers
+from .bypass import allow_gradients, attend_with_gradients, bypass_layers
 from .checkpointing import recompute_blocks
 from .saved_tensors import SavedTensors
 
-_BLOCKS = 2  # how deep they lie in a model: itself, its blocks, their parts
+_BLOCKS = 2  # the depth of blocks in a model: the model, its lists of blocks, the blocks
 
 
 @dataclass(frozen=True)
 class StudentInputs:
-    """What is laid before a model, a row each: noised latents (rows, channels, ...) in its own terms, float32 or less,
-    sigma (rows), and which prompt (rows)."""
+    """The inputs of a model, by row: noised latents (rows, channels, ...) of its own kind of noise, in float32 or
+    less; sigma (rows); the number of the prompt (rows)."""
 
     states: Tensor
     levels: Tensor
@@ -33,9 +34,11 @@ class StudentInputs:
 
 @dataclass
 class HostStudent:
-    """call: the loaded model within ComfyUI's sampling, (state, sigma) -> denoised; extra: what goes with each call;
-    processed: the prompts as the model takes them. factors are on its device; blocks: those of the model. at_once,
-    checkpointing and copying change as memory runs out or the model writes over what it saved; notes says so.
+    """A model during ComfyUI's sampling.
+
+    call: (state, sigma) -> denoised; extra: further arguments of each call; processed: the prompts as the model takes
+    them; factors: on the model's device; blocks: the model's blocks. rows_at_once, checkpointing and copying change
+    when memory runs out or the model overwrites saved tensors; notes says so.
     """
 
     call: Any
@@ -51,29 +54,30 @@ class HostStudent:
     has_gradients: bool = False  # whether the last call was made with gradients
 
     def predict(self, picks: Tensor) -> Tensor:
-        """Denoised predictions (picks, ...) for rows of the desk, on the device, float32."""
+        """Denoised predictions (picks, ...) for these rows of the inputs, on the device, float32."""
         comfy.model_management.throw_exception_if_processing_interrupted()
         self.has_gradients = torch.is_grad_enabled()
         device = self.call.inner_model.device
-        states, levels = (one[picks].float().to(device) for one in (self.inputs.states, self.inputs.levels))
+        states, levels = (rows[picks].float().to(device) for rows in (self.inputs.states, self.inputs.levels))
         return self.denoised(states, levels, self.inputs.prompts[picks].tolist())
 
     def denoised(self, states: Tensor, levels: Tensor, prompts: Sequence[int]) -> Tensor:
-        """One call of the model for all rows whose prompts can be put together, as ComfyUI's sampling does it."""
+        """Denoised predictions, with one call of the model for all rows whose prompts can be joined, as in ComfyUI's
+        sampling."""
         answers: list[Tensor | None] = [None] * len(states)
         left = list(range(len(states)))
         while left:
             first = self.processed[prompts[left[0]]]["model_conds"]
             rows = [row for row in left if _have_equal_shapes(first, self.processed[prompts[row]]["model_conds"])]
             self.call.conds["positive"] = [_merge([self.processed[prompts[row]]["model_conds"] for row in rows])]
-            found = self._call(states[rows], levels[rows])
-            for row, one in zip(rows, found.float(), strict=True):
-                answers[row] = one
+            denoised = self._call(states[rows], levels[rows])
+            for row, answer in zip(rows, denoised.float(), strict=True):
+                answers[row] = answer
             left = [row for row in left if row not in rows]
-        return torch.stack([one for one in answers if one is not None])
+        return torch.stack([answer for answer in answers if answer is not None])
 
     def use_less_memory(self, error: RuntimeError) -> bool:
-        """After an error in a step: whether it can be tried anew, because it now takes less."""
+        """After an error in a step, make the next attempt use less memory; False if there is no way to."""
         if not is_out_of_memory(error):
             return False
         comfy.model_management.soft_empty_cache()
@@ -88,8 +92,8 @@ class HostStudent:
         return True
 
     def _call(self, states: Tensor, levels: Tensor) -> Tensor:
-        """One forward pass. With gradients the first one shows whether the model writes over what a backward pass needs
-        (Flux does): it is then made again, and copies are saved from there on."""
+        """One forward pass. The first one with gradients shows whether the model overwrites tensors that the backward
+        pass needs, as Flux does. If so, it is made again, and copies are saved from then on."""
         if not torch.is_grad_enabled():
             return self.call(states, levels, **self.extra)
         with recompute_blocks(self.blocks if self.checkpointing else ()), SavedTensors(self.copying) as saved:
@@ -110,8 +114,8 @@ def run_in_host(
     task: Callable[[HostStudent], None],
     offloading: bool = False,
 ) -> None:
-    """Load the model as ComfyUI's Train LoRA does, and give the task with the factors on its layers. Gradients can be
-    taken within, whatever mode of torch it is called in. offloading: its weights stay in main memory."""
+    """Load the model as ComfyUI's Train LoRA does, and run the task on a student with the factors on its layers. The
+    task can take gradients, whatever torch's mode outside. offloading: the model's weights stay in main memory."""
     with torch.inference_mode(False), _training_mode():
         patcher = _clone_for_training(model)
         allow_gradients(patcher.model)
@@ -123,8 +127,8 @@ def run_in_host(
 
 
 def run_with_room(attempt: Callable[[bool], None]) -> bool:
-    """Attempt with the whole model on the card, and where memory runs out for good with its weights in main memory.
-    Whether it came to that."""
+    """Attempt with the whole model on the card; if memory runs out for good, with its weights in main memory. Returns
+    whether it came to that."""
     try:
         attempt(False)
     except RuntimeError as error:
@@ -138,7 +142,7 @@ def run_with_room(attempt: Callable[[bool], None]) -> bool:
 
 
 def require_gradients(factors: Factors, device: torch.device) -> Factors:
-    """The factors as leaves that gradients are taken of."""
+    """Copies of the factors on the device that collect gradients."""
     with torch.inference_mode(False):
         return {
             name: (up.clone().to(device).requires_grad_(), down.clone().to(device).requires_grad_())
@@ -148,7 +152,7 @@ def require_gradients(factors: Factors, device: torch.device) -> Factors:
 
 @dataclass
 class _StudentSampler(comfy.samplers.Sampler):
-    """To ComfyUI a task is a sampler like any other: it gets the loaded model and the prepared prompts."""
+    """Runs the task as a sampler, so that ComfyUI loads the model and prepares the prompts for it."""
 
     model: Any
     inputs: StudentInputs
@@ -169,7 +173,7 @@ class _StudentSampler(comfy.samplers.Sampler):
             self.factors,
             self.rows_at_once,
             find_modules_at_depth(self.model.diffusion_model, _BLOCKS),
-            checkpointing=self.offloading,  # weights on their way through the card are let go of only so
+            checkpointing=self.offloading,  # otherwise the graph keeps every weight that passes through the card
         )
         with bypass_layers(self.model, self.factors):
             self.task(student)
@@ -178,9 +182,9 @@ class _StudentSampler(comfy.samplers.Sampler):
 
 @contextmanager
 def _training_mode() -> Iterator[None]:
-    """ComfyUI's models take paths that gradients go through, and weights that stay in main memory come to the card on
-    the stream that computes: ComfyUI's others reuse a weight's memory as soon as the forward pass is through with it,
-    while the backward pass still wants it."""
+    """A context in which ComfyUI's models use code that has gradients, and weights in main memory are copied to the
+    card on the computing stream. ComfyUI's other streams reuse a weight's memory right after the forward pass, while
+    the backward pass still needs it."""
     state: Any = comfy.model_management
     before = state.in_training, state.NUM_STREAMS
     state.in_training, state.NUM_STREAMS = True, 0
@@ -191,12 +195,12 @@ def _training_mode() -> Iterator[None]:
 
 
 def _clone_for_training(model: Any) -> Any:
-    """A clone on the same weights, in a precision that gradients do not vanish in. What ComfyUI streams to the card or
-    keeps packed it loads a second time, as for its own training."""
+    """A clone on the same weights, in a precision in which gradients do not vanish. A model that ComfyUI streams to the
+    card or keeps packed is loaded a second time, as for ComfyUI's own training."""
     if model.is_dynamic():
         patcher = model.get_non_dynamic_delegate()
     else:
-        packed = any(type(one.data) is not Tensor and one.is_inference() for one in model.model.parameters())
+        packed = any(type(weight.data) is not Tensor and weight.is_inference() for weight in model.model.parameters())
         patcher = model.clone(force_deepcopy=packed and model.cached_patcher_init is not None)
     if patcher.model.get_dtype_inference() == torch.float16:
         fits = comfy.model_management.should_use_bf16(patcher.load_device)
@@ -205,7 +209,7 @@ def _clone_for_training(model: Any) -> Any:
 
 
 def _without_inference_mode(prompt: Prompt) -> Prompt:
-    """The prompt in tensors that a backward pass can save."""
+    """The prompt with tensors that a backward pass can save."""
     return Prompt(_clone_tensors(prompt.text), _clone_tensors(dict(prompt.options)))
 
 
@@ -213,16 +217,16 @@ def _clone_tensors(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.clone()
     if type(value) in (list, tuple):
-        return type(value)(_clone_tensors(one) for one in value)
-    return {key: _clone_tensors(one) for key, one in value.items()} if type(value) is dict else value
+        return type(value)(_clone_tensors(item) for item in value)
+    return {key: _clone_tensors(item) for key, item in value.items()} if type(value) is dict else value
 
 
-def _have_equal_shapes(first: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    return comfy.samplers.cond_equal_size(first, other)
+def _have_equal_shapes(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    return comfy.samplers.cond_equal_size(first, second)
 
 
 def _merge(conds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Prepared prompts as one, a row each."""
-    rows = [{key: one.process_cond(batch_size=1, area=None) for key, one in cond.items()} for cond in conds]
+    """Several prepared prompts as one, with a row for each."""
+    rows = [{key: value.process_cond(batch_size=1, area=None) for key, value in cond.items()} for cond in conds]
     joined = {key: first._copy_with(first.concat([row[key] for row in rows[1:]])) for key, first in rows[0].items()}
     return {"model_conds": joined, "uuid": uuid4()}

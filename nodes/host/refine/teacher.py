@@ -1,4 +1,4 @@
-"""Samples of the teacher: noised latents from short samplings of the source with its LoRA, and its answers to them."""
+"""Samples the teacher: noised latents from short samplings of the source with its LoRA, and its answers to them."""
 
 import itertools
 import math
@@ -19,15 +19,16 @@ from .teacher_cache import TeacherCache
 
 _GROUP = 8  # samplings that run side by side
 _GOLDEN = (math.sqrt(5) - 1) / 2  # the fractional parts of its multiples are spread evenly, however many there are
-_KEPT = torch.float16  # states are rounded before the model sees them; answers are in the unit of the noise
+_STORED = torch.float16  # states are rounded before the model sees them; answers are in the unit of the noise
 
-Tell = Callable[[int, int], None]  # calls of the source that are done, of all
-Group = tuple[list[int], Tensor]  # prompts that are sampled side by side, and their noise levels
+Tell = Callable[[int, int], None]  # gets the number of calls of the source so far, and of all calls
+Group = tuple[list[int], Tensor]  # the prompts that are sampled side by side, and their noise levels
 
 
 @dataclass(frozen=True)
 class TeacherSettings:
-    """samples: how many samplings; target_steps: steps of a turbo target, whose noise levels alone are used; 0: any."""
+    """samples: the number of samplings; target_steps: steps of a turbo target, to use only their noise levels; 0 for
+    all other targets."""
 
     samples: int = SAMPLINGS
     seed: int = 0
@@ -36,8 +37,8 @@ class TeacherSettings:
 
 @dataclass(frozen=True)
 class Teacher:
-    """with_lora: the source with its LoRA; target: its noise levels are used too; latent: an empty one of the size,
-    (1, channels, ...); needs_source: the answers of the source without its LoRA are needed too."""
+    """with_lora: the source with its LoRA; target: the noise levels are limited to what it knows; latent: an empty
+    latent that sets the size, (1, channels, ...); needs_source: also ask the source without its LoRA."""
 
     source: Any
     with_lora: Any
@@ -52,8 +53,8 @@ class TeacherSet:
     """The source's inputs and answers in its own latent space, float16, (samplings, levels, channels, ...).
 
     states: noised latents; noise: what the source with its LoRA predicts in them, (state - denoised) / sigma; plain:
-    the same without the LoRA; levels: sigma, float32, (samplings, levels); prompts: each sampling's prompt. The
-    last `held_out` samplings are for the score. seconds: how long it took; 0 where the samples were kept.
+    the same without the LoRA; levels: sigma, float32, (samplings, levels); prompts: each sampling's prompt. The last
+    `held_out` samplings are only used for the score. seconds: how long it took; 0 if the samples came from the cache.
     """
 
     states: Tensor
@@ -68,7 +69,7 @@ class TeacherSet:
         return count_held_out(len(self.prompts))
 
     def denoised(self, noise: Tensor) -> Tensor:
-        """Clean latents as float32 (samplings, levels, ...)."""
+        """Predicted noise as clean latents, float32 (samplings, levels, ...)."""
         levels = self.levels.reshape(*self.levels.shape, *(1 for _ in self.states.shape[2:]))
         return self.states.float() - levels * noise.float()
 
@@ -76,15 +77,15 @@ class TeacherSet:
 def sample_teacher(
     teacher: Teacher, settings: TeacherSettings, cache: TeacherCache, facts: Mapping[str, Any], tell: Tell
 ) -> TeacherSet:
-    """Sample the teacher, or read the samples from the cache; the source is only loaded where something is missing.
+    """Sample the teacher, or read the samples from the cache; the source is only loaded if something is missing.
 
-    facts: what else the answers depend on (the source's weights, the LoRA, the prompts), as JSON has it.
+    facts: what else the answers depend on (the source's weights, the LoRA, the prompts), as JSON values.
     """
     started = time.monotonic()
     groups = _make_groups(teacher, settings)
     walks = [(group, [round(float(level), 9) for level in levels]) for group, levels in groups]
     shape = list(teacher.latent.shape)
-    key = cache.key({**facts, "walks": walks, "seed": settings.seed, "latent": shape, "kept": str(_KEPT)})
+    key = cache.key({**facts, "walks": walks, "seed": settings.seed, "latent": shape, "kept": str(_STORED)})
     known = cache.read(key)
     if known is not None and ("plain" in known or not teacher.needs_source):
         return TeacherSet(**{"plain": None, **known})
@@ -100,7 +101,7 @@ def sample_teacher(
 
 @dataclass
 class _Sampler:
-    """calls: of the model, in all; done: of earlier groups and samplings."""
+    """calls: the number of calls of the model; done: those of earlier groups."""
 
     teacher: Teacher
     seed: int
@@ -110,7 +111,8 @@ class _Sampler:
     done: int = 0
 
     def sample(self, model: Any, name: str, states: Tensor | None = None) -> dict[str, Tensor]:
-        """The model's answers for all groups, on states of its own samplings or on these (samplings, levels, ...)."""
+        """The model's answers for all groups, on the states of its own samplings, or on `states` (samplings, levels,
+        ...)."""
         parts: list[Outputs] = []
         first = 0
         for group, levels in self.groups:
@@ -125,7 +127,7 @@ class _Sampler:
     def _start(self, rows: slice, levels: Tensor) -> Start:
         latent = self.teacher.latent
         empty = latent.new_zeros(rows.stop - rows.start, *latent.shape[1:])
-        return Start(empty, _make_noise(latent, self.seed, rows), levels, True, self.seed, _KEPT)
+        return Start(empty, _make_noise(latent, self.seed, rows), levels, True, self.seed, _STORED)
 
     def _tell(self, done: int) -> None:
         self.tell(self.done + done, self.calls)
@@ -136,16 +138,16 @@ class _Sampler:
         denoised = torch.cat([part.denoised.transpose(0, 1) for part in parts])
         noise = (states - denoised) / levels.reshape(*levels.shape, *(1 for _ in states.shape[2:]))
         return {
-            "states": states.to(_KEPT).contiguous(),
+            "states": states.to(_STORED).contiguous(),
             "levels": levels,
             "prompts": torch.tensor([index for group, _ in self.groups for index in group]),
-            "noise": noise.to(_KEPT),
+            "noise": noise.to(_STORED),
         }
 
 
 def _make_groups(teacher: Teacher, settings: TeacherSettings) -> list[Group]:
-    """Prompts that are sampled side by side, each group at places of its own on the schedule. The prompts come in turn.
-    The samplings at the end, which are held out, are not mixed with the others."""
+    """Group the prompts, which are used in turn, into samplings that run side by side. Each group has noise levels of
+    its own. The samplings that are held out for the score come last, in groups of their own."""
     order = [index % len(teacher.prompts) for index in range(settings.samples)]
     first = settings.samples - count_held_out(settings.samples)
     groups = [group for part in (order[:first], order[first:]) for group in _group_by_form(part, teacher.prompts)]
@@ -153,7 +155,7 @@ def _make_groups(teacher: Teacher, settings: TeacherSettings) -> list[Group]:
 
 
 def _group_by_form(order: list[int], prompts: Sequence[Prompt]) -> Iterator[list[int]]:
-    forms = {form: place for place, form in enumerate(dict.fromkeys(prompt.form for prompt in prompts))}
+    forms = {form: number for number, form in enumerate(dict.fromkeys(prompt.form for prompt in prompts))}
     by_form = sorted(order, key=lambda index: forms[prompts[index].form])
     for _, group in itertools.groupby(by_form, key=lambda index: forms[prompts[index].form]):
         equal = list(group)
@@ -168,7 +170,7 @@ def _choose_levels(group: int, teacher: Teacher, settings: TeacherSettings) -> T
 
 
 def _make_noise(latent: Tensor, seed: int, rows: slice) -> Tensor:
-    """Each sampling's noise has a seed of its own, so that it does not depend on how they are grouped."""
+    """Noise for these samplings. Each has a seed of its own, so that the noise does not depend on the groups."""
     noises: list[Any] = [
         comfy.sample.prepare_noise(latent[:1], (seed + index) % 2**64) for index in range(rows.start, rows.stop)
     ]

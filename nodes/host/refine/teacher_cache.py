@@ -1,4 +1,4 @@
-"""Teacher sets on disk, in ComfyUI's user folder: what was asked once, no other target or run need ask."""
+"""Keeps teacher samples on disk, in ComfyUI's user folder, for other runs and other targets."""
 
 import hashlib
 import json
@@ -21,10 +21,10 @@ from torch import Tensor
 from ..sampling.conditioning import UnknownContent, add_to_digest
 from ..settings import cache_folder
 
-# Part of every key: raised when the same question would be answered otherwise, which makes old entries unreachable.
+# Part of every key. Raise it when the same source would give other samples: old entries are then never read again.
 _ALGORITHM = 3
 _TENSORS = {"states", "noise", "levels", "prompts"}
-_TOLD = {"model_sampling", "manual_cast_dtype"}  # object patches that a key tells, or need not tell
+_KNOWN_PATCHES = {"model_sampling", "manual_cast_dtype"}  # object patches that describe_changes covers
 _HOOKS = ("injections", "wrappers", "callbacks", "additional_models", "weight_wrapper_patches")
 _CHECKSUM = "checksum"
 _UNFINISHED, _A_DAY = ".unfinished", 24 * 3600  # seconds
@@ -32,8 +32,8 @@ _UNFINISHED, _A_DAY = ".unfinished", 24 * 3600  # seconds
 
 @dataclass
 class TeacherCache:
-    """folder: None keeps nothing; limit: bytes, beyond which the least recently used go. A run does without a folder
-    that cannot be used, and the log says so once."""
+    """folder: None keeps nothing; limit: bytes, beyond which the least recently used entries are removed. If the folder
+    cannot be used, the run goes on without it and the log says so once."""
 
     folder: Path | None
     limit: int
@@ -44,7 +44,7 @@ class TeacherCache:
         return hashlib.sha256(written.encode()).hexdigest()
 
     def read(self, key: str) -> dict[str, Tensor] | None:
-        """An entry, or None where there is none. A damaged one is made anew."""
+        """An entry, or None if there is none. A damaged entry is removed."""
         if self.folder is None:
             return None
         path = self._path(key)
@@ -53,16 +53,16 @@ class TeacherCache:
                 return None
             tensors = _verified(path)
         except Exception as error:  # noqa: BLE001  (what a damaged header makes the reader raise is not documented)
-            self._tell(f"the kept teacher samples {path} cannot be used ({error}); they are made anew")
+            self._warn(f"the teacher samples in {path} cannot be used ({error}); they are sampled again")
             with suppress(OSError):
                 path.unlink(missing_ok=True)
             return None
-        with suppress(OSError):  # a read-only folder: it only loses the order of use
+        with suppress(OSError):  # a read-only folder only loses the order of use
             os.utime(path)
         return tensors
 
     def write(self, key: str, tensors: Mapping[str, Tensor]) -> None:
-        """Keep an entry, whole or not at all. Where there is no room for it the run goes on without."""
+        """Keep an entry, whole or not at all. If there is no room for it, the run goes on without it."""
         if self.folder is None:
             return
         unfinished = self.folder / f"{uuid4().hex}{_UNFINISHED}"
@@ -75,9 +75,9 @@ class TeacherCache:
                 unfinished.unlink(missing_ok=True)
             self._sweep(key)
         except (OSError, SafetensorError) as error:
-            self._tell(f"the teacher samples are not kept in {self.folder} ({error})")
+            self._warn(f"the teacher samples could not be written to {self.folder} ({error})")
 
-    def _tell(self, text: str) -> None:
+    def _warn(self, text: str) -> None:
         if not self._has_warned:
             logging.warning("LoRA Transfer: %s", text)
         self._has_warned = True
@@ -86,7 +86,7 @@ class TeacherCache:
         return Path(str(self.folder)) / f"{key}.safetensors"
 
     def _sweep(self, newest: str) -> None:
-        """Remove the least recently used beyond the limit, but for the newest, and what a crash left."""
+        """Remove the least recently used entries beyond the limit, but never the newest, and what a crash left."""
         folder = Path(str(self.folder))
         for left in folder.glob(f"*{_UNFINISHED}"):
             if time.time() - left.stat().st_mtime > _A_DAY:
@@ -100,13 +100,13 @@ class TeacherCache:
 
 
 def _verified(path: Path) -> dict[str, Tensor]:
-    """The tensors of an entry, in memory of their own: Windows keeps a mapped file locked. ValueError where they are
-    not those that were written."""
+    """The tensors of an entry, copied, because Windows keeps a mapped file locked. ValueError if they are not what was
+    written."""
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  (it is no dict)
         written = (file.metadata() or {}).get(_CHECKSUM)
     if written != _checksum(tensors) or not tensors.keys() >= _TENSORS:
-        raise ValueError("their checksum is not the one that they were written with")
+        raise ValueError("their checksum is wrong")
     return tensors
 
 
@@ -119,28 +119,28 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
 
 
 def describe_changes(model: Any) -> dict[str, Any] | None:
-    """What makes a loaded model answer otherwise than its weights alone, as JSON has it: patches (LoRAs, merges), noise
-    and precision. None where it cannot be told by content: patches of attention, wrappers, modules put in place of
-    others."""
+    """Everything but its weights that affects a loaded model's answers, as JSON values: patches (LoRAs, merges), noise
+    and precision. None if something cannot be compared by its content: patches of attention, wrappers, replaced
+    modules."""
     options = set(model.model_options) - {"transformer_options"} or model.model_options["transformer_options"]
-    unknown = (options, set(model.object_patches) - _TOLD, model.hook_patches, *(_held(model, name) for name in _HOOKS))
-    if any(unknown):
+    patches, hooks = set(model.object_patches) - _KNOWN_PATCHES, (_has_hooks(model, name) for name in _HOOKS)
+    if any((options, patches, model.hook_patches, *hooks)):
         return None
     try:
-        patches = _patches_digest(model)
-        sampling = _sampling_digest(model.get_model_object("model_sampling"))
+        hashed = _hash_patches(model)
+        sampling = _hash_sampling(model.get_model_object("model_sampling"))
     except UnknownContent:
         return None
-    return {"patches": patches, "sampling": sampling, "precision": str(model.get_model_object("manual_cast_dtype"))}
+    return {"patches": hashed, "sampling": sampling, "precision": str(model.get_model_object("manual_cast_dtype"))}
 
 
-def _held(model: Any, name: str) -> bool:
-    """Whether anything is in one of a model's tables of hooks, which are nested by kind and owner."""
+def _has_hooks(model: Any, name: str) -> bool:
+    """Whether a table of a model's hooks, which is nested by kind and owner, holds any."""
     entries = list(getattr(model, name, {}).values())
-    return any(any(one.values()) if isinstance(one, Mapping) else bool(one) for one in entries)
+    return any(any(entry.values()) if isinstance(entry, Mapping) else bool(entry) for entry in entries)
 
 
-def _patches_digest(model: Any) -> str:
+def _hash_patches(model: Any) -> str:
     hasher = hashlib.sha256()
     for key, patches in sorted(model.patches.items()):
         hasher.update(key.encode())
@@ -151,9 +151,9 @@ def _patches_digest(model: Any) -> str:
     return hasher.hexdigest()
 
 
-def _sampling_digest(sampling: Any) -> str:
-    """What a model's noise is: with the same levels it may be of noise or of velocity, and told at other times."""
-    plain = {name: one for name, one in vars(sampling).items() if isinstance(one, (str, int, float, type(None)))}
+def _hash_sampling(sampling: Any) -> str:
+    """A hash of how a model treats noise: its levels, what it predicts (noise or velocity), and its times."""
+    plain = {name: value for name, value in vars(sampling).items() if isinstance(value, (str, int, float, type(None)))}
     hasher = hashlib.sha256()
     kinds = [kind.__name__ for kind in type(sampling).__mro__]
     add_to_digest(hasher, [kinds, {**plain, "training": False}, dict(sampling.named_buffers())])
@@ -161,7 +161,7 @@ def _sampling_digest(sampling: Any) -> str:
 
 
 def open_teacher_cache(*changes: Mapping[str, Any] | str | None) -> TeacherCache:
-    """In ComfyUI's user folder, within the limit of the pack's settings; where the user keeps nothing, neither here,
-    nor where a model's changes or its prompts cannot be told."""
-    place = None if None in changes else cache_folder("teacher")
-    return TeacherCache(None, 0) if place is None else TeacherCache(*place)
+    """The cache in ComfyUI's user folder, with the limit from the pack's settings. It keeps nothing if the user has
+    switched caches off, or if one of `changes` is None, because the samples then have no key."""
+    location = None if None in changes else cache_folder("teacher")
+    return TeacherCache(None, 0) if location is None else TeacherCache(*location)

@@ -1,4 +1,5 @@
-"""The training itself: core's loop on a student in ComfyUI's sampling, told, shown, and never in vain."""
+"""Runs core's training loop inside ComfyUI's sampler: reports progress, shows previews, and saves the best factors when
+the run is cut short."""
 
 import math
 import time
@@ -17,11 +18,10 @@ from ....core.delta import LowRankDelta
 from ....core.errors import LoraTransferError, NotEnoughMemory, RefineStopped
 from ....core.refine.loop import BestFactors, RefineSettings, Step, refine
 from ....core.refine.teacher_samples import TeacherSamples
-from ....core.refine.trainable import copy_factors
+from ....core.refine.trainable import Factors, copy_factors
 from ..adapter.adapter import Adapter
 from ..card import is_out_of_memory
 from ..sampling.conditioning import Prompt
-from .bypass import Factors
 from .inputs import StudentInputs
 from .previews import Previews
 from .save_interrupted import save_in_any_folder
@@ -29,14 +29,12 @@ from .start import StartingPoint
 from .student import HostStudent, require_gradients, run_in_host, run_with_room
 
 _SHOWN = 512  # pixels, of a preview on ComfyUI's page
-
-
-_NONE = BestFactors(0, -math.inf, {})  # before the first score
+_NO_BEST = BestFactors(0, -math.inf, {})  # before the first score
 
 
 @dataclass
 class Training:
-    """made: the adapter of a run's best, given the score at the start; tensors: of that adapter alone."""
+    """make_adapter: makes an adapter of the best factors and the score at the start; tensors: makes its tensors."""
 
     teacher_samples: TeacherSamples
     settings: RefineSettings
@@ -49,16 +47,16 @@ class Training:
     notes: tuple[str, ...] = ()
     ended: str = ""
     seconds: float = 0.0
-    best: BestFactors = _NONE
-    pictures: Tensor | None = None  # what was painted on the way (n, height, width, 3)
-    _done: int = 0  # steps of an attempt before this one
+    best: BestFactors = _NO_BEST
+    pictures: Tensor | None = None  # previews (n, height, width, 3)
+    _done: int = 0  # steps of an earlier attempt
 
     def adapter(self) -> Adapter:
-        """The best of the run."""
+        """The adapter with the best factors."""
         return self.make_adapter(self.best, self.scores[0])
 
     def run(self, model: Any, start: StartingPoint, inputs: StudentInputs, prompts: Sequence[Prompt]) -> None:
-        """To the end. A run that an error or the user ends leaves its best in a file."""
+        """Train to the end. If an error or the user stops the run, its best factors are saved to a file."""
         self._started = time.monotonic()
         self._bar = comfy.utils.ProgressBar(max(1, self.settings.steps))
         self._factors = require_gradients(start.factors(), model.load_device)
@@ -75,38 +73,39 @@ class Training:
 
     @contextmanager
     def saving_on_error(self) -> Iterator[None]:
-        """Whatever ends the block, the best factors are saved first, and the user is told where."""
+        """A context that saves the best factors before any error leaves it, and says where they are."""
         try:
             yield
         except LoraTransferError as error:
             if not self.losses:
                 raise
             raise self._explain(error) from error
-        except Exception as error:  # of any type: a lost device, an allocator, a node pack; all would lose the training
+        except Exception as error:  # of any type: a lost device, the allocator, another pack; all lose the training
             raise self._explain(error) from error
-        except BaseException:  # ComfyUI's cancelling, or Ctrl-C
+        except BaseException:  # cancelled in ComfyUI, or Ctrl-C
             self.say(f"cancelled {self._describe_progress()}; {self._save_best()}")
             raise
 
     def _explain(self, error: Exception) -> LoraTransferError:
-        """The error with where the best is now. Of its traceback only the text stays: frames hold a step's tensors."""
+        """The error with a note on where the best factors are. The frames of its traceback are cleared, because they
+        hold a step's tensors."""
         saved = self._save_best()
         traceback.clear_frames(error.__traceback__)
         if is_out_of_memory(error):
             stopped = NotEnoughMemory(
-                f"Refining {self._describe_progress()}: expected room for one latent at a time, found none left "
-                f"({error}); {saved} Take a smaller size or rank, or a model in a smaller precision (fp8, GGUF)."
+                f"Refining {self._describe_progress()}: expected memory for one latent at a time, found too little "
+                f"({error}); {saved} Choose a smaller size or rank, or a model in a smaller precision (fp8, GGUF)."
             )
         elif isinstance(error, LoraTransferError):
             stopped = type(error)(f"Refining {self._describe_progress()}: {error} In the meantime {saved}")
         else:
-            found = f"{type(error).__name__}: {error}".removesuffix(": ")
-            stopped = RefineStopped(f"Refining {self._describe_progress()} ended with an error ({found}); {saved}")
+            text = f"{type(error).__name__}: {error}".removesuffix(": ")
+            stopped = RefineStopped(f"Refining {self._describe_progress()} ended with an error ({text}); {saved}")
         self.say(str(stopped))
         return stopped
 
     def _resume_from_best(self, factors: Factors) -> None:
-        """From the best so far, for what is left of the steps."""
+        """Start again from the best factors, for the remaining steps."""
         self.notes = (*self.notes, "memory ran out: the target's weights stay in main memory (much slower)")
         self._done = len(self.losses)
         with torch.no_grad():
@@ -132,7 +131,7 @@ class Training:
             if step.loss is None:
                 self.notes = (
                     *self.notes,
-                    f"step {step.number}: the loss was no number; back to the best, half the rate",
+                    f"step {step.number}: the loss was not a number; went back to the best factors at half the rate",
                 )
         score = step.best.score if not self.scores else step.score
         if score is not None:
@@ -160,10 +159,10 @@ class Training:
         return "after all steps" if finished else f"at step {reached} of {self.settings.steps}"
 
     def _save_best(self) -> str:
-        """Save the best so far; the sentence that says where."""
+        """Save the best factors. Returns a sentence that says where they are."""
         best = self._choose_factors()
         if best is None:
-            return "no step had been better than the start, so nothing was saved."
+            return "no step was better than the start, so nothing was saved."
         if best is self.best:
             what = f"the best so far (step {best.step}, score {best.score:.2f}) was"
         else:
@@ -172,20 +171,20 @@ class Training:
         return f"{what} {saved}. Load the file with Load LoRA (Transfer) and connect it as `transferred` to go on."
 
     def _choose_factors(self) -> BestFactors | None:
-        """The best so far; before the second score the factors as they are now, which nothing has judged yet."""
+        """The best factors; before the second score, the current factors, which have no score yet."""
         if self.best.step > 0:
             return self.best
         if not self.losses or len(self.scores) > 1:
             return None
         try:
             deltas = copy_factors(self._factors)
-        except RuntimeError:  # a lost device: what lies on it is lost too
+        except RuntimeError:  # a lost device: the factors on it are lost too
             return None
-        finite = all(bool(one.isfinite().all()) for delta in deltas.values() for one in (delta.up, delta.down))
+        finite = all(bool(factor.isfinite().all()) for delta in deltas.values() for factor in (delta.up, delta.down))
         return BestFactors(len(self.losses), math.nan, deltas) if finite else None
 
     def _to_adapter(self, best: BestFactors) -> Adapter:
         try:
             return self.make_adapter(best, self.scores[0])
-        except Exception:  # noqa: BLE001  (metadata are no reason to lose the factors: they are saved without)
+        except Exception:  # noqa: BLE001  (broken metadata are no reason to lose the factors)
             return Adapter("the refined LoRA", "", {}, tensors=self.tensors(best.deltas))

@@ -1,7 +1,7 @@
-"""How a model mixes latent and noise, and one noised latent in the terms of two models.
+"""How a model mixes latents with noise, and the conversion of noised latents between two models.
 
-diffusion (eps, v): latent + sigma noise; flow: (1 - s) latent + s noise. At equal ratios of noise to latent,
-sigma = s / (1 - s), the two are the same but for a factor: x_flow = x / (1 + sigma).
+Diffusion (eps, v): latent + sigma noise. Flow: (1 - s) latent + s noise. At the same ratio of noise to latent,
+sigma = s / (1 - s), the two differ only by a factor: x_flow = x / (1 + sigma).
 """
 
 from dataclasses import dataclass
@@ -13,14 +13,15 @@ from torch import Tensor
 
 from ....core.errors import NotMeasurable
 
-# What a latent becomes at noise level 0.5, as (noise, latent), by the name that people know it by.
+# (noise, latent) in a noised latent at level 0.5 -> the name that people know this kind of noise by.
 _NOISES = {(0.5, 1.0): "latent + 0.5 noise (diffusion: eps, v)", (0.5, 0.5): "0.5 latent + 0.5 noise (flow)"}
 _DIFFUSION, _FLOW = _NOISES.values()
-_LEAST = 0.004  # share of the schedule below which nothing is left to learn, and differences are divided by little
+_LEAST = 0.004  # share of the schedule; below it nothing is left to learn, and differences are divided by nearly zero
 
 
 def noise_of(model: Any) -> str:
-    """What a model's noise does to a latent, in words: measured, for a class of its own may do the same."""
+    """A model's kind of noise in words. It is measured, because classes of other names may mix noise in the same
+    way."""
     sampling, half = model.get_model_object("model_sampling"), torch.tensor(0.5)
     ends = ((torch.ones(1, 1), torch.zeros(1, 1)), (torch.zeros(1, 1), torch.ones(1, 1)))
     noise, latent = (round(float(sampling.noise_scaling(half, *end)), 4) for end in ends)
@@ -34,19 +35,19 @@ def latent_space(model: Any) -> str:
 
 @dataclass(frozen=True)
 class NoiseConversion:
-    """Levels and noised latents from the source's terms to the target's, and back."""
+    """Converts levels and noised latents from the source's kind of noise to the target's."""
 
     source: str
     target: str
 
     def levels(self, sigma: Tensor) -> Tensor:
-        """The target's sigma with the source's share of noise."""
+        """The target's sigma at which the share of noise is the same."""
         if self.source == self.target:
             return sigma
         return sigma / (1 + sigma) if self.target == _FLOW else sigma / (1 - sigma)
 
     def states(self, states: Tensor, sigma: Tensor) -> Tensor:
-        """Noised latents (n, ...) at the source's sigma (n) in the target's terms."""
+        """The source's noised latents (n, ...) at its sigma (n), as the target would have them."""
         if self.source == self.target:
             return states
         factor = 1 / (1 + sigma) if self.target == _FLOW else 1 / (1 - sigma)
@@ -57,35 +58,35 @@ class NoiseConversion:
 
 
 def convert_noise(source: Any, target: Any) -> NoiseConversion:
-    """NotMeasurable where the noises are of two kinds, one of which is not known."""
+    """The conversion from the source's noise to the target's. NotMeasurable if the kinds differ and one is unknown."""
     kinds = noise_of(source), noise_of(target)
     if kinds[0] != kinds[1] and not set(kinds) <= set(_NOISES.values()):
         raise NotMeasurable(
-            f"Source and target: expected noise of one kind, or of diffusion and of flow, found {kinds[0]} and "
-            f"{kinds[1]}. What one model sees cannot be shown to the other."
+            f"Source and target: expected the same kind of noise, or diffusion and flow, found {kinds[0]} and "
+            f"{kinds[1]}. Noised latents cannot be converted between these: choose another target."
         )
     return NoiseConversion(*kinds)
 
 
 def levels_at(shares: list[float], source: Any, target: Any) -> Tensor:
-    """The source's sigma at shares of its schedule (1 is all noise), within what both models know: (levels)."""
+    """The source's sigma (levels) at these shares of its schedule (1 is all noise), within what both models know."""
     sampling = source.get_model_object("model_sampling")
-    found = [float(sampling.percent_to_sigma(1 - max(_LEAST, share))) for share in shares]
-    return torch.tensor(found).clamp(*_range(source, target))
+    levels = [float(sampling.percent_to_sigma(1 - max(_LEAST, share))) for share in shares]
+    return torch.tensor(levels).clamp(*_range(source, target))
 
 
 def choose_step_levels(steps: int, source: Any, target: Any) -> Tensor:
-    """The source's sigma at the levels of the target's own sampling in so many steps, within what both models know: to
-    a diffusion model a flow's level of all noise is infinite."""
+    """The source's sigma at the levels of the target's own sampling in so many steps, within what both models know. For
+    a diffusion model, a flow's level of pure noise would be infinite."""
     own = comfy.samplers.calculate_sigmas(target.get_model_object("model_sampling"), "simple", steps)[:-1]
     return convert_noise(source, target).back().levels(own.float().cpu()).clamp(*_range(source, target))
 
 
 def _range(source: Any, target: Any) -> tuple[float, float]:
-    """The least and the largest of the source's sigma that both models know."""
+    """The smallest and the largest of the source's sigma that both models know."""
     own = source.get_model_object("model_sampling")
-    other = target.get_model_object("model_sampling")
+    targets = target.get_model_object("model_sampling")
     back = convert_noise(source, target).back()
-    ends = back.levels(torch.tensor([float(other.sigma_min), float(other.sigma_max)]))
-    low, high = (float(one) for one in ends)
+    ends = back.levels(torch.tensor([float(targets.sigma_min), float(targets.sigma_max)]))
+    low, high = ends.tolist()
     return max(low, float(own.sigma_min)), min(high, float(own.sigma_max))

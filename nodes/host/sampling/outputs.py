@@ -1,5 +1,5 @@
-"""What a model makes of noised latents: forward passes inside ComfyUI's own sampling, which loads the model, moves it
-on and off the card, prepares the conditioning and lets the user cancel."""
+"""Runs a model on noised latents inside ComfyUI's own sampling, which loads the model, moves it on and off the card,
+prepares the conditioning and lets the user cancel."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -18,24 +18,24 @@ from ..card import is_out_of_memory
 from .conditioning import part
 from .noise import latent_space, noise_of
 
-Tick = Callable[[int], None]  # told how many calls of the model are done, one for each latent
+Tick = Callable[[int], None]  # gets the number of calls of the model so far; each latent counts as a call
 
 
 @dataclass(frozen=True)
 class Start:
     """Where the noised latents come from. latent, noise: (n, channels, ...), float32 on the CPU; levels: sigma, from
-    much noise to little, (levels); sampled: the latent is empty, and a short sampling takes its place; kept: the
-    precision to which states are rounded before the model sees them, so that nothing is lost by keeping them."""
+    much noise to little, (levels); sampled: whether the latent is empty, so that states come from a short sampling;
+    stored: the precision to which states are rounded before the model sees them, so that storing them loses nothing."""
 
     latent: Tensor
     noise: Tensor
     levels: Tensor
     sampled: bool
     seed: int
-    kept: torch.dtype = torch.float32
+    stored: torch.dtype = torch.float32
 
-    def part(self, some: slice) -> "Start":
-        return replace(self, latent=self.latent[some], noise=self.noise[some])
+    def part(self, rows: slice) -> "Start":
+        return replace(self, latent=self.latent[rows], noise=self.noise[rows])
 
 
 @dataclass(frozen=True)
@@ -48,24 +48,24 @@ class Outputs:
 
 
 def require_comparable(source: Any, target: Any) -> None:
-    """NotMeasurable where the same noised latents do not mean the same to both models."""
+    """NotMeasurable if the same noised latents do not mean the same to both models."""
     spaces = [latent_space(model) for model in (source, target)]
     if spaces[0] != spaces[1]:
         raise NotMeasurable(
-            f"Source and target: expected two models of one latent space, found {spaces[0]} and {spaces[1]}. Their "
-            "outputs cannot be laid side by side: judge this pair by its images."
+            f"Source and target: expected two models with the same latents, found {spaces[0]} and {spaces[1]}. Their "
+            "outputs cannot be compared: judge this pair by its images."
         )
     noises = [noise_of(model) for model in (source, target)]
     if noises[0] != noises[1]:
         raise NotMeasurable(
-            f"Source and target: expected noise of one kind, found {noises[0]} and {noises[1]}. Their outputs cannot "
-            "be laid side by side: judge this pair by its images."
+            f"Source and target: expected the same kind of noise, found {noises[0]} and {noises[1]}. Their outputs "
+            "cannot be compared: judge this pair by its images."
         )
 
 
 def make_start(source: Any, target: Any, latent: Mapping[str, Any] | None, settings: CheckSettings) -> Start:
-    """Noise for every seed, and noise levels that both models know. Without a latent, or with an empty one, which gives
-    the size, states are sampled; several latents get a noise each, and more seeds take them in turn."""
+    """Noise for every seed, and noise levels that both models know. Without a latent, or with an empty one that sets
+    the size, states are sampled. Several latents get a noise each; if there are more seeds, they are used in turn."""
     samples = latents_of(source, latent, settings.size)
     sampled = not bool(samples.any())
     count = settings.seeds if sampled else max(settings.seeds, len(samples))
@@ -78,14 +78,14 @@ def make_start(source: Any, target: Any, latent: Mapping[str, Any] | None, setti
 def latents_of(model: Any, latent: Mapping[str, Any] | None, size: int) -> Tensor:
     """The connected latents with the model's channels, or an empty one of a square picture: (n, channels, ...)."""
     space = model.get_model_object("latent_format")
-    given = {"samples": _empty(space, size)} if latent is None else latent
-    ratios = given.get("downscale_ratio_spacial"), given.get("downscale_ratio_temporal")
-    samples = comfy.sample.fix_empty_latent_channels(model, given["samples"], *ratios)
+    connected = {"samples": _empty(space, size)} if latent is None else latent
+    ratios = connected.get("downscale_ratio_spacial"), connected.get("downscale_ratio_temporal")
+    samples = comfy.sample.fix_empty_latent_channels(model, connected["samples"], *ratios)
     if samples.is_nested or samples.shape[1] != space.latent_channels:
-        found = "several latents in one (sound and picture)" if samples.is_nested else f"{samples.shape[1]}"
+        channels = "several latents in one (sound and picture)" if samples.is_nested else f"{samples.shape[1]}"
         raise NotMeasurable(
-            f"The latent: expected {space.latent_channels} channels, as the source model has, found {found}. Encode it "
-            "with this model's VAE, or leave the input empty."
+            f"The latent: expected {space.latent_channels} channels, as the source model has, found {channels}. Encode "
+            "the picture with this model's VAE, or leave the input empty."
         )
     return samples
 
@@ -93,15 +93,15 @@ def latents_of(model: Any, latent: Mapping[str, Any] | None, size: int) -> Tenso
 def predict_outputs(
     model: Any, conditioning: Any, start: Start, states: Tensor | None, tick: Tick, what: str
 ) -> Outputs:
-    """The model's denoised predictions on the states, (levels, n, ...); where there are none yet, on those that it
-    makes itself from `start`. All latents at once, or one at a time where that does not fit the card."""
-    found = _predict_within_memory(model, conditioning, start, states, tick, what)
-    if not bool(found.denoised.isfinite().all()):
+    """The model's denoised predictions on the states (levels, n, ...), or on states that it makes itself from `start`.
+    All latents go at once, or one at a time if they do not fit on the card together."""
+    outputs = _predict_within_memory(model, conditioning, start, states, tick, what)
+    if not bool(outputs.denoised.isfinite().all()):
         raise NotMeasurable(
             f"Output of {what}: expected finite numbers, found NaN or infinity. Load the model in another precision "
-            "(bf16 or fp32), or look for a broken LoRA."
+            "(bf16 or fp32), or check whether the LoRA is broken."
         )
-    return found
+    return outputs
 
 
 def _predict_within_memory(
@@ -138,21 +138,21 @@ def _predict_one_by_one(model: Any, conditioning: Any, start: Start, states: Ten
 
 
 def _pass(model: Any, conditioning: Any, start: Start, states: Tensor | None, tick: Tick) -> Outputs:
-    """One walk over the noise levels. To ComfyUI it is a sampler like any other, at cfg 1."""
+    """One pass over all noise levels, as a sampler at cfg 1."""
     seen: list[tuple[Tensor, Tensor]] = []
     sampling = model.get_model_object("model_sampling")
 
     def walk(call: Any, state: Tensor, levels: Tensor, extra_args: dict[str, Any], **_: Any) -> Tensor:
-        for place, level in enumerate(levels[:-1]):
+        for index, level in enumerate(levels[:-1]):
             if states is not None:
-                state = states[place].to(state)
+                state = states[index].to(state)
             elif not start.sampled:
                 state = sampling.noise_scaling(level, call.noise, call.latent_image)
-            state = state.to(start.kept).to(state)
+            state = state.to(start.stored).to(state)
             denoised = call(state, level * state.new_ones(len(state)), **extra_args)
             seen.append((state.float().cpu(), denoised.float().cpu()))
-            tick((place + 1) * len(state))
-            state = state + (state - denoised) / level * (levels[place + 1] - level)  # a step of Euler's
+            tick((index + 1) * len(state))
+            state = state + (state - denoised) / level * (levels[index + 1] - level)  # an Euler step
         return state
 
     comfy.sample.sample_custom(
@@ -172,7 +172,7 @@ def _pass(model: Any, conditioning: Any, start: Start, states: Tensor | None, ti
 
 
 def _levels(source: Any, target: Any, count: int) -> Tensor:
-    """Sigma at evenly spaced timesteps of the source, no larger than the target's largest: (count)."""
+    """Sigma (count) at evenly spaced timesteps of the source, no larger than the target's largest."""
     samplings = [model.get_model_object("model_sampling") for model in (source, target)]
     levels = comfy.samplers.calculate_sigmas(samplings[0], "simple", count)[:-1]
     return levels.float().cpu().clamp(max=float(samplings[1].sigma_max))
@@ -181,8 +181,8 @@ def _levels(source: Any, target: Any, count: int) -> Tensor:
 def _empty(space: Any, size: int) -> Tensor:
     if space.latent_dimensions == 1:
         raise NotMeasurable(
-            "The source model: expected one of pictures, whose size is known, found one of sound. Connect an empty "
-            "latent of the length that you use."
+            "The source model: expected a model of pictures, found a model of sound, which has no width and height. "
+            "Connect an empty latent of the length that you use."
         )
     side = max(1, size // space.spacial_downscale_ratio)
     return torch.zeros(1, space.latent_channels, side, side)

@@ -54,7 +54,7 @@ def model(pair: SmallPair) -> Any:
 
 @contextlib.contextmanager
 def a_value_or_a_sentence() -> Iterator[None]:
-    """Lets our own errors pass, if they are one line; every other error fails the test."""
+    """Accepts our own errors if they are a single line; any other error fails the test."""
     sentence = "nothing was raised"
     try:
         yield
@@ -84,10 +84,10 @@ def test_odd_keys_never_stop_a_file(small: Callable[[], HostBase], made: dict[st
 
 
 @given(made=odd_modules(MODULE))
-def test_an_odd_module_is_applied_or_told(model: Any, made: dict[str, Tensor]) -> None:
+def test_an_odd_module_is_applied_or_reported(model: Any, made: dict[str, Tensor]) -> None:
     applied = apply(adapter_from_state_dict(made | GOOD, "odd"), model, None, 1.0, 0.0)
-    assert applied.keys + len(applied.left) == len(made | GOOD)
-    assert not applied.left.keys() & GOOD.keys()
+    assert applied.keys + len(applied.not_applied) == len(made | GOOD)
+    assert not applied.not_applied.keys() & GOOD.keys()
 
 
 NUMBERED = st.tuples(
@@ -165,7 +165,9 @@ TEXT = st.one_of(OWN, WRITTEN).filter(lambda written: written.isascii() or writt
 
 
 @given(metadata=st.dictionaries(ENTRIES, TEXT, max_size=4))
-def test_odd_metadata_go_into_a_saved_file_or_are_told(small: Callable[[], HostBase], metadata: dict[str, str]) -> None:
+def test_odd_metadata_go_into_a_saved_file_or_are_reported(
+    small: Callable[[], HostBase], metadata: dict[str, str]
+) -> None:
     identity = Identity("x", "y")
     report = Report("transfer", identity, identity, identity, {"measure": "subspace"}, (), ())
     tensors = module({**LORA, ".alpha": torch.tensor(4.0)})
@@ -205,7 +207,7 @@ def read(path: Path, base: HostBase) -> None:
 
 
 @given(held=HELD)
-def test_an_odd_pickle_is_read_or_told(small: Callable[[], HostBase], folder: Path, held: Any) -> None:
+def test_an_odd_pickle_is_read_or_reported(small: Callable[[], HostBase], folder: Path, held: Any) -> None:
     torch.save(held, folder / "odd.pt")
     read(folder / "odd.pt", small())
 
@@ -213,7 +215,7 @@ def test_an_odd_pickle_is_read_or_told(small: Callable[[], HostBase], folder: Pa
 @given(
     change=st.lists(st.tuples(st.integers(0, 4000), st.binary(min_size=1, max_size=4)), max_size=4), cut=st.integers()
 )
-def test_a_damaged_pickle_is_read_or_told(
+def test_a_damaged_pickle_is_read_or_reported(
     small: Callable[[], HostBase], folder: Path, change: list[Any], cut: int
 ) -> None:
     torch.save({"a.lora_up.weight": torch.ones(3, 2), "a.lora_down.weight": torch.ones(2, 3)}, folder / "whole.pt")
@@ -226,7 +228,7 @@ def test_a_damaged_pickle_is_read_or_told(
     start=st.sampled_from([b"", b"\x80\x02", b"PK\x03\x04", b"\x80\x02}q\x00X\x01\x00\x00\x00a"]),
     end=st.sampled_from(["pt", "bin", "ckpt", "pth", "safetensors"]),
 )
-def test_odd_bytes_are_read_or_told(
+def test_odd_bytes_are_read_or_reported(
     small: Callable[[], HostBase], folder: Path, plain: bytes, start: bytes, end: str
 ) -> None:
     (folder / f"bytes.{end}").write_bytes(start + plain)
@@ -236,7 +238,7 @@ def test_odd_bytes_are_read_or_told(
 @given(
     change=st.lists(st.tuples(st.integers(0, 600), st.binary(min_size=1, max_size=4)), max_size=4), cut=st.integers()
 )
-def test_a_damaged_safetensors_file_is_read_or_told(
+def test_a_damaged_safetensors_file_is_read_or_reported(
     small: Callable[[], HostBase], folder: Path, change: list[Any], cut: int
 ) -> None:
     cut_off = {key: value[:2, :2].contiguous() for key, value in (PEFT | GOOD).items()}

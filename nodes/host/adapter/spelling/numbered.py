@@ -1,4 +1,5 @@
-"""Files of cloneofsimo's trainer, which number their modules: `unet:{i}:up` is the i-th that diffusers builds."""
+"""Reads files of cloneofsimo's trainer, which number their modules: `unet:{i}:up` belongs to the i-th module that
+diffusers builds."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,8 @@ _SELF = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0")
 _CROSS = ("attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0")
 _GATE = ("ff.net.0.proj",)
 
-# The numbered layers of a block: the first trainers left the feed-forward out, newer diffusers builds it last.
+# The numbered layers of a block. The first trainers left out the feed-forward; newer versions of diffusers build it
+# last.
 _UNET_ORDERS = {
     "attn1, attn2": (*_SELF, *_CROSS),
     "attn1, ff, attn2": (*_SELF, *_GATE, *_CROSS),
@@ -28,39 +30,39 @@ _TEXT_ORDER = ("k_proj", "v_proj", "q_proj", "out_proj")
 
 @dataclass(frozen=True)
 class _Order:
-    """A way to read the numbers: the key map's name of each module."""
+    """A possible order of the numbered modules, as names in the key map."""
 
     name: str
     modules: tuple[str, ...]
 
 
 def number_bare_list(factors: Sequence[Tensor]) -> dict[str, Tensor]:
-    """cloneofsimo's bare lists [up, down, up, down, ...] as its numbered keys. A text encoder's layers are all of one
-    width; a UNet has several."""
+    """Gives numbered keys to the factors of a bare list [up, down, up, down, ...], which cloneofsimo's trainer also
+    writes. The layers of a text encoder all have the same width; those of a UNet do not."""
     part = "text_encoder" if len({tuple(factor.shape) for factor in factors}) <= 2 else "unet"
     ends = ("up", "down")
     return {f"{part}:{index // 2}:{ends[index % 2]}": factor for index, factor in enumerate(factors)}
 
 
 def name_by_number(tensors: Mapping[str, Tensor], base: HostBase) -> dict[str, str]:
-    """Numbered keys -> ComfyUI's `{module}.lora_up.weight`, in the one order in which every module fits the base.
+    """Numbered key -> ComfyUI's `{module}.lora_up.weight`, in the order in which every module fits the base.
 
-    UnsupportedAdapter where none fits, or two that disagree: a file that is read in part may be wrong in all of it.
+    UnsupportedAdapter if no order fits, or if two fit that disagree: if some modules do not fit, all may be wrong.
     """
     parts: dict[str, dict[str, tuple[int, str]]] = {}
     for key in tensors:
-        if found := _KEY.fullmatch(key):
-            parts.setdefault(found[1], {})[key] = int(found[2]), found[3]
+        if match := _KEY.fullmatch(key):
+            parts.setdefault(match[1], {})[key] = int(match[2]), match[3]
     renamed: dict[str, str] = {}
     for part, numbers in parts.items():
         orders = list(_unet_orders(base) if part == "unet" else _text_orders(base))
         if orders:
-            order = _order_that_fits(part, numbers, orders, tensors, base)
+            order = _choose_order(part, numbers, orders, tensors, base)
             renamed |= {key: f"{order.modules[number]}.lora_{end}.weight" for key, (number, end) in numbers.items()}
     return renamed
 
 
-def _order_that_fits(
+def _choose_order(
     part: str,
     numbers: Mapping[str, tuple[int, str]],
     orders: Sequence[_Order],
@@ -76,26 +78,26 @@ def _order_that_fits(
     known = "; ".join(order.name for order in orders)
     if readings:
         raise UnsupportedAdapter(
-            f"The numbered modules of the {part}: expected shapes that tell in which order they are numbered, found "
-            f"that several fit {base.name} ({'; '.join(order.name for order in fitting)}). Take a file with names."
+            f"The numbered modules of the {part}: expected shapes that fit {base.name} in one order only, found that "
+            f"several fit ({'; '.join(order.name for order in fitting)}). Use a file that names its modules."
         )
     raise UnsupportedAdapter(
-        f"The numbered modules of the {part}: expected every one to fit {base.name} in a known order ({known}), found "
-        f"none that does (in the last, {misfits[-1]}); reading a part would put changes on wrong layers. Choose a base "
-        "of the architecture that it was trained on, or take a file with names."
+        f"The numbered modules of the {part}: expected all of them to fit {base.name} in a known order ({known}), "
+        f"found that no order fits (in the last one, {misfits[-1]}). Choose a base of the architecture that the LoRA "
+        "was trained on, or use a file that names its modules."
     )
 
 
 def _first_misfit(
     numbers: Mapping[str, tuple[int, str]], order: _Order, tensors: Mapping[str, Tensor], base: HostBase
 ) -> str | None:
-    """What does not fit, in words; a rank is not looked at."""
+    """The first module that does not fit, in words, whatever its rank; None if all fit."""
     for key, (number, end) in numbers.items():
         if number >= len(order.modules):
-            return f"{key} is behind the last of {len(order.modules)} modules"
+            return f"{key} is beyond the last of {len(order.modules)} modules"
         layer = layer_name(base.key_map[order.modules[number]])
         if layer not in base.layers:
-            return f"the base's file holds no {layer}"
+            return f"the base has no {layer}"
         rows, columns = base.layers[layer].weight.matrix_shape
         shape = tuple(tensors[key].shape)
         width = tensors[key].flatten(1).shape if len(shape) > 1 else shape
@@ -105,18 +107,18 @@ def _first_misfit(
 
 
 def _unet_orders(base: HostBase) -> Iterator[_Order]:
-    """The orders of a UNet with diffusers' names; none for another kind of model."""
+    """The possible orders of a UNet's modules; none for another kind of model."""
     blocks: dict[str, None] = {}
     for name in base.diffusers:
-        if found := re.match(r"(.*\.transformer_blocks\.\d+)\.", name):
-            blocks[found[1]] = None
+        if match := re.match(r"(.*\.transformer_blocks\.\d+)\.", name):
+            blocks[match[1]] = None
     ordered = sorted(blocks, key=lambda block: (_BLOCKS.index(block.split(".")[0]), _digits(block)))
     for order, roles in _UNET_ORDERS.items() if ordered else ():
         yield _Order(order, tuple(f"{block}.{role}" for block in ordered for role in roles))
 
 
 def _text_orders(base: HostBase) -> Iterator[_Order]:
-    """The order of a text encoder, where the base has one."""
+    """The order of a text encoder's modules, if the base has a text encoder."""
     names = [name for name in base.key_map if name.startswith("lora_te_text_model_encoder_layers_")]
     layers = max((int(name.split("_")[6]) for name in names), default=-1) + 1
     stem = "lora_te_text_model_encoder_layers"

@@ -1,14 +1,15 @@
-"""What trainers put before a module's name. A prefix is one entry here."""
+"""The prefixes that trainers put before a module's name. A new prefix is one entry here."""
 
 import re
 from collections.abc import Iterator
 
-# Of the diffusion model. They may stand one behind another, in any order and repeatedly.
+# Prefixes of the diffusion model. They may follow each other in any order, and repeat.
 PREFIXES = (
     "diffusion_model.",
     "model.",  # model.diffusion_model.: a checkpoint's own names
     "unet.",
     "transformer.",
+    "transformer_2.",  # the second of a pipeline with two: Wan 2.2's expert for low noise
     "base_model.model.",  # PEFT
     "pipe.dit.",  # DiffSynth
     "dit.",
@@ -22,22 +23,36 @@ PREFIXES = (
     "lycoris_",
 )
 
-_MOST = 5  # that any file puts one behind another
+# The parts of a pipeline, as diffusers calls them: the diffusion model, and the second of a pipeline with two.
+DIFFUSION_PARTS = ("unet", "transformer")
+SECOND_PART = "transformer_2"
 
-# Of a text encoder: kohya's and diffusers'. The number says which of the model's encoders; none is the first.
+# The text encoders of a pipeline, as diffusers calls them -> how the names of their modules begin.
+TEXT_ENCODERS = {
+    "text_encoder_2": ("text_encoder_2.", "lora_te2_"),
+    "text_encoder_3": ("text_encoder_3.", "lora_te3_"),
+    "text_encoder": ("text_encoder.", "lora_te_", "lora_te1_", "text_model."),
+}
+
+# How keys begin that belong to any text encoder, also to those of unknown number.
+ANY_TEXT_ENCODER = ("lora_te", "text_encoder", "text_model", "lora_prior_te")
+
+_MOST = 5  # prefixes in a row in any file
+
+# Prefixes of a text encoder, kohya's and diffusers'. The number is that of the encoder; no number means the first.
 _ENCODER = re.compile(r"^(?:lora_te|text_encoder_?)([123]?)[._]")
 
-# Where a name passed all of the prefixes above, the same prefixes spelled with underscores are tried.
+# If none of the prefixes above gives a known name, they are also tried with underscores for dots.
 _UNDERSCORED = tuple(prefix.replace(".", "_") for prefix in PREFIXES if prefix.endswith("."))
 
 
 def flatten(name: str) -> str:
-    """The name with underscores for dots: all spellings of one name have it in common."""
+    """The name with underscores for dots, which is the same for all spellings of a name."""
     return name.replace(".", "_").strip("_")
 
 
 def split_encoder(name: str) -> tuple[str, str]:
-    """(number of the text encoder, the name without its prefix); ("", name) where no prefix names an encoder."""
+    """(number of the text encoder, the name without its prefix); ("", name) if there is no such prefix."""
     number, rest = "", name
     while encoder := _ENCODER.match(rest):
         number, rest = encoder[1] or number or "1", rest[encoder.end() :]
@@ -45,14 +60,14 @@ def split_encoder(name: str) -> tuple[str, str]:
 
 
 def flat_names(name: str) -> Iterator[str]:
-    """The flat name and what remains of it behind each known prefix, the longest first."""
+    """The flat name, and what remains of it after each known prefix, the longest first."""
     number, rest = split_encoder(name)
     yield from (f"te{number}_{flat}" if number else flat for flat in _behind_prefixes(rest, PREFIXES))
 
 
 def flat_names_of_underscored(name: str) -> Iterator[str]:
-    """The same, with prefixes whose dots became underscores too (lora_unet_transformer_...). They are for names that
-    have no other reading: `transformer_` also begins `transformer_blocks`, which is no prefix."""
+    """The same, also with prefixes whose dots became underscores (lora_unet_transformer_...). Only for names that have
+    no other meaning, because `transformer_` is also the beginning of `transformer_blocks`."""
     yield from _behind_prefixes(name, (*PREFIXES, *_UNDERSCORED))
 
 
@@ -61,6 +76,8 @@ def _behind_prefixes(name: str, prefixes: tuple[str, ...]) -> Iterator[str]:
     for _ in range(_MOST + 1):
         yield from map(flatten, rests)
         known = [rest for rest in rests if rest.startswith(prefixes)]
-        rests = list({rest.removeprefix(one): None for rest in known for one in prefixes if rest.startswith(one)})
+        rests = list(
+            {rest.removeprefix(prefix): None for rest in known for prefix in prefixes if rest.startswith(prefix)}
+        )
         if not rests:
             return
