@@ -37,7 +37,7 @@ class InFileOrder(WeightAdapterBase):
     ) -> Tensor:
         """The weight, changed in place. `function` brings a file's rows into the model's order."""
         file_rows = function(torch.arange(len(weight), device=weight.device))
-        (patch,) = self.weights
+        patch: Any = self.weights[0]
         changed = patch.calculate_weight(
             weight[file_rows.argsort()],
             key,
