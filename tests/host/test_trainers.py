@@ -84,7 +84,7 @@ def nunchaku() -> dict[str, Tensor]:
 
 
 def test_a_lora_converted_for_nunchaku_is_refused_and_never_read_in_part() -> None:
-    with pytest.raises(UnsupportedAdapter, match=r"converted for Nunchaku, .* take the file that it was"):
+    with pytest.raises(UnsupportedAdapter, match=r"converted for Nunchaku, .* Use the file that it was"):
         read(nunchaku(), small("Flux dev"))
 
 
