@@ -153,7 +153,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
         _header(
             {f"lora_unet_{i}_x_{i}.lora_up.weight": _entry([1, 1], 2 * i, 2 * i + 2) for i in range(29_000)}, 58_000
         ),
-        "none names a layer",
+        "none of which names a layer",
     ),
     "dots.safetensors": (_tensors({"." * 200_000: torch.ones(1)}), "a name of 200,000 characters"),
     "underscores.safetensors": (_tensors({**GOOD, "lora_unet_" * 20_000 + ".alpha": torch.ones(1)}), "a name of"),
