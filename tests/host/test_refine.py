@@ -261,7 +261,7 @@ def test_where_nothing_fits_any_more_the_best_is_saved_and_the_sentence_says_so(
 def test_where_the_model_does_not_fit_its_weights_stay_in_main_memory_and_the_run_goes_on(
     models: Emoji, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    full_at(monkeypatch, 0, after=6, but_for=lambda student: student.processed is not first[0])
+    full_at(monkeypatch, 0, after=6, but_for=lambda student: bool(first) and student.processed is not first[0])
     first: list[Any] = []
     whole = HostStudent.use_less_memory
 
