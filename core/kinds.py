@@ -33,7 +33,7 @@ def loha(
     """
     first, second = _hadamard_factor(w1_a, w1_b, t1), _hadamard_factor(w2_a, w2_b, t2)
     if first.shape != second.shape:
-        raise ShapeMismatch(f"LoHa: expected two factors of one shape, found {first.shape} and {second.shape}.")
+        raise ShapeMismatch(f"LoHa: expected two factors of the same shape, found {first.shape} and {second.shape}.")
     if first.rank * second.rank > min(first.shape):
         matrix = first.dense()
         for rows in _parts(first.shape[0], first.shape[1]):
@@ -54,7 +54,8 @@ def lokr(w1: LowRankDelta, w2: LowRankDelta) -> LowRankDelta:
 def kronecker_factor(
     whole: Tensor | None, a: Tensor | None, b: Tensor | None, t2: Tensor | None = None
 ) -> LowRankDelta:
-    """One factor of LoKr: a full matrix `whole`, or a b, or with a Tucker core einsum("ijkl,jr,ip->prkl", t2, b, a)."""
+    """One factor of LoKr: a full matrix `whole`, the product a b, or with a Tucker core
+    einsum("ijkl,jr,ip->prkl", t2, b, a)."""
     if whole is not None:
         return full(_wide(whole.flatten(1)))
     if a is None or b is None:

@@ -126,7 +126,7 @@ def describe_layer(
     undefined_directions: int = 0,
     block_energies: tuple[float, float, float, float] | None = None,
 ) -> LayerReport:
-    """Measure the figures of one transferred layer on its factors."""
+    """The report on one transferred layer. Its figures are computed from the factors of the delta and of the result."""
     source_norm, norm = delta.energy() ** 0.5, result.energy() ** 0.5
     nonzero = source_norm > 0 and norm > 0
     cosine = result.inner(delta) / (norm * source_norm) if nonzero else None
@@ -148,8 +148,7 @@ def describe_layer(
 
 
 def _is_copy(result: LowRankDelta, delta: LowRankDelta, cosine: float | None) -> bool:
-    """Whether a result equals the copy. The difference is computed only if the cosine says that it can be that
-    small."""
+    """Whether a result equals the copy. The difference is only computed if the cosine is close enough to 1."""
     if result is delta or cosine is None:
         return result is delta or result.norm() == delta.norm()
     return cosine > 1 - SAME_DELTA and result.minus(delta).norm() <= SAME_DELTA * delta.norm()
@@ -177,7 +176,7 @@ def _read_bases(
 def _cut(
     result: LowRankDelta, delta: LowRankDelta, planned: PlannedPair, settings: TransferSettings
 ) -> tuple[LowRankDelta, float]:
-    """Cut the result to the rank that the settings allow. Returns it with the share of its energy that this loses.
+    """Cut the result to the rank that the settings allow. Returns it with the share of its energy that is lost.
 
     The rank is never above the short side of the weight; that cut loses nothing.
     """

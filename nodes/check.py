@@ -57,7 +57,7 @@ class CheckTransfer(io.ComfyNode):
                     min=1,
                     max=100,
                     advanced=True,
-                    tooltip="At how many noise levels the models are compared. Raise it to see in more detail where "
+                    tooltip="The number of noise levels to compare the models at. Raise it to see in more detail where "
                     "they differ.",
                 ),
                 size_input(CheckSettings.size),

@@ -64,7 +64,7 @@ def _schema(node_id: str, display_name: str, description: str) -> io.Schema:
                 "model",
                 optional=True,
                 tooltip="A loaded model from any loader (fp8, GGUF, ...), used instead of base_name. Merges count as "
-                "part of it; LoRAs on it are left out, and the node says which.",
+                "part of it; LoRAs on it are left out, and the node lists them.",
             ),
             io.Clip.Input(
                 "clip",

@@ -26,7 +26,9 @@ class ProjectLora(io.ComfyNode):
             category=CATEGORY,
             description="Transfers the LoRA to the target base, layer by layer, wherever the two bases match.",
             inputs=[
-                SimilaritySocket.Input("similarity", tooltip="From Compute Subspace Similarity with the same LoRA."),
+                SimilaritySocket.Input(
+                    "similarity", tooltip="The comparison from Compute Subspace Similarity, made with the same LoRA."
+                ),
                 original_adapter_input(),
                 io.Combo.Input(
                     "method",
@@ -56,7 +58,7 @@ class ProjectLora(io.ComfyNode):
                     default=TransferSettings.rescale,
                     advanced=True,
                     tooltip="relative_norm: makes each layer's change as large as in the source, relative to the "
-                    f"layer's weight. Not for {_CUTTING}, which cut part of the LoRA away.",
+                    f"layer's weight. Refused for {_CUTTING}, which cut part of the LoRA away.",
                 ),
                 io.Combo.Input(
                     "out_rank",
@@ -109,7 +111,7 @@ class ProjectLora(io.ComfyNode):
                 AdapterSocket.Output(
                     display_name="transferred", tooltip="The LoRA for the target, for Apply LoRA and Save LoRA."
                 ),
-                LoraModelSocket.Output(display_name="lora_model", tooltip="For ComfyUI's own LoRA nodes."),
+                LoraModelSocket.Output(display_name="lora_model", tooltip="The same LoRA, for ComfyUI's own nodes."),
                 io.String.Output(display_name="report", tooltip="What happened to every layer, as JSON."),
             ],
         )

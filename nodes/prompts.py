@@ -49,7 +49,7 @@ class PromptsForRefine(io.ComfyNode):
                 io.Conditioning.Output(display_name="conditioning", tooltip="One entry for each prompt, in order."),
                 io.Conditioning.Output(
                     display_name="target_conditioning",
-                    tooltip="The same prompts, encoded by target_clip; without target_clip, the same conditioning.",
+                    tooltip="The same prompts, encoded by target_clip. Equals conditioning if target_clip is empty.",
                 ),
                 io.String.Output(display_name="prompts", tooltip="The prompts, one per line, to read or to edit."),
             ],

@@ -29,7 +29,7 @@ class RefineLora(io.ComfyNode):
                 *comparison_inputs(),
                 io.Conditioning.Input(
                     "conditioning",
-                    tooltip="The prompts to learn from, from Prompts for Refine (LoRA). Use many different prompts "
+                    tooltip="The prompts to learn from, made by Prompts for Refine (LoRA). Use many different prompts "
                     "that show what the LoRA does, with its trigger words.",
                 ),
                 io.Int.Input(
@@ -47,7 +47,7 @@ class RefineLora(io.ComfyNode):
                     max=1024,
                     advanced=True,
                     tooltip="How many noised latents each step learns from. If they do not fit into memory together, "
-                    "they are taken in parts, with the same result.",
+                    "the step is computed in parts, with the same result.",
                 ),
                 io.Combo.Input(
                     "match",
@@ -60,7 +60,7 @@ class RefineLora(io.ComfyNode):
                     default=TeacherSettings.samples,
                     min=2,
                     max=10000,
-                    tooltip="How many short samplings the source makes to learn from; they are kept on disk for the "
+                    tooltip="How many short samplings of the source the LoRA learns from; they stay on disk for the "
                     "next run. Raise it if the LoRA's style is subtle.",
                 ),
                 io.Int.Input(
@@ -78,8 +78,8 @@ class RefineLora(io.ComfyNode):
                     default=TeacherSettings.target_steps,
                     min=0,
                     max=100,
-                    tooltip="For a turbo or lightning target, the number of steps that you use it with: only their "
-                    "noise levels are trained. Leave it at 0 for all other models.",
+                    tooltip="The number of steps that you use a turbo or lightning target with: only the noise levels "
+                    "of these steps are trained. Leave it at 0 for all other models.",
                 ),
                 io.Float.Input(
                     "learning_rate",
@@ -88,14 +88,14 @@ class RefineLora(io.ComfyNode):
                     max=1.0,
                     step=0.0001,
                     advanced=True,
-                    tooltip="The share of its size by which a factor changes in one step. The default suits every "
-                    "model.",
+                    tooltip="How much a step changes a factor of the LoRA, as a share of the factor's size. The "
+                    "default suits every model.",
                 ),
                 AdapterSocket.Input(
                     "transferred",
                     optional=True,
-                    tooltip="The LoRA to start from: from Project LoRA, or from an earlier run of this node. Leave it "
-                    "empty to start from zeros, if nothing can be transferred.",
+                    tooltip="The LoRA to start from, made by Project LoRA or by an earlier run of this node. If "
+                    "nothing can be transferred, leave it empty to start from zeros.",
                 ),
                 target_conditioning_input(),
                 io.Latent.Input(
@@ -127,14 +127,18 @@ class RefineLora(io.ComfyNode):
                     tooltip="The best LoRA of the run, for Apply LoRA and Save LoRA. If no step was better than the "
                     "start, it is the LoRA that you connected.",
                 ),
-                LoraModelSocket.Output(display_name="lora_model", tooltip="The same, for ComfyUI's own LoRA nodes."),
-                io.Image.Output(display_name="loss_graph", tooltip="Loss and score at every step."),
+                LoraModelSocket.Output(display_name="lora_model", tooltip="The same LoRA, for ComfyUI's own nodes."),
+                io.Image.Output(
+                    display_name="loss_graph", tooltip="The loss of every step, and the score where it was measured."
+                ),
                 io.Image.Output(
                     display_name="pictures",
                     tooltip="Previews: what the target with the LoRA paints for the same prompt and noise, at the "
-                    "start and at each score.",
+                    "start and each time the score is measured.",
                 ),
-                io.String.Output(display_name="report", tooltip="The result as a sentence and every figure, as JSON."),
+                io.String.Output(
+                    display_name="report", tooltip="The report as JSON: a sentence on the result, and every figure."
+                ),
             ],
         )
 

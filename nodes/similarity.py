@@ -52,7 +52,7 @@ _RANK_RULES = [
                 min=0.01,
                 max=1.0,
                 step=0.01,
-                tooltip="As many directions as it takes to hold this share of the squared singular values.",
+                tooltip="Uses as many directions as are needed to hold this share of the squared singular values.",
             )
         ],
     ),
@@ -95,9 +95,9 @@ class ComputeSimilarity(io.ComfyNode):
                     options=list(MATCH_BY),
                     tooltip="blocks: pairs whole blocks with similar weights, in the model's order, even if blocks "
                     "were removed or added.\n"
-                    "blocks by subspaces: the same by singular directions; slower.\n"
-                    "blocks in any order: the same without regard to the order.\n"
-                    "names: pairs layers of the same name, as when you load the LoRA without a transfer.",
+                    "blocks by subspaces: pairs blocks with similar singular directions instead; slower.\n"
+                    "blocks in any order: pairs blocks with similar weights, but ignores their order.\n"
+                    "names: pairs layers that have the same name, as loading the LoRA without a transfer does.",
                 ),
                 io.String.Input(
                     "block_map",
@@ -111,7 +111,7 @@ class ComputeSimilarity(io.ComfyNode):
             ],
             hidden=[io.Hidden.unique_id],
             outputs=[
-                SimilaritySocket.Output(display_name="similarity", tooltip="For Project LoRA."),
+                SimilaritySocket.Output(display_name="similarity", tooltip="The comparison, for Project LoRA."),
                 io.Image.Output(
                     display_name="heatmap", tooltip="Every layer, coloured by its similarity above chance."
                 ),

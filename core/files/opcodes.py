@@ -23,7 +23,7 @@ def run_pickle(stream: IO[bytes], known: Mapping[str, Any], find: Callable[[Any]
     """Build the value of one pickle, and leave the stream at its end.
 
     known: the only globals that a pickle may use, by "module name". find: returns the object of a persistent id.
-    ValueError says what does not belong into a file of tensors.
+    ValueError says what does not belong in a file of tensors.
     """
     stack: list[Any] = []
     memo: dict[int, Any] = {}
@@ -35,7 +35,7 @@ def run_pickle(stream: IO[bytes], known: Mapping[str, Any], find: Callable[[Any]
         try:
             _step(opcode.name, argument, stack, memo, known, find)
         except (AttributeError, IndexError, KeyError, TypeError) as error:
-            raise ValueError(f"its step {opcode.name} does not belong into a file of tensors") from error
+            raise ValueError(f"its step {opcode.name} does not belong in a file of tensors") from error
     return stack.pop() if stack else None
 
 

@@ -37,7 +37,7 @@ class ShardedFile(TensorFile):
 def open_model_file(path: Path) -> TensorFile:
     """Read the headers of a model file; if it is a shard, those of all shards.
 
-    UnreadableFile if a shard is missing, or if the shards do not belong to one model.
+    UnreadableFile if a shard is missing, or if the shards belong to different models.
     """
     index = _index_of(path)
     paths = shard_paths(path)
@@ -56,14 +56,14 @@ def open_model_file(path: Path) -> TensorFile:
             if key in shards and index.get(key) not in files:
                 raise UnreadableFile(
                     f"File {path}: tensor {key} is in two files of the model, {shards[key].path.name} and {name}. They "
-                    "do not belong to one model: download all of them again."
+                    "belong to different models: download all of them again."
                 )
             if index.get(key, name) == name:
                 shards[key] = file
     if absent := next((key for key in index if key not in shards), None):
         raise UnreadableFile(
-            f"File {path}: its index says that {index[absent]} contains tensor {absent}, but it does not. The files do "
-            "not belong to one model: download all of them and the index again."
+            f"File {path}: its index says that {index[absent]} contains tensor {absent}, but it does not. The files "
+            "belong to different models: download all of them and the index again."
         )
     tensors = {key: file.tensors[key] for key, file in shards.items()}
     metadata = {key: value for file in files.values() for key, value in file.metadata.items()}

@@ -27,7 +27,7 @@ class BlockMatch:
 
 @dataclass(frozen=True)
 class UnusedBlock:
-    """A source block that feeds no target block, the target block most like it, and why that is not its partner."""
+    """A source block that feeds no target block. why: the reason; best: the most similar target block."""
 
     source: str
     why: str

@@ -32,8 +32,8 @@ _LARGE_LOSS = 0.05  # lost share of the LoRA above which refining has something 
 class ModelSize:
     """The size of a diffusion model.
 
-    parameters: in matrices and kernels. sides: the sum of m + n over them; times the rank it is the size of the
-    factors. bytes: of the weights in memory. unet: whether the model is a UNet.
+    parameters: the number of values in matrices and kernels. sides: the sum of m + n over these; multiplied by a rank,
+    it is the number of values in a LoRA's factors. bytes: of the weights in memory. unet: whether the model is a UNet.
     """
 
     parameters: int

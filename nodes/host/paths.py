@@ -44,7 +44,8 @@ def choose_output_path(filename_prefix: str) -> tuple[Path, str]:
     output = Path(folder_paths.get_output_directory()).resolve()
     if not (output / filename_prefix).resolve().is_relative_to(output):
         raise InvalidSetting(
-            f"Filename prefix {filename_prefix}: expected a path inside {output}, found a path outside. Choose another."
+            f"Filename prefix {filename_prefix}: expected a path inside {output}, found a path "
+            "outside it. Choose another."
         )
     if (output / filename_prefix).resolve() == output:
         raise InvalidSetting(
@@ -54,7 +55,7 @@ def choose_output_path(filename_prefix: str) -> tuple[Path, str]:
         folder, stem, *_ = folder_paths.get_save_image_path(filename_prefix, str(output))
     except OSError as error:
         raise UnwritableFile(
-            f"Filename prefix {filename_prefix}: expected a folder in {output}, found that it cannot be used "
+            f"Filename prefix {filename_prefix}: expected a folder in {output} that can be used, found an error "
             f"({error.strerror}). Choose another prefix."
         ) from error
     return Path(folder), stem

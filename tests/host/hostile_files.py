@@ -220,7 +220,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "bomb.pt": (_deflated, "compressed"),
     "claims.pt": (_claims_more, "does not contain"),
     "code.pt": (_torch({"a": _Runs()}), "which could run code"),
-    "tuples.pt": (_in_archive(_doubled_tuples()), "does not belong into a file of tensors"),
+    "tuples.pt": (_in_archive(_doubled_tuples()), "does not belong in a file of tensors"),
     "deep.pt": (_in_archive(b"\x80\x02" + b"]" * 400_000 + b"a" * 399_999 + b"."), "steps"),
     "memo.pt": (_in_archive(b"\x80\x02}r\xff\xff\xff\x7f."), "empty file"),
     "large_int.pt": (

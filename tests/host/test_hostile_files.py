@@ -77,7 +77,7 @@ def test_a_lora_that_is_cut_short_between_its_header_and_its_values_is_reported_
 
 
 def test_a_prompt_that_no_text_encoder_reads_is_refused_before_it_is_encoded() -> None:
-    with pytest.raises(InvalidSetting, match=r"at most 20,000 characters, found one of 1,000,000"):
+    with pytest.raises(InvalidSetting, match=r"at most 20,000 characters, found a prompt of 1,000,000"):
         encode_prompts(object(), ("a face", "a " * 500_000), "clip")
 
 

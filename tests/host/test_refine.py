@@ -340,7 +340,7 @@ def test_models_of_other_latents_say_which_vaes_they_want_and_refuse_differences
     small = loaded(pair)
     with pytest.raises(NotMeasurable, match="Connect the VAE of each as source_vae and target_vae"):
         models.refined(target=small.target)
-    with pytest.raises(InvalidSetting, match="Choose match outputs"):
+    with pytest.raises(InvalidSetting, match="choose match outputs"):
         models.refined(replace(SHORT, match="differences"), target=small.target)
 
 

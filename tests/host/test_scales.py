@@ -162,7 +162,7 @@ def test_alpha_of_the_header_is_not_applied_again_when_the_file_is_read(base: Ho
 STRANGE = [
     ({"alpha": "auto"}, "to say a number as alpha, found 'auto'"),
     ({"lora_alpha": "nan"}, "to say a number as lora_alpha, found 'nan'"),
-    ({"lora_alpha": "8", "alpha": "4"}, "to say one alpha, found lora_alpha 8 and alpha 4"),
+    ({"lora_alpha": "8", "alpha": "4"}, "expected a single alpha in the metadata, found lora_alpha 8 and alpha 4"),
     ({"lora_alpha": "8", "use_rslora": "perhaps"}, "to say true or false as use_rslora"),
     ({"lora_adapter_metadata": '{"unet.lora_alpha": "8e999"}'}, "to say a number as lora_alpha"),
     ({"lora_adapter_metadata": '{"unet.lora_alpha": [8]}'}, "to say a number as lora_alpha"),
@@ -234,7 +234,7 @@ def test_kinds_of_peft_have_the_scale_of_pefts_settings(base: HostBase, kind: st
 def test_a_lokr_of_full_matrices_without_pefts_rank_is_skipped_in_words(base: HostBase) -> None:
     tensors = {f"unet.{DIFFUSERS}.lokr_w1": torch.ones(8, 8), f"unet.{DIFFUSERS}.lokr_w2": torch.ones(40, 96)}
     placed = read_on(base, tensors | GOOD, {"adapter_config": '{"alpha": 8}'})
-    assert "to say the rank r, found none" in placed.skipped[0].reason
+    assert "expected the rank r in PEFT's settings" in placed.skipped[0].reason
     assert read_on(base, tensors, {"alpha": "8", "rank": "4"}).scales[LAYER] == 1
 
 

@@ -139,7 +139,7 @@ def _read(path: Path, name: str) -> dict[str, Tensor]:
     if isinstance(tensors, list):
         wrong = next((type(entry).__name__ for entry in tensors if not isinstance(entry, Tensor)), None)
         if wrong is not None or len(tensors) % 2:
-            content = f"{len(tensors)} tensors" if wrong is None else f"an entry of type {wrong}"
+            content = f"an odd number of tensors ({len(tensors)})" if wrong is None else f"an entry of type {wrong}"
             raise UnreadableFile(
                 f"LoRA {name}: expected a list of pairs, up and down, found {content}. This is not a LoRA: choose "
                 "another file."

@@ -118,13 +118,13 @@ def delta_of_patch(patch: Any, layer: Layer, source_weight: Callable[[], Tensor]
             and shape[1] > layer.weight.matrix_shape[1]
         ):
             raise UnsupportedAdapter(
-                f"it has {shape[1]} inputs, too many to fit the layer's {list(layer.weight.shape)}: it belongs to a "
-                "wider model, or it widens the layer as control LoRAs do, which needs a reshape_weight"
+                f"it has {shape[1]} inputs, too many to fit the layer's {list(layer.weight.shape)}: it was trained on "
+                "a wider model, or it widens the layer like a control LoRA and its reshape_weight is missing"
             )
         if not isinstance(patch, LoKrAdapter):
             raise misfit(patch, layer.weight.shape)
     if isinstance(patch, LoRAAdapter) and patch.weights[RESHAPE] is not None:
-        raise UnsupportedAdapter("it is a DoRA with a reshape_weight: a padded layer has no norms to start from")
+        raise UnsupportedAdapter("it is a DoRA with a reshape_weight, but DoRA has no norms for a padded layer")
     check_fit(patch, layer.weight.shape)
 
     def build_densely() -> LowRankDelta:
@@ -179,7 +179,7 @@ def _difference(patch: tuple[Any, ...], layer: Layer, source_weight: Callable[[]
 
 def _check_scale(scale: float) -> None:
     if not abs(scale) <= _LARGEST_SCALE:
-        raise UnsupportedAdapter(f"its alpha makes a scale of {scale:.3g}, expected at most {_LARGEST_SCALE:g}")
+        raise UnsupportedAdapter(f"its alpha gives a scale of {scale:.3g}, expected at most {_LARGEST_SCALE:g}")
 
 
 def _check_widened(widened: Any, shape: tuple[int, int], layer: Layer) -> None:
@@ -192,8 +192,8 @@ def _check_widened(widened: Any, shape: tuple[int, int], layer: Layer) -> None:
     )
     if not fits or (sizes[0], math.prod(sizes[1:])) != shape or math.prod(sizes) > _MOST_WIDENED * math.prod(own):
         raise UnsupportedAdapter(
-            f"its reshape_weight is expected to be the shape of its factors, {list(shape)}, and little larger than the "
-            f"layer's {list(own)}; found {sizes[:5]}"
+            f"its reshape_weight is expected to be the shape of its factors, {list(shape)}, and not much larger than "
+            f"the layer's {list(own)}; found {sizes[:5]}"
         )
 
 

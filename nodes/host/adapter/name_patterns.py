@@ -39,7 +39,7 @@ class NamePatterns:
         for position, pattern in self.unknown:
             if first is None or position < first:
                 raise UnsupportedAdapter(
-                    f"its scale: expected PEFT's settings in its metadata to name modules, found the expression "
+                    "its scale: expected names of modules in PEFT's settings in the metadata, found the expression "
                     f"{ascii(pattern)[:80]}, which is not understood"
                 )
         return first

@@ -55,7 +55,7 @@ class PeftSettings:
         divisor = self._value(settings, "rank_pattern", _RANKS, module) if rank is None else rank
         if divisor is None or divisor <= 0:
             raise UnsupportedAdapter(
-                f"its scale: expected PEFT's settings in its metadata ({self.entry}) to say the rank r, found none"
+                f"its scale: expected the rank r in PEFT's settings in the metadata ({self.entry}), found none"
             )
         return alpha / (divisor**0.5 if self._is_set(settings, "use_rslora") else divisor)
 
@@ -68,9 +68,9 @@ class PeftSettings:
         start = str(self._of(module).get("init_lora_weights", ""))
         if start.lower().startswith(_CHANGES_THE_BASE):
             raise UnsupportedAdapter(
-                f"its training began with {start[:40]} (init_lora_weights in the file's metadata), which takes a part "
-                "out of the base that the file does not hold; PEFT can save it as a LoRA of the whole base "
-                "(path_initial_model_for_weight_conversion)"
+                f"its training began with {start[:40]} (init_lora_weights in the file's metadata), which changes "
+                "the base too, and the file does not hold that change; PEFT can save it as a LoRA of the unchanged "
+                "base (path_initial_model_for_weight_conversion)"
             )
 
     def _of(self, module: str) -> Mapping[str, Any]:
@@ -90,7 +90,7 @@ class PeftSettings:
         numbers = {name: self._number(name, settings[name]) for name in names if settings.get(name) is not None}
         if len(set(numbers.values())) > 1:
             said = " and ".join(f"{name} {number:g}" for name, number in numbers.items())
-            raise UnsupportedAdapter(f"its scale: expected its metadata to say one alpha, found {said}")
+            raise UnsupportedAdapter(f"its scale: expected a single alpha in the metadata, found {said}")
         return next(iter(numbers.values()), None)
 
     def _number(self, name: str, value: Any) -> float:

@@ -94,8 +94,8 @@ def _explain_errors(name: str) -> Iterator[None]:
         ) from error
     except RuntimeError as error:
         raise UnsupportedBase(
-            f"Base {name}: expected tensors that ComfyUI can combine into those of its model, found other shapes "
-            f"({error}). Load the file with ComfyUI's own loader and connect that MODEL."
+            f"Base {name}: expected tensors from which ComfyUI can make the model's own, found shapes that do not "
+            f"fit ({error}). Load the file with ComfyUI's own loader and connect that MODEL."
         ) from error
 
 

@@ -46,8 +46,8 @@ def require_convertible(source: Any, target: Any, match: Match, with_vaes: bool)
         return
     if match == "differences":
         raise InvalidSetting(
-            f"match differences: expected two models with the same latents, found {spaces[0]} and {spaces[1]}. Between "
-            "these only finished pictures can be converted. Choose match outputs."
+            f"match differences: expected two models with the same latents, found {spaces[0]} and {spaces[1]}. Only "
+            "finished pictures can be converted between these: choose match outputs."
         )
     if not with_vaes:
         raise NotMeasurable(

@@ -76,7 +76,7 @@ def test_an_index_that_leads_out_of_the_folder_is_ignored(tmp_path: Path) -> Non
 def test_shards_of_two_models_are_refused(tmp_path: Path) -> None:
     first, second, _ = write(tmp_path, NAMES[0], "model.safetensors.index.json")
     save_file({"another": torch.ones(2)}, second)
-    with pytest.raises(UnreadableFile, match="not belong to one model"):
+    with pytest.raises(UnreadableFile, match="belong to different models"):
         open_model_file(first)
     (tmp_path / "model.safetensors.index.json").unlink()
     save_file(TENSORS, second)
