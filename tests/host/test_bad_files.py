@@ -15,7 +15,7 @@ from lora_transfer.nodes.host.paths import choose_output_path
 from tests.host.conftest import SmallPair
 
 HELD = {
-    "one tensor in a list": ([torch.ones(3, 3)], "found 1 of them"),
+    "one tensor in a list": ([torch.ones(3, 3)], "found 1 tensors"),
     "numbers in a list": ([1, 2], "found an entry of type int"),
     "a word in a list": ([torch.ones(3, 3), "x"], "found an entry of type str"),
     "a tensor": (torch.ones(3, 3), "expected named tensors, found Tensor"),
@@ -45,7 +45,7 @@ def test_a_missing_file_is_reported_whatever_its_kind(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"not a pickle at all, hello"], ids=["no bytes", "text"])
 def test_a_file_that_is_not_a_pickle_is_refused_in_a_sentence(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.pt").write_bytes(content)
-    with pytest.raises(UnreadableFile, match="Take a safetensors version"):
+    with pytest.raises(UnreadableFile, match="Use a safetensors version"):
         adapter_from_file(tmp_path / "x.pt", "x.pt")
 
 
