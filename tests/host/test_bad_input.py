@@ -65,8 +65,8 @@ class _Code:
         ("lora", {"lora": "bad_empty.safetensors"}, "expected tensors, found an empty file"),
         ("lora", {"lora": "bad_controlnet.safetensors"}, "expected a LoRA, found a ControlNet"),
         ("lora", {"lora": "bad_checkpoint.safetensors"}, "expected a LoRA, found a whole checkpoint"),
-        ("lora", {"lora": "bad_code.pt"}, "holds code that is not run"),
-        ("similarity", {"lora": "bad_flux.safetensors"}, "found 2 keys none of which names a layer"),
+        ("lora", {"lora": "bad_code.pt"}, "could run code"),
+        ("similarity", {"lora": "bad_flux.safetensors"}, "found 2 keys, none of which names a layer"),
         ("similarity", {"lora": "bad_torn.safetensors"}, "the file is damaged: download it again"),
         (
             "project",
