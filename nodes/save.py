@@ -38,7 +38,7 @@ class SaveLora(io.ComfyNode):
                     "spelling",
                     options=list(SPELLINGS),
                     tooltip="How the layers are named in the file. Use comfy for ComfyUI, kohya for sd-scripts and "
-                    "most tools for Stable Diffusion, diffusers for diffusers.",
+                    "most tools for Stable Diffusion, diffusers for the diffusers library.",
                 ),
             ],
             outputs=[io.String.Output(display_name="path", tooltip="The file that was written.")],
