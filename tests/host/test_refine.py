@@ -227,7 +227,7 @@ def test_prompts_that_the_target_cannot_read_are_refused_in_words(models: Emoji,
     vaes = [comfy.sd.load_checkpoint_guess_config(str(pair.source), output_clip=False)[2]]
     vaes.append(comfy.sd.VAE(sd=load_file(DEMO_MODELS / "vae" / "emoji_vae.safetensors")))
     inputs = {"source": small.source, "adapter": small.lora, "source_vae": vaes[0], "target_vae": vaes[1]}
-    with pytest.raises(NotMeasurable, match="connect the same prompts, .* as target_conditioning"):
+    with pytest.raises(NotMeasurable, match=r"connect the same prompts, .* as target_conditioning"):
         models.refined(teaching=replace(FEW, samples=2), conditioning=text(768), **inputs)
 
 
