@@ -71,7 +71,7 @@ def test_a_numbered_file_of_another_architecture_is_refused() -> None:
 
 def test_a_numbered_file_on_a_transformer_has_no_layers_there() -> None:
     tensors, _ = numbered(cached_base("SD15"), ORDERS["ff last"])
-    with pytest.raises(UnsupportedAdapter, match="none names a layer"):
+    with pytest.raises(UnsupportedAdapter, match="none of which names a layer"):
         read_on(cached_base("Wan 2.1 1.3B"), tensors)
 
 

@@ -32,8 +32,7 @@ def respell(adapter: Adapter, spelling: str) -> dict[str, Tensor]:
     if spelling != "comfy":
         raise InvalidSetting(
             f"Saving {adapter.name} as {spelling}: expected a LoRA from Project LoRA, because its target gives the "
-            "layers their names, found a LoRA as it was loaded. Transfer it first, or choose comfy to save it "
-            "unchanged."
+            "layers their names, found a LoRA as it was loaded. Transfer it first, or choose comfy to save it as it is."
         )
     return adapter.state_dict()
 
