@@ -268,9 +268,9 @@ def test_keys_without_end_or_sense_take_no_time() -> None:
     hostile = ["." * 200_000, "lora_unet_" * 20_000, "transformer." * 20_000, "unet.unet_" * 20_000, ".lora_A" * 30_000]
     hostile += [f"{'transformer.' * 30}x{number}.lora_A.weight" for number in range(5000)]
     tensors = dict.fromkeys(hostile, torch.ones(1))
-    start = time.perf_counter()
+    start = time.process_time()
     groups, unread = group_by_module(tensors, base)
-    assert time.perf_counter() - start < 5  # a tenth of it on an idle machine
+    assert time.process_time() - start < 30  # CPU-seconds; half a second as it is, minutes where time grows with the square
     assert not groups
     assert set(unread.values()) == {NO_SUCH_LAYER}
 
