@@ -109,7 +109,7 @@ def test_a_lora_goes_between_two_small_models_of_sdxl_and_its_pruned_siblings(ho
         models / "loras" / "flux_on_sdxl.safetensors",
     )
     refused = host.client.queue(transfer_prompt(**files | {"lora": "flux_on_sdxl.safetensors"}))
-    assert "found 2 keys none of which names a layer" in refused.errors["similarity"]
+    assert "found 2 keys, none of which names a layer" in refused.errors["similarity"]
     source.unlink()
     target.unlink()
 

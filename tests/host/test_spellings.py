@@ -270,7 +270,7 @@ def test_keys_without_end_or_sense_take_no_time() -> None:
     tensors = dict.fromkeys(hostile, torch.ones(1))
     start = time.process_time()
     groups, unread = group_by_module(tensors, base)
-    assert time.process_time() - start < 30  # CPU-seconds; half a second as it is, minutes where time grows with the square
+    assert time.process_time() - start < 30  # CPU-seconds: half of one now, minutes if time grows with the square
     assert not groups
     assert set(unread.values()) == {NO_SUCH_LAYER}
 

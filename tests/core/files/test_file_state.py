@@ -97,7 +97,7 @@ def test_a_clock_of_the_file_system_that_is_ahead_does_not_make_it_wait(path: Pa
     os.utime(path, ns=(ahead, ahead))
     started = time.monotonic()
     assert not state_of(path).settled
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 60  # not the hour that it is ahead
 
 
 def test_a_file_that_cannot_be_read_is_an_error_with_the_reason(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
