@@ -19,6 +19,10 @@ from .parts import Setting, part_named
 def main(name: str, words: str, file: Path) -> None:
     setting = Setting(**{**json.loads(words), "folder": Path(json.loads(words)["folder"])})
     prepare(setting.device)
+    if name == "dynamic" and setting.device == "cuda":
+        import comfy_aimdo.control
+
+        comfy_aimdo.control.init()  # as ComfyUI's main.py: the modules that ComfyUI imports take its library once
     import torch
     from threadpoolctl import threadpool_limits
 

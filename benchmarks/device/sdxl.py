@@ -169,12 +169,11 @@ def _unload() -> None:
 
 
 def _switch_on_dynamic_loading() -> None:
-    """As ComfyUI's main.py does it."""
+    """As ComfyUI's main.py does it, after child.py has loaded the library."""
     import comfy.memory_management
     import comfy.model_patcher
     import comfy_aimdo.control
 
-    comfy_aimdo.control.init()
     devices = _management().get_all_torch_devices()
     if not comfy_aimdo.control.init_devices([(one.index or 0, 0) for one in devices]):
         raise RuntimeError("comfy-aimdo does not work with this card or driver")
