@@ -1,4 +1,4 @@
-"""One part of a run, in a process of its own: python -m benchmarks.device.child NAME SETTING FILE.
+"""Runs one part in its own process: python -m benchmarks.device.child NAME SETTING FILE.
 
 Each row is written to FILE as a line of JSON as soon as it is known, so that a crash or a hang costs no earlier row.
 """

@@ -1,4 +1,4 @@
-"""Runs the parts one after the other, each in a process of its own, and writes what is known after each."""
+"""Runs the parts one after the other, each in its own process, and writes all results after each part."""
 
 import json
 import os
