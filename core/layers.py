@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -95,8 +95,28 @@ class Base(Protocol):
         ...
 
     def read(self, layer: Layer) -> torch.Tensor:
-        """The layer's weight as a float32 matrix (m, n) in memory of its own, on any device."""
+        """The layer's weight as a float32 matrix (m, n) in memory of its own, on any device; only its `rows` if it has
+        any."""
         ...
+
+
+def read_rows(base: Base, layer: Layer, parts: Sequence[Rows]) -> torch.Tensor:
+    """These rows of a layer's weight (m, n), one part after another: (rows, n).
+
+    A file is read only there. A model in memory may have to make the whole weight (merges, quantised weights), so it is
+    asked only once.
+    """
+    if layer.weight.location is None:
+        weight = base.read(layer)
+        return torch.cat([weight[rows.as_slice] for rows in parts])
+    return torch.cat([base.read(rows_of(layer, rows)) for rows in parts])
+
+
+def rows_of(layer: Layer, rows: Rows) -> Layer:
+    """The layer with these rows of its weight only."""
+    weight = layer.weight
+    part = replace(weight, shape=(rows.length, *weight.shape[1:]), rows=rows.within(weight.rows))
+    return replace(layer, weight=part)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Reads and decomposes one layer of a base: each at most once in a run, and not at all if the cache has the result."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import cached_property
 
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor
 
 from .cache import hash_weight
 from .drift import block_rows
-from .layers import Base, Layer, Rows
+from .layers import Base, Layer, Rows, rows_of
 from .matching.channels import Channels
 from .resources import Resources
 from .subspace import Decomposition, RankRule, Subspace, decompose, decompose_leading
@@ -50,11 +49,9 @@ class LayerReader:
 
     def rows(self, rows: Rows) -> Tensor:
         """These rows of the weight, (rows, n)."""
-        weight = self._layer.weight
         if self._location is None:
             return self.weight[rows.as_slice]
-        part = replace(weight, shape=(rows.length, *weight.shape[1:]), rows=rows.within(weight.rows))
-        return self._base.read(replace(self._layer, weight=part))
+        return self._base.read(rows_of(self._layer, rows))
 
     @cached_property
     def digest(self) -> str:

@@ -26,7 +26,7 @@ RISKY_LOSS = 0.45  # lost share of the LoRA: a pruned child without 42 % of a Lo
 LOST = 0.9  # lost share above which a transfer is refused: a guess, because nothing between 0.45 and 1 was measured
 
 # The number of sampled layers, and the side of the part of each whose subspaces are compared.
-_SAMPLE, _SIDE = 16, 512
+_SAMPLE, _SIDE = 16, 256
 
 
 @dataclass(frozen=True)

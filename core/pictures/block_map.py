@@ -105,7 +105,8 @@ def _draw_legend(draw: ImageDraw.ImageDraw, top: int, scores: BlockScores) -> No
         draw.text((MARGIN + share * width, top + 17), name, FAINT, font, anchor=anchor)
     left = MARGIN + width + 30
     draw.rectangle((left, top, left + 12, top + 12), outline=_CHOSEN, width=2)
-    measured = f"colour: {MEASURES[scores.measure].label} of a few layers of each block"
+    sample = "a sample of each block, which confirms the names" if scores.sampled else "a few layers of each block"
+    measured = f"colour: {MEASURES[scores.measure].label} of {sample}"
     draw.text((left + 20, top - 2), f"chosen;    {measured if scores.kinds else 'by name, not measured'}", FAINT, font)
     draw.rectangle((left, top + 19, left + 12, top + 31), _UNSCORED)
     unscored = "different kinds (roles and shapes)" if scores.kinds else "not measured"

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ....core.errors import UnsupportedBase
 from ....core.files import TensorHeader
-from ....core.layers import Layer, WeightRef
+from ....core.layers import Layer, Rows, WeightRef
 from ..adapter.spelling.index import NameIndex
 from ..adapter.spelling.names import extra_names
 from .fingerprint import fingerprint_loaded
@@ -63,9 +63,19 @@ class HostBase:
         whole = [name for name in self.layers if slice_of(name)[0] not in self.layers]
         return [part for name in whole for part in (self.parts_of(name) or [name])]
 
+    @cached_property
+    def _slices(self) -> dict[str, dict[Rows, str]]:
+        """The layers that are slices, by the fused layer and their rows."""
+        slices: dict[str, dict[Rows, str]] = {}
+        for part in self.layers:
+            fused, rows = slice_of(part)
+            if fused is not None and rows is not None:
+                slices.setdefault(fused, {})[rows] = part
+        return slices
+
     def parts_of(self, name: str) -> list[str]:
         """The slices of a fused layer in the order of their rows; empty if they do not cover all of it."""
-        slices = {rows: part for part in self.layers for fused, rows in [slice_of(part)] if fused == name and rows}
+        slices = self._slices.get(name, {})
         parts: list[str] = []
         row = 0
         while (rows := min((rows for rows in slices if rows.start == row), default=None)) is not None:
