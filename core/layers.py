@@ -1,9 +1,9 @@
 """What the engine knows of a base model: named layers, and how to read one weight at a time."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -95,28 +95,25 @@ class Base(Protocol):
         ...
 
     def read(self, layer: Layer) -> torch.Tensor:
-        """The layer's weight as a float32 matrix (m, n) in memory of its own, on any device; only its `rows` if it has
-        any."""
+        """The layer's weight as a float32 matrix (m, n) in memory of its own, on any device."""
         ...
 
 
-def read_rows(base: Base, layer: Layer, parts: Sequence[Rows]) -> torch.Tensor:
-    """These rows of a layer's weight (m, n), one part after another: (rows, n).
+@runtime_checkable
+class ReadsParts(Protocol):
+    """A base that can read rows of a weight without the rest of it."""
 
-    A file is read only there. A model in memory may have to make the whole weight (merges, quantised weights), so it is
-    asked only once.
-    """
-    if layer.weight.location is None:
-        weight = base.read(layer)
-        return torch.cat([weight[rows.as_slice] for rows in parts])
-    return torch.cat([base.read(rows_of(layer, rows)) for rows in parts])
+    def read_parts(self, layer: Layer, parts: Sequence[Rows]) -> Iterator[torch.Tensor]:
+        """These rows of the layer's weight (m, n) as float32, one part (rows, n) after another."""
+        ...
 
 
-def rows_of(layer: Layer, rows: Rows) -> Layer:
-    """The layer with these rows of its weight only."""
-    weight = layer.weight
-    part = replace(weight, shape=(rows.length, *weight.shape[1:]), rows=rows.within(weight.rows))
-    return replace(layer, weight=part)
+def read_parts(base: Base, layer: Layer, parts: Sequence[Rows]) -> Iterator[torch.Tensor]:
+    """Rows of a layer's weight, one part (rows, n) after another; a base that cannot read rows reads all of it once."""
+    if isinstance(base, ReadsParts):
+        return base.read_parts(layer, parts)
+    weight = base.read(layer)
+    return (weight[rows.as_slice] for rows in parts)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..core.methods import METHODS, list_methods
 from ..core.plan import BelowThreshold, OutRank, Rescale, TransferSettings
-from ..core.similarity import Comparison
+from ..core.similarity import THRESHOLDS, Comparison
 from .host.adapter.adapter import Adapter
 from .host.base.from_model import HostBase
 from .host.project import project
@@ -14,6 +14,7 @@ from .host.session import resources, show
 from .inputs import original_adapter_input
 from .sockets import CATEGORY, AdapterSocket, LoraModelSocket, SimilaritySocket
 
+_BY_MEASURE = -1.0  # the threshold that leaves the choice to the measure; 0 has a meaning of its own: every layer
 _CUTTING = list_methods(lambda method: not method.keeps_whole_delta)
 
 
@@ -38,12 +39,13 @@ class ProjectLora(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "threshold",
-                    default=TransferSettings.threshold,
-                    min=0.0,
+                    default=_BY_MEASURE,
+                    min=_BY_MEASURE,
                     max=1.0,
                     step=0.01,
-                    tooltip="The lowest similarity at which the method transfers a layer. Lower it if the report says "
-                    "that layers of related bases were skipped.",
+                    tooltip="The lowest similarity at which the method transfers a layer; -1 uses "
+                    f"{' and '.join(f'{value:g} for {measure}' for measure, value in THRESHOLDS.items())}. Lower it "
+                    "if the report says that layers of related bases were skipped.",
                 ),
                 io.Combo.Input(
                     "below_threshold",
@@ -131,9 +133,8 @@ class ProjectLora(io.ComfyNode):
         gain: float = TransferSettings.gain,
         force: bool = False,
     ) -> io.NodeOutput:
-        settings = TransferSettings(
-            method, threshold, below_threshold, rescale, out_rank, dense_rank, dense_energy, gain
-        )
+        chosen = None if threshold < 0 else threshold
+        settings = TransferSettings(method, chosen, below_threshold, rescale, out_rank, dense_rank, dense_energy, gain)
         result = project(similarity, adapter, settings, resources(), force=force)
         show(cls.hidden.unique_id, result.summary())
         return io.NodeOutput(result.adapter, result.adapter.state_dict(), result.report.dumps())

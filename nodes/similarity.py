@@ -86,9 +86,10 @@ class ComputeSimilarity(io.ComfyNode):
                 io.Combo.Input(
                     "measure",
                     options=list(get_args(Measure)),
-                    tooltip="subspace: compares the leading singular directions, as the papers do.\n"
-                    "weight_cosine: compares the weights themselves; takes seconds, and is enough for "
-                    f"{list_methods(lambda method: not method.needs_subspaces)}.",
+                    default=CompareSettings.measure,
+                    tooltip="weight_cosine: compares the weights themselves, which takes seconds.\n"
+                    "subspace: compares the leading singular directions, as the papers do; takes minutes and gigabytes "
+                    "of disk for a large model. Project LoRA computes what its method needs either way.",
                 ),
                 io.Combo.Input(
                     "match_by",

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from ..layers import Base, Layer, Rows, read_rows
+from ..layers import Base, Layer, Rows, read_parts
 from .blocks import Block, Kind
 from .decisions import ScoredKind
 from .scores import MEASURES, unit_vector
@@ -55,7 +55,7 @@ def _score_rows(source: Base, target: Base, kind: Kind, role: str, on_read: Call
         for block in blocks:
             layer = block.layers[role]
             on_read(layer)
-            rows = read_rows(base, layer, sample_rows(layer))
+            rows = torch.cat(list(read_parts(base, layer, sample_rows(layer))))
             vector = unit_vector(rows, "weight_cosine", side=rows.numel())
             yield torch.full((rows.numel(),), torch.nan) if vector is None else vector
 

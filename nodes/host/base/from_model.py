@@ -1,7 +1,8 @@
 """A base model as core sees it: layers under ComfyUI's names, and weights that are read one at a time."""
 
+import math
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,7 @@ from ..adapter.spelling.names import extra_names
 from .fingerprint import fingerprint_loaded
 from .merge import describe_loras, find_merged_weights, merge_patches
 from .names import UNET, layers_of, slice_of
+from .readers import JoinedReader, Reader, read_parts
 
 # A hash of everything in a base, or a function that computes it, because that may mean reading every weight.
 Fingerprint = str | Callable[[], str]
@@ -45,7 +47,7 @@ class HostBase:
     diffusers: Mapping[str, str]
     layers: Mapping[str, Layer]
     parameters: Mapping[str, tuple[int, ...]]
-    reader: Callable[[WeightRef], Tensor]
+    reader: Reader
     notes: tuple[str, ...] = ()
 
     @property
@@ -85,9 +87,16 @@ class HostBase:
 
     def read(self, layer: Layer) -> Tensor:
         """The weight as a float32 matrix (m, n); UnsupportedBase if it holds NaN or infinity."""
-        matrix = self.reader(layer.weight).flatten(1)
+        return self._as_matrix(layer, self.reader(layer.weight))
+
+    def read_parts(self, layer: Layer, parts: Sequence[Rows]) -> Iterator[Tensor]:
+        """Rows of the weight, one part (rows, n) after another, as `read` gives them."""
+        return (self._as_matrix(layer, part) for part in read_parts(self.reader, layer.weight, parts))
+
+    def _as_matrix(self, layer: Layer, weight: Tensor) -> Tensor:
+        matrix = weight.flatten(1)
         # A finite sum needs no closer look; looking at every value would take as long as reading them.
-        if not bool(matrix.sum().isfinite()) and not bool(torch.isfinite(matrix).all()):
+        if not math.isfinite(float(matrix.sum())) and not bool(torch.isfinite(matrix).all()):
             raise UnsupportedBase(
                 f"Base {self.name}, layer {layer.name}: expected finite numbers, found NaN or infinity. The file is "
                 "damaged, or was merged or converted in too low a precision: use another copy of it."
@@ -124,17 +133,14 @@ def with_text_encoder(base: HostBase, clip: Any) -> HostBase:
 def join_encoder(base: HostBase, encoder: HostBase) -> HostBase:
     """A diffusion model and its text encoder as one base."""
     unet = {name: layer for name, layer in base.layers.items() if name not in encoder.layers}
-    from_encoder = {layer.weight.key for layer in encoder.layers.values()}
-
-    def read(weight: WeightRef) -> Tensor:
-        return encoder.reader(weight) if weight.key in from_encoder else base.reader(weight)
+    from_encoder = frozenset(layer.weight.key for layer in encoder.layers.values())
 
     return replace(
         base,
         key_map={**base.key_map, **encoder.key_map},
         layers={**unet, **encoder.layers},
         parameters={**base.parameters, **encoder.parameters},
-        reader=read,
+        reader=JoinedReader(base.reader, encoder.reader, from_encoder),
         notes=(*base.notes, *encoder.notes),
     )
 
