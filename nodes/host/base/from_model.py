@@ -4,7 +4,6 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import comfy.lora
@@ -19,7 +18,7 @@ from ....core.files import TensorHeader
 from ....core.layers import Layer, WeightRef
 from ..adapter.spelling.index import NameIndex
 from ..adapter.spelling.names import extra_names
-from .fingerprint import fingerprint_loaded
+from .fingerprint import files_of, fingerprint_loaded
 from .merge import describe_loras, find_merged_weights, merge_patches
 from .names import UNET, layers_of, slice_of
 
@@ -157,8 +156,7 @@ def _from_patcher(patcher: Any, model: torch.nn.Module, key_map: Mapping[str, An
     tensors = {key: value for key, value in _stored(model).items() if key.rpartition(".")[0] in modules}
     headers = {key: TensorHeader(_shape(modules, key, value), str(value.dtype)) for key, value in tensors.items()}
     layers = layers_of(key_map, headers)
-    loaded_from = patcher.cached_patcher_init  # (loader, (path, ...)) if ComfyUI's own loader loaded it
-    source = loaded_from[1][0] if loaded_from else None
+    files = files_of(patcher)
 
     def read(weight: WeightRef) -> Tensor:
         return _weight(patcher, model, weight)
@@ -167,7 +165,7 @@ def _from_patcher(patcher: Any, model: torch.nn.Module, key_map: Mapping[str, An
         return fingerprint_loaded(patcher, model)
 
     return HostBase(
-        name=Path(source).name if isinstance(source, str) else f"{family} (connected model)",
+        name=files[0].name if len(files) == 1 else f"{family} (connected model)",
         identity=identify,
         family=family,
         key_map=key_map,
