@@ -36,8 +36,8 @@ class StoredTensors:
 
 @dataclass(frozen=True)
 class TensorStore:
-    """Sets of tensors in a folder, for many processes. limit: bytes; the least recently used sets are removed, but never
-    the newest."""
+    """Sets of tensors in a folder, for many processes. limit: bytes; the least recently used sets are removed, but
+    never the newest."""
 
     folder: Path
     limit: int

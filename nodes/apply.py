@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from .host.adapter.adapter import Adapter
 from .host.adapter.apply import apply
 from .host.session import show
+from .inputs import strength_input
 from .sockets import CATEGORY, AdapterSocket
 
 
@@ -26,22 +27,8 @@ class ApplyLora(io.ComfyNode):
                 AdapterSocket.Input(
                     "adapter", tooltip="A transferred LoRA, or a LoRA from Load LoRA (Transfer) to compare with."
                 ),
-                io.Float.Input(
-                    "strength_model",
-                    default=1.0,
-                    min=-100.0,
-                    max=100.0,
-                    step=0.01,
-                    tooltip="Strength of the LoRA on the model; 0 leaves the model as it is.",
-                ),
-                io.Float.Input(
-                    "strength_clip",
-                    default=1.0,
-                    min=-100.0,
-                    max=100.0,
-                    step=0.01,
-                    tooltip="Strength of the LoRA on the text encoder; 0 leaves it as it is.",
-                ),
+                strength_input("strength_model", "Strength of the LoRA on the model; 0 leaves the model as it is."),
+                strength_input("strength_clip", "Strength of the LoRA on the text encoder; 0 leaves it as it is."),
             ],
             hidden=[io.Hidden.unique_id],
             outputs=[

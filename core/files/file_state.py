@@ -38,7 +38,7 @@ class FileState:
         return FileState(status.st_size, *times, status.st_dev, status.st_ino, settled)
 
     def is_older_than(self, moment: float) -> bool:
-        """Whether the last change was before a moment (seconds since 1970), even if the file system's clock is coarse."""
+        """Whether the last change was before a moment in seconds since 1970, also on file systems with coarse times."""
         return max(self.modified, self.changed) + _COARSEST < moment * 1e9
 
     def mark(self) -> str:
