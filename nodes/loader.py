@@ -26,12 +26,19 @@ class LoadLoraFromAnotherBase(io.ComfyNode):
             category=CATEGORY,
             description="Loads a LoRA that was trained on another base model, in place of Load LoRA: it transfers the "
             "LoRA to the connected model once, and keeps the result.",
-            search_aliases=["load lora", "lora loader", "transfer lora", "convert lora", "lora for another model"],
+            search_aliases=[
+                "load lora",
+                "lora loader",
+                "convert lora",
+                "lora converter",
+                "rebase lora",
+                "migrate lora",
+                "port lora",
+                "sdxl to ssd",
+                "lora for another model",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="The model to use the LoRA on. LoRAs on it stay."),
-                io.Clip.Input(
-                    "clip", optional=True, tooltip="The model's text encoder. Connect it if the LoRA changes it too."
-                ),
                 io.Combo.Input(
                     "lora_name",
                     options=adapter_names(),
@@ -46,6 +53,9 @@ class LoadLoraFromAnotherBase(io.ComfyNode):
                 ),
                 strength_input("strength_model", "Strength of the LoRA on the model; 0 leaves the model as it is."),
                 strength_input("strength_clip", "Strength of the LoRA on the text encoder; 0 leaves it as it is."),
+                io.Clip.Input(
+                    "clip", optional=True, tooltip="The model's text encoder. Connect it if the LoRA changes it too."
+                ),
                 io.Model.Input(
                     "source_model",
                     optional=True,

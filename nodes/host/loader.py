@@ -7,13 +7,15 @@ from typing import Any
 from torch import Tensor
 
 from ...core.errors import NothingToTransfer
+from ...core.methods.copy import COPY
 from ...core.plan import TransferSettings
 from ...core.reports.line import Line
 from ...core.resources import Resources
-from ...core.subspace import RankRule
+from ...core.verdict import Verdict
 from .adapter.adapter import Adapter, adapter_from_file
 from .adapter.apply import ApplyResult, apply
 from .adapter.group import group_by_module
+from .adapter.strength import scale_adapter
 from .base.encoder import with_encoder_of
 from .base.from_model import HostBase, base_from_clip
 from .compare import CompareSettings, compare_bases
@@ -120,8 +122,7 @@ def _transfer_once(
         return kept.saying(Line("plain", "This transfer was kept from an earlier run: no base was read."))
     if source is not None and source.equals(target.model):
         return _as_it_is(adapter, source)
-    projected = _transfer(adapter, source, target, settings, using(), tell)
-    result = KeptResult(projected.adapter, (Line("plain", projected.summary()),), projected.report.as_json())
+    result = _transfer(adapter, source, target, settings, using(), tell)
     if source is not None and source.base.fingerprint != source.fingerprint:
         return result.saying(Line("warn", f"{source.name} changed while it was read: the result is not kept."))
     return result.saying(results.keep(key, result))
@@ -134,26 +135,40 @@ def _transfer(
     settings: TransferSettings,
     using: Resources,
     tell: Callable[[str], None],
-) -> ProjectResult:
+) -> KeptResult:
+    """NothingToTransfer if the bases are unrelated, unless the method is copy: then the LoRA as it is."""
     on = with_encoder_of(target.base, target.clip)
     if source is None:
-        return transfer_without_source(adapter, on, settings, using)
+        return _result_of(transfer_without_source(adapter, on, settings, using))
     base = with_encoder_of(source.base, target.clip)
-    how = CompareSettings(RankRule("fraction", 0.5), "weight_cosine")
-    compared = compare_bases(base, on, adapter, how, using, tell)
-    as_it_is = settings.method == "copy"
+    compared = compare_bases(base, on, adapter, CompareSettings(measure="weight_cosine"), using, tell)
     verdict = compared.survey.verdict
-    if verdict is not None and verdict.word == "refuse" and not as_it_is:
-        raise NothingToTransfer(
-            f"LoRA {adapter.name}, from {base.name} to {on.name}: expected related bases, found that "
-            f"{'; '.join(verdict.reasons)}. Train the LoRA for this model with Refine LoRA, which needs no pictures; "
-            "the method copy loads it as it is."
-        )
-    return project(compared.comparison, adapter, settings, using, force=as_it_is)
+    if verdict is None or verdict.word != "refuse":
+        return _result_of(project(compared.comparison, adapter, settings, using))
+    if settings.method == COPY.name:
+        return _copy_between_strangers(adapter, on, settings.gain, verdict)
+    raise NothingToTransfer(
+        f"LoRA {adapter.name}, from {base.name} to {on.name}: expected related bases, found that "
+        f"{'; '.join(verdict.reasons)}. Train the LoRA for this model with Refine LoRA, which needs no pictures, or "
+        "choose the method copy to load it as it is."
+    )
+
+
+def _copy_between_strangers(adapter: Adapter, target: HostBase, gain: float, verdict: Verdict) -> KeptResult:
+    scaled = scale_adapter(adapter, gain, target)
+    lines = (
+        Line("bad", "These bases are unrelated: the LoRA is loaded as it is, and will hardly do what it was made for."),
+        *(Line.sentence("plain", reason) for reason in verdict.reasons),
+        *(Line.sentence("warn", note) for note in scaled.notes),
+        Line("next", "Next: train the LoRA for this model with Refine LoRA, which needs no pictures."),
+    )
+    return KeptResult(scaled.adapter, lines, {})
+
+
+def _result_of(projected: ProjectResult) -> KeptResult:
+    return KeptResult(projected.adapter, projected.lines(), projected.report.as_json())
 
 
 def _lines_of_application(applied: ApplyResult) -> tuple[Line, ...]:
-    """What of the LoRA the model does not take; nothing if it takes all."""
-    if not applied.keys or not (applied.not_applied or applied.differs):
-        return ()
-    return (Line("plain", f"{applied.summary()}."),)
+    """What of the LoRA the model does not take, and where ComfyUI's own loader differs; nothing if it takes all."""
+    return applied.lines() if applied.not_applied or applied.differs else ()

@@ -74,7 +74,7 @@ def choose_source(trained_on: str, source_model: Any | None, adapter: Adapter, t
     InvalidSetting with the candidates if the base has to be guessed, and the LoRA does not say enough.
     """
     if source_model is not None:
-        notes = tuple(Line("plain", f"{note}.") for note in note_loras(source_model, "source model"))
+        notes = tuple(Line.sentence("plain", note) for note in note_loras(source_model, "source model"))
         return Source(base_without_loras(source_model).name, model=source_model, lines=notes)
     if trained_on == NOT_ON_DISK:
         return None
@@ -84,7 +84,7 @@ def choose_source(trained_on: str, source_model: Any | None, adapter: Adapter, t
     if guess.base_name is None or not guess.sure:
         raise InvalidSetting(_ask(adapter.name, guess))
     headline = Line("plain", f"trained_on auto: {adapter.name} was trained on {guess.base_name}.")
-    evidence = (Line("plain", sentence) for sentence in guess.evidence)
+    evidence = (Line.sentence("plain", sentence) for sentence in guess.evidence)
     return Source(guess.base_name, base_path(guess.base_name), lines=(headline, *evidence))
 
 
@@ -94,10 +94,10 @@ def base_without_loras(model: Any) -> HostBase:
 
 
 def _ask(lora: str, guess: Guess) -> str:
-    evidence = " ".join(guess.evidence) or "Its file says nothing about it."
+    evidence = "; ".join(guess.evidence) or "its file says nothing about it"
     return (
-        f"LoRA {lora}: it is not certain which base it was trained on. {evidence} Choose it in trained_on"
-        f"{_list(guess.candidates)}; if it is not among them, choose {NOT_ON_DISK!r}."
+        f"LoRA {lora}: it is not certain which base it was trained on ({evidence}). Choose it in trained_on"
+        f"{_list(guess.candidates)}; if it is not on this disk, choose {NOT_ON_DISK!r}."
     )
 
 

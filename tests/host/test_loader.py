@@ -251,12 +251,22 @@ def test_unrelated_bases_are_refused_with_what_to_do_and_only_copy_loads_the_lor
     with pytest.raises(NothingToTransfer, match=r"lora\.safetensors, from .* Refine LoRA"):
         load(stranger)
     assert disk.kept() == []
-    copied = load(stranger, settings=TransferSettings("copy", threshold=0.0))
+    copied, again = (load(stranger, settings=TransferSettings("copy")) for _ in range(2))
     lora = load_file(disk.lora)
-    assert torch.equal(copied.lora_model[KEY], lora[KEY])
+    assert all(torch.equal(value, copied.lora_model[key]) for key, value in lora.items())
+    assert copied.lines[0].tone == "bad"
+    assert was_kept(again)
+    assert_equal(copied, again)
+    doubled = load(stranger, settings=TransferSettings("copy", gain=2.0))
+    assert torch.allclose(change_of(doubled), 2 * change_of(copied))
 
 
-KEY = "diffusion_model.blocks.0.ffn.0.lora_down.weight"
+def change_of(result: LoaderResult) -> torch.Tensor:
+    """What the LoRA adds to a layer."""
+    module = "diffusion_model.blocks.0.ffn.0"
+    down = result.lora_model[f"{module}.lora_down.weight"]
+    scale = float(result.lora_model.get(f"{module}.alpha", torch.tensor(len(down)))) / len(down)
+    return scale * result.lora_model[f"{module}.lora_up.weight"] @ down
 
 
 @pytest.mark.parametrize("how", ["the same file", "a copy of the file", "an equal model"])
