@@ -1,3 +1,4 @@
+/* global LiteGraph */
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { createMessageBox, drawLines, messageHeight, readLines } from "./node_message.js";
@@ -9,6 +10,8 @@ import { keepInStates, PROPERTY } from "./saved_messages.js";
 const PACK = "LoraTransfer"; // how the ids of the pack's nodes begin
 const OUTPUT = "lora_transfer";
 const WIDGET = "lora_transfer_message";
+const ERROR_TIME = 15_000; // milliseconds: long enough to read two sentences; the node keeps them
+const MARGIN = 4; // pixels around the box
 const PROGRESS_TEXT = "$$node-text-preview"; // ComfyUI's widget for texts that a node shows while it runs
 
 const workflowOfRun = new Map(); // id of a prompt -> the workflow that it was started from
@@ -33,7 +36,9 @@ app.registerExtension({
       if (detail.output?.[OUTPUT]) keep(detail, detail.display_node || detail.node, readOutput(detail.output));
     });
     api.addEventListener("execution_error", ({ detail }) => {
-      if (detail.node_type?.startsWith(PACK)) keep(detail, detail.node_id, say("bad", detail.exception_message));
+      if (!detail.node_type?.startsWith(PACK)) return;
+      keep(detail, detail.node_id, say("bad", detail.exception_message));
+      announce(detail);
     });
     api.addEventListener("progress_text", ({ detail }) => {
       lastText = { node: String(detail.nodeId), text: detail.text };
@@ -73,6 +78,13 @@ function say(tone, text) {
   return { lines: readLines({ lines: [{ tone, text }] }) };
 }
 
+/** Shows an error's sentence in the corner, where ComfyUI itself only says that a node failed. */
+function announce(error) {
+  const summary = findNode(error.node_id)?.title ?? error.node_type;
+  const detail = error.exception_message?.trim();
+  app.extensionManager?.toast?.add({ severity: "error", summary, detail, life: ERROR_TIME });
+}
+
 /** Shows a message on the node of an event and keeps it in the workflow that the run was started from. */
 function keep(event, executionId, message) {
   const workflow = workflowOfRun.get(event.prompt_id) ?? openWorkflow();
@@ -87,8 +99,9 @@ function keep(event, executionId, message) {
   const tracker = workflow?.changeTracker;
   if (!tracker) return;
   keepInStates(tracker, executionId, message);
-  // Writes the page's draft of the workflow. With "run on change" it starts a run, so it must not follow every run.
-  if (isOpen && changed) tracker.updateModified?.();
+  // Writes the page's draft of the workflow, for a reload. It counts as a change, which can start the next run.
+  const runsOnChange = app.extensionManager.queueSettings?.mode === "change";
+  if (isOpen && changed && !runsOnChange) tracker.updateModified?.();
 }
 
 function showMessage(node) {
@@ -97,6 +110,10 @@ function showMessage(node) {
   const { element } = messageWidget(node);
   drawLines(element, lines);
   element.style.minHeight = `${messageHeight(lines, node.size[0])}px`;
+  if (!LiteGraph.vueNodesMode) makeRoom(node); // Nodes 2.0 makes room itself
+}
+
+function makeRoom(node) {
   const [width, height] = node.computeSize();
   node.setSize([Math.max(node.size[0], width), Math.max(node.size[1], height)]);
   node.setDirtyCanvas?.(true, true);
@@ -106,10 +123,11 @@ function showMessage(node) {
 function messageWidget(node) {
   const existing = node.widgets?.find((widget) => widget.name === WIDGET);
   if (existing) return existing;
-  const height = () => messageHeight(readLines(node.properties[PROPERTY]), node.size[0]) + 10;
+  const height = () => messageHeight(readLines(node.properties[PROPERTY]), node.size[0]) + 2 * MARGIN;
   const widget = node.addDOMWidget(WIDGET, WIDGET, createMessageBox(), {
     serialize: false, // not sent in the prompt
     hideOnZoom: false,
+    margin: MARGIN,
     getValue: () => "",
     setValue: () => {},
     getMinHeight: height,

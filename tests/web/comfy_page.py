@@ -1,16 +1,18 @@
 """ComfyUI's page in a real browser, as a test uses it."""
 
-import json
-import urllib.parse
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import BrowserContext, ConsoleMessage, Page, Route
+from playwright.sync_api import BrowserContext, ConsoleMessage, Page
 
-from dev.paths import PACK_FOLDER
+from dev.client import ComfyClient
+from dev.paths import PACK_FOLDER, SCREENSHOTS
+
+MODES = {"canvas": False, "nodes2": True}  # -> ComfyUI's setting Comfy.VueNodes.Enabled
 
 _READY = "window.app?.graph && window.app?.canvas && Object.keys(LiteGraph.registered_node_types).length > 100"
-_LIMIT = 20_000  # milliseconds; a limit on a busy machine, not a wait
+_LIMIT = 60_000  # milliseconds; a limit on a busy machine, not a wait
 
 # Runs in the page: the sentences on a node as its box shows them, with their tones.
 _MESSAGE = """id => {
@@ -28,40 +30,57 @@ _PICTURES = """id => {
 }"""
 
 
-class ComfyPage:
-    """One tab of the browser. front_end: a folder with another front end than ComfyUI's own, or None."""
+@dataclass(frozen=True)
+class Served:
+    """A running ComfyUI, the folder with its models and outputs, and the version of its page."""
 
-    def __init__(self, context: BrowserContext, address: str, front_end: Path | None) -> None:
-        self.address = address
+    client: ComfyClient
+    base: Path
+    version: str
+
+
+class ComfyPage:
+    """One tab of the browser."""
+
+    def __init__(self, context: BrowserContext, served: Served) -> None:
+        self.served = served
+        self.mode = "canvas"
         self.page: Page = context.new_page()
         self.errors: list[str] = []
         self.page.set_default_timeout(_LIMIT)
         self.page.on("console", self._keep_error)
         self.page.on("pageerror", lambda error: self.errors.append(f"{error}\n{error.stack or ''}"))
-        if front_end is not None:
-            self.page.route("**/*", lambda route: _serve(route, front_end))
 
     def open(self) -> None:
-        self.page.goto(f"http://{self.address}/")
+        self.page.goto(f"http://{self.served.client.address}/")
         self.page.wait_for_function(_READY)
 
     def reload(self) -> None:
         self.page.reload()
         self.page.wait_for_function(_READY)
 
-    def set(self, setting: str, value: Any) -> None:
-        """Changes a setting as the settings page does, and waits until it is stored."""
-        self.page.evaluate("([id, value]) => window.app.extensionManager.setting.set(id, value)", [setting, value])
+    def switch_mode(self, mode: str) -> None:
+        """Switches between the canvas and Nodes 2.0, as the settings page does."""
+        self.mode = mode
+        self.page.evaluate(
+            "on => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", MODES[mode]
+        )
+        self.page.wait_for_function("on => Boolean(LiteGraph.vueNodesMode) === on", arg=MODES[mode])
 
     def load(self, workflow: dict[str, Any], name: str) -> None:
         """Opens a workflow in a tab of its own."""
-        self.page.evaluate(
-            "([graph, name]) => window.app.loadGraphData(graph, true, true, name)", [workflow, name]
-        )
+        self.page.evaluate("([graph, name]) => window.app.loadGraphData(graph, true, true, name)", [workflow, name])
+
+    def switch_tab(self, name: str) -> None:
+        """Opens the tab of a workflow that is open already."""
+        self.page.locator(".workflow-tabs-container").get_by_text(name, exact=True).first.click()
 
     def run(self) -> None:
         """Presses Run, and waits until the run has ended and its events have been shown."""
         self.start()
+        self.wait_for_end()
+
+    def wait_for_end(self) -> None:
         self.page.wait_for_function("window.loraTransferEnd !== null")
 
     def start(self) -> None:
@@ -93,6 +112,17 @@ class ComfyPage:
     def errors_of_pack(self) -> list[str]:
         return [error for error in self.errors if PACK_FOLDER in error or "lora_transfer" in error.lower()]
 
+    def set_widget(self, node: int, name: str, value: Any) -> None:
+        self.page.evaluate(
+            """([id, name, value]) => {
+              const node = window.app.graph.getNodeById(id);
+              const widget = node.widgets.find(widget => widget.name === name);
+              widget.value = value;
+              widget.callback?.(value, window.app.canvas, node);
+            }""",
+            [node, name, value],
+        )
+
     def look_at(self, *nodes: int) -> None:
         """Brings nodes into view."""
         self.page.evaluate(
@@ -111,20 +141,17 @@ class ComfyPage:
             list(nodes),
         )
 
+    def take_screenshot(self, name: str) -> None:
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=SCREENSHOTS / f"{name}, {self.mode}, {self.served.version}.png")
+
+    def wait_for_draft(self, text: str) -> None:
+        """Waits until the page has stored the open workflow for a reload, with this text in it."""
+        self.page.wait_for_function(
+            "text => [localStorage, sessionStorage].some(store => Object.values(store).some(it => it.includes(text)))",
+            arg=text,
+        )
+
     def _keep_error(self, message: ConsoleMessage) -> None:
         if message.type == "error":
             self.errors.append(f"{message.text} ({message.location.get('url', '')})")
-
-
-def _serve(route: Route, front_end: Path) -> None:
-    """Answers from the folder what ComfyUI would answer from its own front end, and leaves everything else to it."""
-    path = urllib.parse.unquote(urllib.parse.urlparse(route.request.url).path)
-    file = front_end / (path.lstrip("/") or "index.html")
-    if route.request.method == "GET" and file.is_file():
-        route.fulfill(path=file)
-    else:
-        route.fallback()
-
-
-def read_workflow(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text())
