@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from .layers import Base
-from .verdict import DRIFTED, RELATED, Verdict
+from .verdict import DRIFTED, Verdict
 
 # Median weight cosines between two measured kinds.
 NEAR = 0.998  # near and turbo had 0.999 and more, drifted 0.995 and 0.996
@@ -130,12 +130,10 @@ class PairFacts:
 
 def kind_of_pair(facts: PairFacts) -> PairKind:
     """The measured kind that a pair belongs to, or the reason why there are no figures for it."""
-    figures = facts.verdict.figures
-    if figures.weight_cosine is not None and figures.weight_cosine >= RELATED:
-        return KINDS[_related_kind(facts, figures.weight_cosine)]
-    if figures.weight_cosine is None and figures.sampled > 0:
-        return KINDS["unknown"]
-    return KINDS[_unrelated_kind(facts)]
+    cosine = facts.verdict.figures.weight_cosine
+    if facts.verdict.word == "refuse":  # even if the few layers that match are alike: unrelated models may share some
+        return KINDS[_unrelated_kind(facts)]
+    return KINDS["unknown" if cosine is None else _related_kind(facts, cosine)]
 
 
 def _related_kind(facts: PairFacts, cosine: float) -> str:

@@ -66,6 +66,10 @@ def test_an_unrelated_pair_is_of_a_kind_by_its_architectures_and_latents(facts: 
     assert kind(figures=of(**STRANGER), **facts) == KINDS[name]
 
 
+def test_bases_that_share_a_few_layers_and_nothing_else_are_unrelated() -> None:
+    assert kind(figures=of(lost=0.99, matched=0.02)) == KINDS["other seed"]
+
+
 def test_a_narrower_target_has_no_figures_and_a_distilled_one_those_of_the_turbo_child() -> None:
     assert kind(narrower=True) == KINDS["narrower"]
     assert kind(figures=of(weight_cosine=0.999), distilled=True) == KINDS["turbo"]

@@ -92,6 +92,12 @@ def test_the_verdict_is_the_most_severe_that_any_figure_calls_for(changes: dict[
     assert found.reasons
 
 
+def test_a_refusal_for_a_loss_does_not_call_the_bases_close_because_of_the_few_layers_that_match() -> None:
+    found = judge(dataclasses.replace(GOOD, lost=0.99, matched=0.02))
+    assert found.word == "refuse"
+    assert "relative" not in found.summary()
+
+
 def test_bases_without_anything_in_common_are_refused_without_a_crash() -> None:
     stranger = judged(PARENT, weights_of(sdxl(), seed=5))
     assert "no layer that the LoRA changes has a partner" in stranger.reasons[0]
