@@ -6,12 +6,12 @@ from comfy_api.latest import io
 
 from ..core.errors import InvalidSetting
 from ..core.files.shards import shard_paths
+from .host.base.describe import describe_base
 from .host.base.from_file import base_from_file
 from .host.base.from_model import HostBase, base_from_model, with_text_encoder
 from .host.paths import base_names, base_path, state_of
-from .host.session import show
+from .messages import message
 from .sockets import CATEGORY, BaseSocket
-
 
 # The first option of both nodes. ComfyUI preselects it; a file there would be the same one on both nodes.
 NO_FILE = "choose a file"
@@ -26,6 +26,7 @@ class LoadSourceBase(io.ComfyNode):
             "LoraTransferLoadSourceBase",
             "Load Source Base",
             "Opens the base model that the LoRA was trained on; reads only names and shapes, and loads no model.",
+            ["old base", "original model", "model that the lora was trained on"],
         )
 
     @classmethod
@@ -41,9 +42,7 @@ class LoadSourceBase(io.ComfyNode):
         if model is None and base_name == NO_FILE:
             raise InvalidSetting(f"Base: expected a file or a model, found none. Choose {cls.WHICH}, or connect it.")
         base = _load(base_name, model, clip)
-        if base.notes:
-            show(cls.hidden.unique_id, "; ".join(base.notes))
-        return io.NodeOutput(base)
+        return io.NodeOutput(base, ui=message(describe_base(base)))
 
 
 class LoadTargetBase(LoadSourceBase):
@@ -55,14 +54,16 @@ class LoadTargetBase(LoadSourceBase):
             "LoraTransferLoadTargetBase",
             "Load Target Base",
             "Opens the base model that you want to use the LoRA on; reads only names and shapes, and loads no model.",
+            ["new base", "new model", "model to use the lora on"],
         )
 
 
-def _schema(node_id: str, display_name: str, description: str) -> io.Schema:
+def _schema(node_id: str, display_name: str, description: str, search_aliases: list[str]) -> io.Schema:
     return io.Schema(
         node_id=node_id,
         display_name=display_name,
         category=CATEGORY,
+        search_aliases=search_aliases,
         description=description,
         inputs=[
             io.Combo.Input(
@@ -84,7 +85,7 @@ def _schema(node_id: str, display_name: str, description: str) -> io.Schema:
                 "encoder too.",
             ),
         ],
-        hidden=[io.Hidden.unique_id],
+        has_intermediate_output=True,
         outputs=[
             BaseSocket.Output(
                 display_name="base",

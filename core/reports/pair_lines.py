@@ -30,10 +30,11 @@ def comparison_lines(report: Report, kind: PairKind | None) -> Iterator[Line]:
     if kind is not None and report.word != "refuse":
         yield _expect(kind, DEFAULT.name)
     yield from _left_out(report)
+    yield Line.sentence("plain", report.counted())
     if report.word is not None and report.word != "refuse":
         yield Line("next", "Next: connect similarity to Project LoRA.")
     if report.refine is not None:
-        yield Line("plain" if report.word == "works" else "next", _sentence(report.refine.sentence()))
+        yield Line.sentence("plain" if report.word == "works" else "next", report.refine.sentence())
 
 
 def transfer_lines(report: Report, kind: PairKind | None, notes: Iterable[str]) -> Iterator[Line]:
@@ -48,7 +49,7 @@ def transfer_lines(report: Report, kind: PairKind | None, notes: Iterable[str]) 
         yield _expect(kind, str(report.settings["method"]))
     yield from _left_out(report)
     for note in notes:
-        yield Line("plain" if report.word is not None else "warn", _sentence(note))
+        yield Line.sentence("plain" if report.word is not None else "warn", note)
     yield _strength(report, kind)
     yield from _next_steps(report, kind)
 
@@ -57,14 +58,14 @@ def _opening(report: Report, done: str | None = None) -> Iterator[Line]:
     if report.is_between_equal_bases():
         where = "" if report.adapter is None else " in every layer that the LoRA changes"
         yield Line("warn", f"The two bases are the same{where}: no transfer is needed; load the LoRA as it is.")
-        return
-    if done is not None:
-        yield Line("good" if report.word == "works" else "warn", _sentence(done))
-    if report.word is not None:
-        yield Line(_TONES[report.word], _MEANINGS[report.word])
+    else:
+        if done is not None:
+            yield Line.sentence("good" if report.word == "works" else "warn", done)
+        if report.word is not None:
+            yield Line(_TONES[report.word], _MEANINGS[report.word])
     for doubt in report.doubts:
-        yield Line("warn", _sentence(doubt))
-    if report.verdict is not None:
+        yield Line.sentence("warn", doubt)
+    if report.verdict is not None and not report.is_between_equal_bases():
         yield from _reasons(report.verdict, every=done is None)
 
 
@@ -74,7 +75,7 @@ def _reasons(verdict: Verdict, *, every: bool) -> Iterator[Line]:
     severities = verdict.severities or (verdict.word,) * len(verdict.reasons)
     for reason, word in zip(verdict.reasons, severities, strict=True):
         if every or word != "works":
-            yield Line("plain" if word == "works" else _TONES[word], _sentence(reason))
+            yield Line.sentence("plain" if word == "works" else _TONES[word], reason)
 
 
 def _expect(kind: PairKind, method: str) -> Line:
@@ -103,7 +104,7 @@ def _left_out(report: Report) -> Iterator[Line]:
         *_by_reason(report.unread.items(), "key"),
     ]
     for _, text in sorted(reasons, key=lambda reason: -reason[0])[:_MOST_REASONS]:
-        yield Line("plain", text)
+        yield Line.sentence("plain", text)
     if (more := len(reasons) - _MOST_REASONS) > 0:
         yield Line("plain", f"{more} more reason{'s' if more > 1 else ''} for what is left out: see the report.")
 
@@ -114,7 +115,7 @@ def _by_reason(left_out: Iterable[tuple[str, str]], unit: str) -> Iterator[tuple
     for alike, count in Counter(alike for _, _, alike in listed).items():
         name, reason, _ = next(entry for entry in listed if entry[2] == alike)
         first = f" (first: {name})" if count > 1 else f" ({name})"
-        yield count, _sentence(f"{count} {unit}{'s' if count > 1 else ''} left out{first}: {reason}")
+        yield count, f"{count} {unit}{'s' if count > 1 else ''} left out{first}: {reason}"
 
 
 def _strength(report: Report, kind: PairKind | None) -> Line:
@@ -141,14 +142,9 @@ def _next_steps(report: Report, kind: PairKind | None) -> Iterator[Line]:
         return
     yield Line("next", "Next: measure with Check Transfer how much of the LoRA comes through.")
     if kind is not None and report.word is not None:
-        yield Line("next", _sentence(f"Refine LoRA {advise(kind, report.word)}"))
+        yield Line.sentence("next", f"Refine LoRA {advise(kind, report.word)}")
 
 
 def _is_related(report: Report) -> bool:
     cosine = None if report.verdict is None else report.verdict.figures.weight_cosine
     return cosine is not None and cosine >= RELATED
-
-
-def _sentence(text: str) -> str:
-    """Text with a capital letter and a full stop."""
-    return text[:1].upper() + text[1:].rstrip(".") + "."

@@ -106,6 +106,11 @@ class Report:
 
     def summary(self) -> str:
         """The run in one line, and a second line on refining if `refine` is set."""
+        text = self.counted() if self.word is None else f"{self.word}; {self.counted()}"
+        return text if self.refine is None else f"{text}\n{self.refine.sentence()}"
+
+    def counted(self) -> str:
+        """How many layers and keys were transferred, and how similar the layers are."""
         counts, means = self.counts(), self.means()
         decisions = ("compared", "transferred", "copied", "skipped")
         parts = [f"{counts[decision]} {decision}" for decision in decisions if counts[decision]]
@@ -117,9 +122,7 @@ class Report:
         parts += [f"{name} {value:.2f}" for name, value in figures.items() if value is not None]
         if self.lost:
             parts.append(f"{self.lost:.0%} of the LoRA's change lost")
-        text = ", ".join(["layers: " + parts[0], *parts[1:]]) if parts else "no layers"
-        text = text if self.word is None else f"{self.word}; {text}"
-        return text if self.refine is None else f"{text}\n{self.refine.sentence()}"
+        return ", ".join(["layers: " + parts[0], *parts[1:]]) if parts else "no layers"
 
     def as_json(self) -> dict[str, Any]:
         return envelope(

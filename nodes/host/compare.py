@@ -25,12 +25,14 @@ from .pair import kind_of_survey
 from .refine.estimate import estimate_outlook
 from .source_doubts import doubt_source
 
+_HALF = RankRule("fraction", 0.5)
+
 
 @dataclass(frozen=True)
 class CompareSettings:
     """How two bases are compared. block_map: the user's own pairs of blocks as JSON; empty to pair them by weights."""
 
-    rule: RankRule
+    rule: RankRule = _HALF
     measure: Measure = "subspace"
     match_by: str = "blocks"
     block_map: str = ""

@@ -27,8 +27,8 @@ def require_target(transferred: Adapter, source: HostBase, target: HostBase) -> 
         raise _swapped(transferred, made_for.name, source, target)
     if to_target is not None and to_target >= _OTHER:
         return (
-            f"{transferred.name} was made for {made_for.name}, and the connected target model, {target.name}, has other "
-            "weights",
+            f"{transferred.name} was made for {made_for.name}, and the connected target model, {target.name}, has "
+            "other weights",
         )
     return ()
 
@@ -63,9 +63,7 @@ def _shared_layers(first: HostBase, second: HostBase) -> Iterator[tuple[Layer, L
     shared = [
         (layer, second.layers[name])
         for name, layer in first.layers.items()
-        if not layer.text_encoder
-        and name in second.layers
-        and layer.weight.shape == second.layers[name].weight.shape
+        if not layer.text_encoder and name in second.layers and layer.weight.shape == second.layers[name].weight.shape
     ]
     count = min(_LAYERS, len(shared))
     # The extra index changes the role, which would otherwise be the same in every step.

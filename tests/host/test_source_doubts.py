@@ -88,7 +88,9 @@ def test_a_renamed_file_is_recognised_by_the_short_hash_that_the_lora_names(tmp_
 
 
 def test_the_hashes_of_a_file_are_read_and_odd_ones_left_out() -> None:
-    stated = stated_base({"ss_sd_model_hash": "ABCDEF01", "ss_new_sd_model_hash": "a" * 64, "sshs_base_model_hash": "x"})
+    stated = stated_base(
+        {"ss_sd_model_hash": "ABCDEF01", "ss_new_sd_model_hash": "a" * 64, "sshs_base_model_hash": "x"}
+    )
     assert stated.hashes == ("abcdef01", "a" * 64)
 
 

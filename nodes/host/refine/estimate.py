@@ -10,8 +10,8 @@ from ....core.refine.outlook import Device, ModelSize, Outlook, advise, estimate
 from ....core.refine.speeds import CARD, PROCESSOR
 from ....core.verdict import Verdict
 from ..base.from_model import HostBase
+from ..sampling.picture_size import size_for_family
 
-_SMALL_PICTURES = ("SD15", "SD20", "SD21")  # families that paint at 512 px; later families paint at 1024 px
 _SMALL_MODEL = 100e6  # parameters; no published model for large pictures is as small, and ours paint at 64 px
 _SIDE, _SIDE_ON_CPU = 4096, 1024  # of the matrices in the timed product, which takes 0.2 ms to 30 ms
 _TIMES = 4  # the first run warms the device up
@@ -30,9 +30,7 @@ def estimate_outlook(verdict: Verdict | None, kind: PairKind | None, target: Hos
 
 def choose_pixels(family: str, size: ModelSize) -> int:
     """The side of the pictures that a model is made for."""
-    if size.parameters < _SMALL_MODEL:
-        return 64
-    return 512 if family.startswith(_SMALL_PICTURES) else 1024
+    return 64 if size.parameters < _SMALL_MODEL else size_for_family(family)
 
 
 def measure_device() -> Device:

@@ -22,12 +22,14 @@ def of(name: str, word: Word = "works") -> str:
 
 
 def test_the_advice_has_the_figures_of_this_kind_of_pair_and_no_others() -> None:
-    assert of("near").startswith("is worth it for a subtle style, and adds little to a strong one: on a light fine-tune")
+    assert of("near").startswith(
+        "is worth it for a subtle style, and adds little to a strong one: on a light fine-tune"
+    )
     assert "raised 92% to 98% of a trained LoRA's gain for a strong style, 71% to 96% for a subtle one" in of("near")
     assert "raised 85% to 95%" in of("drifted")
     assert "74% to 93%" in of("far", "risky")
     assert "79% to 97%" in of("pruned", "risky")
-    assert of("far").startswith(("is worth it: on"))
+    assert of("far").startswith("is worth it: on")
     assert of("turbo").startswith("adds little here")
     assert "recovered 91% of a trained LoRA's gain for a strong style, 85% for a subtle one" in of("other seed")
     assert "88%" in of("UNet to transformer", "refuse")
@@ -83,7 +85,9 @@ def test_the_sentence_says_what_the_estimate_is_for() -> None:
 
 
 def test_the_sentence_names_the_device_on_which_the_speed_was_measured() -> None:
-    measured = Outlook(of("near"), estimate_cost(SDXL, dataclasses.replace(CARD, measured_on="an H100 with SDXL"), 1024))
+    measured = Outlook(
+        of("near"), estimate_cost(SDXL, dataclasses.replace(CARD, measured_on="an H100 with SDXL"), 1024)
+    )
     assert measured.sentence().endswith("(by the speed measured on an H100 with SDXL, for 80 steps at 1024 px)")
     assert "estimated" not in measured.sentence()
     assert measured.as_json()["basis"] == "measured on an H100 with SDXL"

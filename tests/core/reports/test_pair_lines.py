@@ -75,7 +75,9 @@ def test_a_loss_is_said_with_its_reasons_and_the_word_agrees_with_it() -> None:
     assert "79% to 97%" in text_of(lines, "next")
 
 
-@pytest.mark.parametrize(("name", "strength"), [("drifted", "0.75"), ("near", "strength 1"), ("farther", "not measured")])
+@pytest.mark.parametrize(
+    ("name", "strength"), [("drifted", "0.75"), ("near", "strength 1"), ("farther", "not measured")]
+)
 def test_the_strength_is_one_that_was_measured_on_such_a_pair(name: str, strength: str) -> None:
     text = text_of(said(RELATED, KINDS[name]))
     assert strength in text
