@@ -121,7 +121,9 @@ def comparison_report(comparison: Comparison[Any], adapter: str | None) -> Repor
 def transferred_report(comparison: Comparison[Any], adapter: str, threshold: float) -> Report:
     """The report of a transfer of an adapter that changes every layer of the source."""
     modules = [
-        Module(layer.name, layer.weight.matrix_shape, (f"{layer.name}.lora_up.weight", f"{layer.name}.lora_down.weight"))
+        Module(
+            layer.name, layer.weight.matrix_shape, (f"{layer.name}.lora_up.weight", f"{layer.name}.lora_down.weight")
+        )
         for layer in comparison.source.layers.values()
     ]
     plan = plan_transfer(comparison, modules, TransferSettings(threshold=threshold))

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..layers import Layer
 from ..matching import block_map_by_name, blocks_of
+from ..matching.blocks import Block
 from ..similarity import Comparison, LayerSimilarity, Measure
 from .layer import LayerReport, SkippedLayer
 
@@ -30,33 +31,48 @@ COLUMNS = (
 )
 _DIGITS = 4
 
+_Decision = tuple[str, bool, str]  # what happened, whether the threshold decided, and the reason
+
 
 @dataclass(frozen=True)
 class BlockPair:
-    """A block of the target and the source block that feeds it; None where one of the bases has no such block."""
+    """A block of the target and the source block that feeds it; None where one of the bases has no such block.
+
+    roles: of the layers of both, in the models' order.
+    """
 
     source: str | None
     target: str | None
     text_encoder: bool
     why: str
+    roles: tuple[str, ...] = ()
 
 
 def pair_blocks(comparison: Comparison[Any]) -> tuple[BlockPair, ...]:
     """Every target block in the model's order. A source block without a target follows its own predecessor."""
     sides = [blocks_of(base.layers.values()) for base in (comparison.source, comparison.target)]
-    sources, targets = ([block.name for block in blocks] for blocks in sides)
-    text_encoder = {block.name: block.text_encoder for blocks in sides for block in blocks}
+    sources, targets = ({block.name: block for block in blocks} for blocks in sides)
     block_map = comparison.block_map or block_map_by_name(sources, targets)
     pairs = [
-        BlockPair(match.source, match.target, text_encoder.get(match.target, False), match.why)
-        for match in block_map.matches
+        _pair(sources.get(match.source or ""), targets.get(match.target), match.why) for match in block_map.matches
     ]
     reasons = {block.source: block.why for block in block_map.unused_blocks}
-    for index, source in enumerate(sources):
-        if source in reasons:
-            removed = BlockPair(source, None, text_encoder[source], reasons[source])
-            pairs.insert(_position_after(pairs, sources[:index]), removed)
+    for index, name in enumerate(sources):
+        if name in reasons:
+            pairs.insert(_position_after(pairs, list(sources)[:index]), _pair(sources[name], None, reasons[name]))
     return tuple(pairs)
+
+
+def _pair(source: Block | None, target: Block | None, why: str) -> BlockPair:
+    blocks = [block for block in (target, source) if block is not None]
+    roles = dict.fromkeys(role for block in blocks for role in block.layers)
+    return BlockPair(
+        source=None if source is None else source.name,
+        target=None if target is None else target.name,
+        text_encoder=any(block.text_encoder for block in blocks),
+        why=why,
+        roles=tuple(roles),
+    )
 
 
 def picture_tables(
@@ -66,20 +82,35 @@ def picture_tables(
     texts = _Texts()
     of_source = {pair.source: index for index, pair in reversed(list(enumerate(blocks)))}
     of_target = {pair.target: index for index, pair in reversed(list(enumerate(blocks)))}
-    rows: list[list[Any]] = []
+    rows: list[tuple[int, int, list[Any]]] = []  # block, role and the row: rows are sorted by the first two
+
+    def add(
+        block: int | None, source: Layer, target: Layer | None, figures: Sequence[float | None], decision: _Decision
+    ) -> None:
+        layer, row = target or source, _row(texts, block, source, target, figures, decision)
+        roles = () if block is None else blocks[block].roles
+        position = roles.index(layer.role) if layer.role in roles else len(roles)
+        rows.append((len(blocks) if block is None else block, position, row))
+
     for layer in layers:
         pair, decision = layer.pair, (layer.decision, layer.by_threshold, layer.reason)
         block = of_target.get(_block_name(pair.target))
-        rows.append(_row(texts, block, pair.source, pair.target, _figures(layer.similarity, measure), decision))
+        add(block, pair.source, pair.target, _figures(layer.similarity, measure), decision)
     for item in skipped:
         if item.source is not None:
             block = of_source.get(_block_name(item.source))
             if item.target is not None:
                 block = of_target.get(_block_name(item.target))
             decision = "skipped", item.target is not None, item.reason
-            rows.append(_row(texts, block, item.source, item.target, _figures(item.similarity, measure), decision))
+            add(block, item.source, item.target, _figures(item.similarity, measure), decision)
+    rows.sort(key=lambda entry: entry[:2])
     pairs = [[pair.source, pair.target, int(pair.text_encoder), texts.position(pair.why)] for pair in blocks]
-    return {"columns": list(COLUMNS), "blocks": pairs, "layers": rows, "texts": texts.all()}
+    return {
+        "columns": list(COLUMNS),
+        "blocks": pairs,
+        "layers": [row for _, _, row in rows],
+        "texts": texts.all(),
+    }
 
 
 def _row(
@@ -88,9 +119,9 @@ def _row(
     source: Layer,
     target: Layer | None,
     figures: Sequence[float | None],
-    decision: tuple[str, bool, str],
+    decision: _Decision,
 ) -> list[Any]:
-    """The values of COLUMNS for one layer. decision: what happened, whether by the threshold, and the reason."""
+    """The values of COLUMNS for one layer."""
     layer, (happened, by_threshold, reason) = target or source, decision
     return [
         block,
