@@ -17,12 +17,10 @@ class ApplyLora(io.ComfyNode):
             node_id="LoraTransferApply",
             display_name="Apply LoRA (Transfer)",
             category=CATEGORY,
+            search_aliases=["apply transferred lora", "lora without saving"],
             description="Applies a LoRA to a model without saving it to a file first.",
             inputs=[
                 io.Model.Input("model", tooltip="The model to apply the LoRA to: the target, for a transferred LoRA."),
-                io.Clip.Input(
-                    "clip", optional=True, tooltip="The text encoder. Connect it if the LoRA changes it too."
-                ),
                 AdapterSocket.Input(
                     "adapter", tooltip="A transferred LoRA, or a LoRA from Load LoRA (Transfer) to compare with."
                 ),
@@ -41,6 +39,9 @@ class ApplyLora(io.ComfyNode):
                     max=100.0,
                     step=0.01,
                     tooltip="Strength of the LoRA on the text encoder; 0 leaves it as it is.",
+                ),
+                io.Clip.Input(
+                    "clip", optional=True, tooltip="The text encoder. Connect it if the LoRA changes it too."
                 ),
             ],
             hidden=[io.Hidden.unique_id],

@@ -19,6 +19,7 @@ class LoadSourceBase(io.ComfyNode):
             "LoraTransferLoadSourceBase",
             "Load Source Base",
             "Opens the base model that the LoRA was trained on; reads only names and shapes, and loads no model.",
+            ["old base", "original model", "model that the lora was trained on"],
         )
 
     @classmethod
@@ -44,14 +45,16 @@ class LoadTargetBase(LoadSourceBase):
             "LoraTransferLoadTargetBase",
             "Load Target Base",
             "Opens the base model that you want to use the LoRA on; reads only names and shapes, and loads no model.",
+            ["new base", "new model", "model to use the lora on"],
         )
 
 
-def _schema(node_id: str, display_name: str, description: str) -> io.Schema:
+def _schema(node_id: str, display_name: str, description: str, search_aliases: list[str]) -> io.Schema:
     return io.Schema(
         node_id=node_id,
         display_name=display_name,
         category=CATEGORY,
+        search_aliases=search_aliases,
         description=description,
         inputs=[
             io.Combo.Input(

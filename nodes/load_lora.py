@@ -18,6 +18,7 @@ class LoadLora(io.ComfyNode):
             node_id="LoraTransferLoadLora",
             display_name="Load LoRA (Transfer)",
             category=CATEGORY,
+            search_aliases=["open lora"],
             description="Loads the LoRA that you want to transfer to another base.",
             inputs=[
                 io.Combo.Input(

@@ -18,16 +18,12 @@ class PromptsForRefine(io.ComfyNode):
             node_id="LoraTransferPrompts",
             display_name="Prompts for Refine (LoRA)",
             category=CATEGORY,
+            search_aliases=["trigger words", "teacher prompts", "prompts without data"],
             description="Makes the prompts that Refine LoRA learns from: your own, prompts from the LoRA's tags, or "
             "plain prompts with its trigger words.",
             inputs=[
                 original_adapter_input(),
                 io.Clip.Input("clip", tooltip="The source's text encoder, without the LoRA."),
-                io.Clip.Input(
-                    "target_clip",
-                    optional=True,
-                    tooltip="The target's text encoder. Connect it if the two models have different ones.",
-                ),
                 io.String.Input(
                     "text",
                     default="",
@@ -41,6 +37,11 @@ class PromptsForRefine(io.ComfyNode):
                     min=1,
                     max=256,
                     tooltip="The largest number of prompts. Raise it for more variety; encoding takes longer.",
+                ),
+                io.Clip.Input(
+                    "target_clip",
+                    optional=True,
+                    tooltip="The target's text encoder. Connect it if the two models have different ones.",
                 ),
                 seed_input("Chooses the tags or the plain prompts. Your own prompts are used in order."),
             ],
@@ -57,7 +58,7 @@ class PromptsForRefine(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, adapter: Adapter, clip: Any, text: str, count: int, seed: int, target_clip: Any = None
+        cls, adapter: Adapter, clip: Any, text: str, count: int, target_clip: Any = None, seed: int = 0
     ) -> io.NodeOutput:
         chosen = choose_prompts(text, adapter.metadata, count, seed)
         show(cls.hidden.unique_id, chosen.origin)

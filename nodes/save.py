@@ -9,6 +9,8 @@ from .host.adapter.write import SPELLINGS
 from .host.paths import choose_output_path, metadata_allowed
 from .sockets import CATEGORY, AdapterSocket
 
+_DTYPE = next(iter(SAVED_DTYPES))
+
 
 class SaveLora(io.ComfyNode):
     @classmethod
@@ -17,6 +19,7 @@ class SaveLora(io.ComfyNode):
             node_id="LoraTransferSave",
             display_name="Save LoRA (Transfer)",
             category=CATEGORY,
+            search_aliases=["export lora", "lora to kohya", "lora to diffusers", "lora key names"],
             description="Saves the LoRA as a file with the original's metadata; never overwrites a file.",
             is_output_node=True,
             inputs=[
@@ -30,22 +33,25 @@ class SaveLora(io.ComfyNode):
                     "LoRA menus after a refresh.",
                 ),
                 io.Combo.Input(
-                    "dtype",
-                    options=list(SAVED_DTYPES),
-                    tooltip="The precision of the file. float16 is usual; float32 keeps every digit at twice the size.",
-                ),
-                io.Combo.Input(
                     "spelling",
                     options=list(SPELLINGS),
                     tooltip="How the layers are named in the file. Use comfy for ComfyUI, kohya for sd-scripts and "
                     "most tools for Stable Diffusion, diffusers for the diffusers library.",
+                ),
+                io.Combo.Input(
+                    "dtype",
+                    options=list(SAVED_DTYPES),
+                    default=_DTYPE,
+                    optional=True,
+                    advanced=True,
+                    tooltip="The precision of the file. float16 is usual; float32 keeps every digit at twice the size.",
                 ),
             ],
             outputs=[io.String.Output(display_name="path", tooltip="The file that was written.")],
         )
 
     @classmethod
-    def execute(cls, transferred: Adapter, filename_prefix: str, dtype: str, spelling: str) -> io.NodeOutput:
+    def execute(cls, transferred: Adapter, filename_prefix: str, spelling: str, dtype: str = _DTYPE) -> io.NodeOutput:
         tensors = cast_for_file(respell(transferred, spelling), transferred, dtype)
         path = write_new(
             *choose_output_path(filename_prefix), tensors, transferred.metadata if metadata_allowed() else None

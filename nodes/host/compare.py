@@ -20,12 +20,14 @@ from .adapter.read import read_adapter
 from .base.from_model import HostBase
 from .refine.estimate import estimate_outlook
 
+_HALF = RankRule("fraction", 0.5)
+
 
 @dataclass(frozen=True)
 class CompareSettings:
     """How two bases are compared. block_map: the user's own pairs of blocks as JSON; empty to pair them by weights."""
 
-    rule: RankRule
+    rule: RankRule = _HALF
     measure: Measure = "subspace"
     match_by: str = "blocks"
     block_map: str = ""
