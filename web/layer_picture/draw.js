@@ -187,7 +187,8 @@ function makeHatches(context, theme) {
 }
 
 function hatchPattern(context, colour, isLattice) {
-  const tile = new OffscreenCanvas(2 * HATCH, 2 * HATCH);
+  const tile = context.canvas.ownerDocument.createElement("canvas");
+  tile.width = tile.height = 2 * HATCH;
   const pen = tile.getContext("2d");
   pen.scale(2, 2);
   pen.strokeStyle = colour;

@@ -42,9 +42,7 @@ export class ThresholdScale {
 
   startDrag(event) {
     if (event.button !== 0) return;
-    event.preventDefault();
-    event.stopPropagation(); // otherwise the page drags the node
-    this.canvas.focus({ preventScroll: true });
+    event.stopPropagation(); // otherwise the page drags the node. preventDefault would also stop mouseup, which undo needs
     this.canvas.setPointerCapture(event.pointerId);
     this.isDragged = true;
     const drag = (moved) => this.change(moved.offsetX / this.width, false);

@@ -14,18 +14,24 @@ import { addStyle } from "./style.js";
 const SHARPNESS = 2; // device pixels per CSS pixel at least: the page's canvas can be zoomed in
 const ARROWS = ["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown"];
 const LEAST_WIDTH = 160;
+const [GAP, PADDING] = [8, 10]; // of the style
+const NO_ANSWERS = { onThreshold: () => {}, onView: () => {}, onHeight: () => {} };
 
 /** The picture of a model (parse.js) in a container.
  *
  * threshold: where the line stands; null if the node has none. onThreshold(value, isFinal): the user has dragged it.
  * view: {open, hidden}: whether all layers are shown, and the groups that are filtered out. onView(view): it changed.
+ * onHeight(height): the picture needs another height, in CSS pixels.
  */
 export class LayerPicture {
-  constructor(container, model, { threshold = null, onThreshold = () => {}, view = {}, onView = () => {} } = {}) {
+  constructor(container, model, { threshold = null, view = {}, ...answers } = {}) {
+    const { onThreshold, onView, onHeight } = { ...NO_ANSWERS, ...answers };
     this.container = container;
     this.model = model;
     this.threshold = threshold;
     this.onView = onView;
+    this.onHeight = onHeight;
+    this.height = 0;
     this.isOpen = Boolean(view.open);
     this.hidden = new Set(view.hidden ?? []);
     this.chosenCell = null; // index of a cell of the strip
@@ -54,12 +60,6 @@ export class LayerPicture {
     if (this.scale.isDragged || value === this.threshold) return;
     this.threshold = value;
     this.draw();
-  }
-
-  /** The height of the whole picture in CSS pixels. */
-  get height() {
-    const parts = [...this.root.children].filter((part) => !part.hidden);
-    return parts.reduce((sum, part) => sum + part.offsetHeight + 8, 14);
   }
 
   build() {
@@ -172,6 +172,16 @@ export class LayerPicture {
     if (!this.scale.canvas.hidden) this.scale.draw({ ...this, isShown, words: this.counts.textContent });
     if (this.isOpen) this.drawHeatmap();
     this.showDetail();
+    this.measure();
+  }
+
+  /** Tell the page if the picture's height has changed: texts break into more lines on a narrower node. */
+  measure() {
+    const parts = [...this.root.children].filter((part) => !part.hidden);
+    const height = parts.reduce((sum, part) => sum + part.offsetHeight + GAP, 2 * PADDING - GAP);
+    if (height === this.height || !this.root.isConnected) return;
+    this.height = height;
+    this.onHeight(height);
   }
 
   drawStrip() {
