@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from .host.adapter.adapter import Adapter
 from .host.adapter.apply import apply
-from .host.session import show
+from .messages import message
 from .sockets import CATEGORY, AdapterSocket
 
 
@@ -44,7 +44,7 @@ class ApplyLora(io.ComfyNode):
                     "clip", optional=True, tooltip="The text encoder. Connect it if the LoRA changes it too."
                 ),
             ],
-            hidden=[io.Hidden.unique_id],
+            has_intermediate_output=True,
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The model with the LoRA."),
                 io.Clip.Output(display_name="clip", tooltip="The text encoder with the LoRA."),
@@ -56,5 +56,4 @@ class ApplyLora(io.ComfyNode):
         cls, model: Any, adapter: Adapter, strength_model: float, strength_clip: float, clip: Any = None
     ) -> io.NodeOutput:
         applied = apply(adapter, model, clip, strength_model, strength_clip)
-        show(cls.hidden.unique_id, applied.summary())
-        return io.NodeOutput(applied.model, applied.clip)
+        return io.NodeOutput(applied.model, applied.clip, ui=message(applied.lines()))

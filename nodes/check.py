@@ -8,8 +8,9 @@ from ..core.check import CheckSettings, Search
 from ..core.pictures.check import check_picture
 from .host.adapter.adapter import Adapter
 from .host.check import CheckInputs, check
-from .host.session import host_progress, image_of, show
+from .host.session import host_progress, image_of
 from .inputs import comparison_inputs, seed_input, size_input, target_conditioning_input
+from .messages import message
 from .sockets import CATEGORY, AdapterSocket
 
 _MOST_MORE = 8  # further LoRAs to compare
@@ -81,7 +82,6 @@ class CheckTransfer(io.ComfyNode):
                     "LoRA.",
                 ),
             ],
-            hidden=[io.Hidden.unique_id],
             outputs=[
                 AdapterSocket.Output(
                     display_name="transferred",
@@ -123,7 +123,6 @@ class CheckTransfer(io.ComfyNode):
         settings = CheckSettings(search, seed, seeds, timesteps, size)
         checked = check(inputs, adapter, transferred, others, latent, settings, host_progress())
         report = checked.report
-        show(cls.hidden.unique_id, report.sentence())
         plot = image_of(check_picture(report))
         _, chosen = report.chosen()
         return io.NodeOutput(
@@ -132,5 +131,5 @@ class CheckTransfer(io.ComfyNode):
             chosen.pooled.score,
             report.dumps(),
             plot,
-            ui=ui.PreviewImage(plot, cls=cls),
+            ui=message(report.lines(), images=[ui.PreviewImage(plot, cls=cls)]),
         )

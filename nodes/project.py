@@ -10,8 +10,9 @@ from ..core.similarity import Comparison
 from .host.adapter.adapter import Adapter
 from .host.base.from_model import HostBase
 from .host.project import project
-from .host.session import resources, show
+from .host.session import resources
 from .inputs import original_adapter_input
+from .messages import message
 from .sockets import CATEGORY, AdapterSocket, LoraModelSocket, SimilaritySocket
 
 _CUTTING = list_methods(lambda method: not method.keeps_whole_delta)
@@ -123,7 +124,7 @@ class ProjectLora(io.ComfyNode):
                     "energy. Lower it for a smaller file.",
                 ),
             ],
-            hidden=[io.Hidden.unique_id],
+            has_intermediate_output=True,
             outputs=[
                 AdapterSocket.Output(
                     display_name="transferred", tooltip="The LoRA for the target, for Apply LoRA and Save LoRA."
@@ -152,5 +153,5 @@ class ProjectLora(io.ComfyNode):
             method, threshold, below_threshold, rescale, out_rank, dense_rank, dense_energy, gain
         )
         result = project(similarity, adapter, settings, resources(), force=force)
-        show(cls.hidden.unique_id, result.summary())
-        return io.NodeOutput(result.adapter, result.adapter.state_dict(), result.report.dumps())
+        shown = message(result.lines(), result.report.for_picture())
+        return io.NodeOutput(result.adapter, result.adapter.state_dict(), result.report.dumps(), ui=shown)

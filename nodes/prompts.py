@@ -4,10 +4,12 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..core.reports.line import Line
 from .host.adapter.adapter import Adapter
 from .host.refine.prompt_list import choose_prompts, encode_prompts
-from .host.session import host_progress, show
+from .host.session import host_progress
 from .inputs import original_adapter_input, seed_input
+from .messages import message
 from .sockets import CATEGORY
 
 
@@ -45,7 +47,7 @@ class PromptsForRefine(io.ComfyNode):
                 ),
                 seed_input("Chooses the tags or the plain prompts. Your own prompts are used in order."),
             ],
-            hidden=[io.Hidden.unique_id],
+            has_intermediate_output=True,
             outputs=[
                 io.Conditioning.Output(display_name="conditioning", tooltip="One entry for each prompt, in order."),
                 io.Conditioning.Output(
@@ -61,11 +63,11 @@ class PromptsForRefine(io.ComfyNode):
         cls, adapter: Adapter, clip: Any, text: str, count: int, target_clip: Any = None, seed: int = 0
     ) -> io.NodeOutput:
         chosen = choose_prompts(text, adapter.metadata, count, seed)
-        show(cls.hidden.unique_id, chosen.origin)
         conditioning = encode_prompts(clip, chosen.prompts, "clip", host_progress())
         target_conditioning = (
             conditioning
             if target_clip is None
             else encode_prompts(target_clip, chosen.prompts, "target_clip", host_progress())
         )
-        return io.NodeOutput(conditioning, target_conditioning, "\n".join(chosen.prompts))
+        shown = message([Line.sentence("plain", chosen.origin)])
+        return io.NodeOutput(conditioning, target_conditioning, "\n".join(chosen.prompts), ui=shown)

@@ -12,6 +12,7 @@ from .host.refine.run import RefineInputs, refine_adapter
 from .host.refine.teacher import TeacherSettings
 from .host.session import block_if_none, image_of, show, show_picture
 from .inputs import comparison_inputs, seed_input, size_input, target_conditioning_input
+from .messages import message
 from .sockets import CATEGORY, AdapterSocket, LoraModelSocket
 
 
@@ -188,7 +189,6 @@ class RefineLora(io.ComfyNode):
         teacher_settings = TeacherSettings(samples, seed, target_steps)
         refined = refine_adapter(inputs, settings, teacher_settings, size, lambda text: show(node, text))
         with refined.saving_on_error():
-            show(node, refined.report.sentence())
             picture = refine_picture(refined.report)
             show_picture(picture, max(1, steps))  # otherwise the page keeps showing the last preview
             graph = image_of(picture)
@@ -198,5 +198,5 @@ class RefineLora(io.ComfyNode):
                 refined.report.dumps(),
                 graph,
                 block_if_none(refined.pictures),
-                ui=ui.PreviewImage(graph, cls=cls),
+                ui=message(refined.report.lines(), images=[ui.PreviewImage(graph, cls=cls)]),
             )

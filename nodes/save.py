@@ -1,12 +1,14 @@
 """Save LoRA (Transfer)."""
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..core.files import write_new
+from ..core.reports.line import Line
 from .host.adapter.adapter import Adapter
-from .host.adapter.save import SAVED_DTYPES, cast_for_file, note_left_out, respell
+from .host.adapter.save import SAVED_DTYPES, cast_for_file, fill_placeholders, note_left_out, respell
 from .host.adapter.write import SPELLINGS
 from .host.paths import choose_output_path, metadata_allowed
+from .messages import message
 from .sockets import CATEGORY, AdapterSocket
 
 _DTYPE = next(iter(SAVED_DTYPES))
@@ -28,9 +30,9 @@ class SaveLora(io.ComfyNode):
                 ),
                 io.String.Input(
                     "filename_prefix",
-                    default="loras/transferred",
-                    tooltip="Folder and name in ComfyUI's output folder. Files in output/loras appear in the "
-                    "LoRA menus after a refresh.",
+                    default="loras/{lora}_for_{target}",
+                    tooltip="Folder and name in ComfyUI's output folder; {lora} and {target} stand for the names of "
+                    "the LoRA and the target. Files in output/loras appear in the LoRA menus after a refresh.",
                 ),
                 io.Combo.Input(
                     "spelling",
@@ -53,9 +55,10 @@ class SaveLora(io.ComfyNode):
     @classmethod
     def execute(cls, transferred: Adapter, filename_prefix: str, spelling: str, dtype: str = _DTYPE) -> io.NodeOutput:
         tensors = cast_for_file(respell(transferred, spelling), transferred, dtype)
-        path = write_new(
-            *choose_output_path(filename_prefix), tensors, transferred.metadata if metadata_allowed() else None
-        )
-        return io.NodeOutput(
-            str(path), ui=ui.PreviewText("\n".join((str(path), *note_left_out(transferred, spelling))))
-        )
+        prefix = fill_placeholders(filename_prefix, transferred)
+        path = write_new(*choose_output_path(prefix), tensors, transferred.metadata if metadata_allowed() else None)
+        lines = [
+            Line("good", f"Saved as {path}"),
+            *(Line("warn", note) for note in note_left_out(transferred, spelling)),
+        ]
+        return io.NodeOutput(str(path), ui={**message(lines), "text": [str(path)]})  # text: for scripts

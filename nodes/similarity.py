@@ -13,6 +13,7 @@ from .host.adapter.adapter import Adapter
 from .host.base.from_model import HostBase
 from .host.compare import CompareSettings, compare_bases
 from .host.session import image_of, resources, show
+from .messages import message
 from .sockets import CATEGORY, AdapterSocket, BaseSocket, SimilaritySocket
 
 _RANK_RULES = [
@@ -124,6 +125,7 @@ class ComputeSimilarity(io.ComfyNode):
                     "the papers.",
                 ),
             ],
+            has_intermediate_output=True,
             hidden=[io.Hidden.unique_id],
             outputs=[
                 SimilaritySocket.Output(display_name="similarity", tooltip="The comparison, for Project LoRA."),
@@ -159,10 +161,9 @@ class ComputeSimilarity(io.ComfyNode):
         settings = CompareSettings(_rank_rule(rank_rule), measure, match_by, block_map)
         tell = partial(show, cls.hidden.unique_id)
         compared = compare_bases(source, target, adapter, settings, resources(), tell)
-        tell(compared.report.summary())
         heatmap, blocks, depth = map(image_of, compared.pictures())
-        shown = ui.PreviewImage(heatmap, cls=cls)
-        shown.values += [value for image in (blocks, depth) for value in ui.PreviewImage(image, cls=cls).values]
+        images = [ui.PreviewImage(picture, cls=cls) for picture in (heatmap, blocks, depth)]
+        shown = message(compared.lines(), compared.report.for_picture(), images)
         report, chosen_map = compared.report.dumps(), compared.survey.block_map.dumps()
         return io.NodeOutput(compared.comparison, report, chosen_map, heatmap, blocks, depth, ui=shown)
 

@@ -6,17 +6,17 @@ from typing import Any
 
 import torch
 
-from lora_transfer.core.drift import WeightFigures
-from lora_transfer.core.layers import Layer, LayerPair, Skipped, WeightRef
-from lora_transfer.core.matching import BlockMap
-from lora_transfer.core.matching.block_map import BlockMatch, UnusedBlock
-from lora_transfer.core.matching.blocks import blocks_of
-from lora_transfer.core.plan import Module, TransferSettings, plan_transfer
-from lora_transfer.core.reports.envelope import Identity
-from lora_transfer.core.reports.layer import LayerReport
-from lora_transfer.core.reports.transfer import Report, similarity_report, transfer_report
-from lora_transfer.core.similarity import Comparison, LayerSimilarity, Measure, SideSimilarity
-from lora_transfer.core.subspace import RankRule
+from core.drift import WeightFigures
+from core.layers import Layer, LayerPair, Skipped, WeightRef
+from core.matching import BlockMap
+from core.matching.block_map import BlockMatch, UnusedBlock
+from core.matching.blocks import blocks_of
+from core.plan import Module, TransferSettings, plan_transfer
+from core.reports.envelope import Identity
+from core.reports.layer import LayerReport
+from core.reports.transfer import Report, similarity_report, transfer_report
+from core.similarity import Comparison, LayerSimilarity, Measure, SideSimilarity
+from core.subspace import RankRule
 
 _Inventory = dict[str, dict[str, tuple[int, ...]]]  # block -> role -> shape
 
@@ -96,10 +96,10 @@ def compare_inventories(
     generator = torch.Generator().manual_seed(1)
     layers: dict[str, tuple[LayerPair, LayerSimilarity]] = {}
     names = [(layer.block or layer.name, layer.role) for layer in source.layers.values()]
-    by_place = dict(zip(names, source.layers.values(), strict=True))
+    by_role = dict(zip(names, source.layers.values(), strict=True))
     feeds = {match.target: match.source for match in block_map.matches}
     for depth, layer in enumerate(target.layers.values()):
-        origin = by_place.get((feeds.get(layer.block or layer.name) or "", layer.role))
+        origin = by_role.get((feeds.get(layer.block or layer.name) or "", layer.role))
         if origin is not None:
             noise = torch.randn((), generator=generator).item()
             share = likeness + 0.12 * math.sin(depth / 70) + 0.04 * noise - (0.1 if "ff" in layer.role else 0.0)
@@ -173,7 +173,7 @@ def _resnet(width: int) -> dict[str, tuple[int, ...]]:
     return {"in_layers.2": convolution, "emb_layers.1": (width, 1280), "out_layers.3": convolution}
 
 
-def _transformer(place: str, width: int, depth: int) -> _Inventory:
+def _transformer(block: str, width: int, depth: int) -> _Inventory:
     if not depth:
         return {}
     roles: dict[str, tuple[int, ...]] = {}
@@ -182,5 +182,5 @@ def _transformer(place: str, width: int, depth: int) -> _Inventory:
         roles |= {f"{attention}.to_{side}": (width, context) for side in ("k", "v")}
         roles[f"{attention}.to_out.0"] = (width, width)
     roles |= {"ff.net.0.proj": (8 * width, width), "ff.net.2": (width, 4 * width)}
-    blocks = {f"{place}.transformer_blocks.{index}": dict(roles) for index in range(depth)}
-    return {place: {"proj_in": (width, width), "proj_out": (width, width)}, **blocks}
+    blocks = {f"{block}.transformer_blocks.{index}": dict(roles) for index in range(depth)}
+    return {block: {"proj_in": (width, width), "proj_out": (width, width)}, **blocks}

@@ -14,5 +14,13 @@ class Line:
     tone: Tone
     text: str
 
+    @staticmethod
+    def sentence(tone: Tone, text: str) -> "Line":
+        """A line with a capital letter and a full stop. A first word that is not a plain word, such as a file's name,
+        stays as it is."""
+        first = text.split(maxsplit=1)[0] if text.strip() else ""
+        text = text[:1].upper() + text[1:] if first.strip(",;:").isalpha() else text
+        return Line(tone, text if text.endswith((".", "!", "?", "…")) else f"{text}.")
+
     def as_json(self) -> dict[str, str]:
         return {"tone": self.tone, "text": self.text}

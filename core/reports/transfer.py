@@ -10,11 +10,13 @@ from ..plan import TransferPlan
 from ..refine.outlook import Outlook
 from ..similarity import Comparison, LayerSimilarity
 from ..vectors import Vector
-from ..verdict import Verdict
+from ..verdict import Verdict, Word
 from .envelope import Identity, dumps, envelope
 from .layer import LayerReport, SkippedLayer, describe_skipped
+from .line import Line, Tone
 from .picture import BlockPair, pair_blocks, picture_tables
 
+_TONES: Mapping[Word, Tone] = {"works": "good", "risky": "warn", "refuse": "bad"}
 _LISTS = ("layers", "vectors", "skipped", "unread", "block_map")
 
 
@@ -82,6 +84,11 @@ class Report:
 
     def summary(self) -> str:
         """The run in one line, and a second line on refining if `refine` is set."""
+        text = self._counted() if self.verdict is None else f"{self.verdict.word}; {self._counted()}"
+        return text if self.refine is None else f"{text}\n{self.refine.sentence()}"
+
+    def _counted(self) -> str:
+        """How many layers and keys were transferred, and how similar the layers are."""
         counts, means = self.counts(), self.means()
         decisions = ("compared", "transferred", "copied", "skipped")
         parts = [f"{counts[decision]} {decision}" for decision in decisions if counts[decision]]
@@ -93,9 +100,13 @@ class Report:
         parts += [f"{name} {value:.2f}" for name, value in figures.items() if value is not None]
         if self.lost:
             parts.append(f"{self.lost:.0%} of the LoRA's change lost")
-        text = ", ".join(["layers: " + parts[0], *parts[1:]]) if parts else "no layers"
-        text = text if self.verdict is None else f"{self.verdict.word}; {text}"
-        return text if self.refine is None else f"{text}\n{self.refine.sentence()}"
+        return ", ".join(["layers: " + parts[0], *parts[1:]]) if parts else "no layers"
+
+    def lines(self) -> tuple[Line, ...]:
+        """The run as sentences for the node: the verdict with its reasons, the counts, and whether to refine."""
+        verdict = () if self.verdict is None else (Line.sentence(_TONES[self.verdict.word], self.verdict.summary()),)
+        refine = () if self.refine is None else (Line.sentence("next", self.refine.sentence()),)
+        return (*verdict, Line.sentence("plain", self._counted()), *refine)
 
     def as_json(self) -> dict[str, Any]:
         return envelope(

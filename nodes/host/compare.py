@@ -10,6 +10,7 @@ from ...core.pictures.block_map import block_map_picture
 from ...core.pictures.depth import depth_picture
 from ...core.pictures.heatmap import similarity_heatmap
 from ...core.reports.envelope import Identity
+from ...core.reports.line import Line
 from ...core.reports.transfer import Report, similarity_report
 from ...core.resources import Resources
 from ...core.similarity import Comparison, Measure, compare
@@ -40,6 +41,10 @@ class CompareResult:
     survey: Survey
     comparison: Comparison[HostBase]
     report: Report
+
+    def lines(self) -> tuple[Line, ...]:
+        """The result as sentences for the node."""
+        return self.report.lines()
 
     def pictures(self) -> Iterator[numpy.ndarray]:
         """The heatmap of all layers, the map of all blocks, and the similarity along the depth."""

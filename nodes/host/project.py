@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from ...core.errors import NothingToTransfer
 from ...core.plan import TransferSettings, plan_transfer, refuse_unless_forced
 from ...core.reports.envelope import Identity
+from ...core.reports.line import Line
 from ...core.reports.transfer import Report, transfer_report
 from ...core.resources import Resources
 from ...core.similarity import Comparison
@@ -28,6 +29,10 @@ class ProjectResult:
     def summary(self) -> str:
         """The result in one line, for the user."""
         return "; ".join((self.report.summary(), *self.notes))
+
+    def lines(self) -> tuple[Line, ...]:
+        """The result as sentences for the node."""
+        return (*self.report.lines(), *(Line.sentence("plain", note) for note in self.notes))
 
 
 def project(

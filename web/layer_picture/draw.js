@@ -69,11 +69,21 @@ function drawStripLabels(context, strip, theme) {
 /** Draw the heatmap. chosen: the cell under the pointer or the keyboard's focus. */
 export function drawHeatmap(context, heatmap, states, theme, { chosen = null } = {}) {
   const hatches = makeHatches(context, theme);
+  const marksCopies = areCopiesMarked(states);
   for (const panel of heatmap.panels) {
     drawPanelLabels(context, panel, theme);
-    for (const cell of panel.cells) drawCell(context, cell, states[cell.layer.index], theme, hatches);
+    for (const cell of panel.cells) {
+      const state = states[cell.layer.index];
+      drawCell(context, cell, state, theme, hatches);
+      if (state === "copied" && marksCopies) fill(context, { ...cell, y: cell.y + cell.height - 2, height: 2 }, COPIED);
+    }
   }
   if (chosen) drawFocus(context, chosen, theme);
+}
+
+/** Whether copied layers are marked: only if others are transferred. A mark on every layer would show nothing. */
+export function areCopiesMarked(states) {
+  return states.includes("copied") && states.includes("kept");
 }
 
 function drawPanelLabels(context, panel, theme) {
@@ -104,7 +114,6 @@ function drawCell(context, cell, state, theme, hatches) {
   if (aboveChance === null) return fill(context, middleOf(cell), theme.faint);
   if (state === "below") return drawDimmed(context, cell, aboveChance, hatches);
   fill(context, cell, similarityColour(aboveChance));
-  if (state === "copied") fill(context, { ...cell, y: cell.y + cell.height - 2, height: 2 }, COPIED);
 }
 
 function drawDimmed(context, box, aboveChance, hatches) {

@@ -1,6 +1,7 @@
 // Small elements of the page. Texts are always text: no string becomes HTML.
 
 import { VIRIDIS } from "./colours.js";
+import { areCopiesMarked } from "./draw.js";
 
 /** An element with attributes and a text. */
 export function element(tag, attributes = {}, text = "") {
@@ -30,10 +31,12 @@ export function legend(states) {
   ramp.style.background = `linear-gradient(90deg, ${VIRIDIS.join(", ")})`;
   const entries = [[ramp, "chance to equal"]];
   const marks = [
-    ["below", "left out by the threshold"], ["unmatched", "no partner"], ["copied", "copied unchanged"],
+    ["below", "left out by the threshold", states.includes("below")],
+    ["unmatched", "no partner", states.includes("unmatched")],
+    ["copied", "copied unchanged", areCopiesMarked(states)],
   ];
-  for (const [state, text] of marks) {
-    if (states.has(state)) entries.push([element("i", { class: `lt-${state}` }), text]);
+  for (const [state, text, occurs] of marks) {
+    if (occurs) entries.push([element("i", { class: `lt-${state}` }), text]);
   }
   return entries.map(([sample, text]) => {
     const entry = element("span");

@@ -195,7 +195,7 @@ export class LayerPicture {
     this.heatmapLayout = layoutHeatmap(this.model, this.width, this.isShown);
     const context = prepareCanvas(this.heatmap, this.width, this.heatmapLayout.height, this.sharpness);
     drawHeatmap(context, this.heatmapLayout, this.states, this.theme, { chosen: this.cellOf(this.chosenLayer) });
-    this.legend.replaceChildren(...legend(new Set(this.states)));
+    this.legend.replaceChildren(...legend(this.states));
   }
 
   cellOf(layer) {

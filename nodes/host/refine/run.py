@@ -181,7 +181,8 @@ def _make_adapter(
     entry = {"steps": best.step, "match": request.settings.match, "score": score, "before": round(before, 4)}
     metadata = refined_metadata(origin.metadata, tensors, entry, target)
     name = f"{origin.name} refined on {target.name}"
-    return Adapter(name, fingerprint_of(tensors), metadata, tensors=tensors, fits=start.base)
+    loaded = origin.origin or origin.name
+    return Adapter(name, fingerprint_of(tensors), metadata, tensors=tensors, fits=start.base, origin=loaded)
 
 
 def _write_notes(request: _Request, on_source: ApplyResult, prompts: list[Prompt]) -> tuple[str, ...]:
