@@ -21,6 +21,9 @@ Rescale = Literal["off", "relative_norm"]
 OutRank = Literal["exact", "keep", "cut"]
 
 
+BY_MEASURE = -1.0  # a threshold that leaves the choice to the measure; 0 transfers all layers but negative cosines
+
+
 @dataclass(frozen=True)
 class Module:
     """What an adapter contains for one layer: the shape (m, n) of its delta, and the keys that it was read from."""
@@ -36,7 +39,7 @@ class Module:
 class TransferSettings:
     """The settings of a transfer, and their defaults. InvalidSetting if one is out of range.
 
-    threshold: layers with a similarity below it are skipped or copied. None: the measure's own (similarity.THRESHOLDS).
+    threshold: layers with a similarity below it are skipped or copied. BY_MEASURE: the measure's own.
     rescale: relative_norm sets ||dW_t|| / ||W_t|| to ||dW_s|| / ||W_s||.
     out_rank: exact keeps the rank that the method returns. keep cuts it to the adapter's rank. cut limits every layer
     to dense_rank, or to the smallest rank that holds dense_energy, a share of ||dW||^2. Kinds without a low-rank form
@@ -45,7 +48,7 @@ class TransferSettings:
     """
 
     method: str = DEFAULT.name
-    threshold: float | None = None
+    threshold: float = BY_MEASURE
     below_threshold: BelowThreshold = "skip"
     rescale: Rescale = "off"
     out_rank: OutRank = "exact"
@@ -54,7 +57,7 @@ class TransferSettings:
     gain: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.threshold is not None and not 0 <= self.threshold <= 1:
+        if self.threshold != BY_MEASURE and not 0 <= self.threshold <= 1:
             raise InvalidSetting(f"Threshold: expected a similarity in [0, 1], found {self.threshold}.")
         if self.dense_rank < 1:
             raise InvalidSetting(f"Dense rank: expected at least 1, found {self.dense_rank}.")
@@ -70,13 +73,17 @@ class TransferSettings:
 
 @dataclass(frozen=True)
 class PlannedPair:
-    """One planned module: the pair of layers, whether it is transferred or copied, and the reason."""
+    """One planned module: the pair of layers, whether it is transferred or copied, and the reason.
+
+    by_threshold: whether another threshold could have changed the decision.
+    """
 
     pair: LayerPair
     similarity: LayerSimilarity
     action: Literal["transfer", "copy"]
     reason: str
     module: Module
+    by_threshold: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,26 +111,26 @@ class TransferPlan:
         pairs = [planned.pair for planned in self.pairs]
         return {pair.target.name: by_source[pair.source.name] for pair in pairs if pair.source.name in by_source}
 
-    def why_nothing(self, source: str, target: str) -> str:
+    def why_nothing(self, source: str, target: str, advice: str) -> str:
         """The error text for a plan without pairs: the most common reason, and what to do."""
         if not self.skipped:
             return f"From {source} to {target}: expected layers to transfer, found a LoRA that changes no layer."
         reason, count = Counter(skipped.reason for skipped in self.skipped).most_common(1)[0]
         return (
             f"From {source} to {target}: expected layers to transfer, found none among {len(self.skipped)} modules of "
-            f"the LoRA ({count} of them: {reason}). The bases may be unrelated: look at the heatmap before you lower "
-            "the threshold or set below_threshold to copy."
+            f"the LoRA ({count} of them: {reason}). {advice}"
         )
 
 
-def refuse_unless_forced(comparison: Comparison[Any], force: bool) -> None:
-    """Raise NothingToTransfer with the reasons if the verdict on the bases is "refuse" and `force` is off."""
+def refuse_unless_forced(comparison: Comparison[Any], force: bool, advice: str) -> None:
+    """Raise NothingToTransfer with the reasons and the advice if the verdict on the bases is "refuse" and `force` is
+    off."""
     verdict = comparison.verdict
     if verdict is not None and verdict.word == "refuse" and not force:
         raise NothingToTransfer(
             f"From {comparison.source.name} to {comparison.target.name}: expected related bases, found that "
             f"{'; '.join(verdict.reasons)}. No method that uses weights alone can transfer a LoRA between such bases. "
-            "Switch force on to transfer it anyway."
+            f"{advice}"
         )
 
 
@@ -194,17 +201,17 @@ def _decide(
         return _by_method(pair, similarity, reason, module, comparison, settings)
     if score >= threshold:
         reason = f"{label} {score:.3f} is at least {threshold:g}"
-        return _by_method(pair, similarity, reason, module, comparison, settings)
+        return replace(_by_method(pair, similarity, reason, module, comparison, settings), by_threshold=True)
     reason = f"{label} {score:.3f} is below {threshold:g}"
     if pair.target.name != pair.source.name:
         reason += f" for {pair.target.name}"
     if settings.below_threshold == "copy":
-        return PlannedPair(pair, similarity, "copy", reason, module)
-    return Skipped(module.layer, reason, module.keys)
+        return PlannedPair(pair, similarity, "copy", reason, module, by_threshold=True)
+    return Skipped(module.layer, reason, module.keys, pair.target.name)
 
 
 def _threshold(comparison: Comparison[Any], settings: TransferSettings) -> float:
-    return THRESHOLDS[comparison.measure] if settings.threshold is None else settings.threshold
+    return THRESHOLDS[comparison.measure] if settings.threshold == BY_MEASURE else settings.threshold
 
 
 def _by_method(

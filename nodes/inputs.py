@@ -4,6 +4,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..core.plan import BY_MEASURE, TransferSettings
+from ..core.similarity import THRESHOLDS
 from .sockets import AdapterSocket
 
 
@@ -20,6 +22,20 @@ def original_adapter_input() -> Any:
     return AdapterSocket.Input("adapter", tooltip="The LoRA as it was trained, from Load LoRA (Transfer).")
 
 
+def threshold_input(**options: Any) -> Any:
+    values = " and ".join(f"{value:g} for {measure}" for measure, value in THRESHOLDS.items())
+    return io.Float.Input(
+        "threshold",
+        default=TransferSettings.threshold,
+        min=BY_MEASURE,
+        max=1.0,
+        step=0.01,
+        tooltip=f"The lowest similarity at which a layer is transferred; {BY_MEASURE:g} stands for {values}. Lower it "
+        "if the node says that layers of related bases were skipped.",
+        **options,
+    )
+
+
 def target_conditioning_input() -> Any:
     return io.Conditioning.Input(
         "target_conditioning",
@@ -29,6 +45,11 @@ def target_conditioning_input() -> Any:
     )
 
 
+def strength_input(name: str, tooltip: str) -> Any:
+    """A strength with the limits of ComfyUI's Load LoRA."""
+    return io.Float.Input(name, default=1.0, min=-100.0, max=100.0, step=0.01, tooltip=tooltip)
+
+
 def seed_input(tooltip: str) -> Any:
     return io.Int.Input(
         "seed",
@@ -36,17 +57,21 @@ def seed_input(tooltip: str) -> Any:
         min=0,
         max=0xFFFFFFFFFFFFFFFF,
         control_after_generate=io.ControlAfterGenerate.fixed,  # or the page changes it at every run
+        optional=True,
+        advanced=True,
         tooltip=tooltip,
     )
 
 
-def size_input(default: int) -> Any:
+def size_input() -> Any:
     return io.Int.Input(
         "size",
-        default=default,
-        min=64,
+        default=0,
+        min=0,
         max=4096,
         step=8,
-        tooltip="Width and height of the pictures in pixels, if no latent is connected. Use the size that the models "
-        "are made for: 512 for SD 1.5, 1024 for SDXL and newer models.",
+        optional=True,
+        advanced=True,
+        tooltip="Width and height of the pictures in pixels, if no latent is connected. 0 is the size that the source "
+        "was made for. Choose a smaller size if memory is short.",
     )
