@@ -20,6 +20,7 @@ from .adapter.group import EMBEDDING, OF_TEXT_ENCODER
 from .adapter.read import AdapterOnBase, read_adapter
 from .adapter.save import note_growth
 from .base.from_model import HostBase
+from .kept import cache_lines
 from .pair import kind_of_comparison
 from .source_doubts import doubt_source
 
@@ -33,10 +34,12 @@ class ProjectResult:
     report: Report
     notes: tuple[str, ...]
     kind: PairKind | None = None
+    kept: tuple[Line, ...] = ()
 
     def lines(self) -> tuple[Line, ...]:
-        """What the node says: did it work, how well, what was left out and why, which strength, what to do next."""
-        return tuple(transfer_lines(self.report, self.kind, self.notes))
+        """What the node says: did it work, how well, what was left out and why, which strength, what to do next, and
+        what was kept on disk."""
+        return (*transfer_lines(self.report, self.kind, self.notes), *self.kept)
 
     def summary(self) -> str:
         """The result in one line, for the user."""
@@ -82,7 +85,7 @@ def project(
         doubts=doubt_source(adapter, source, target),
         seconds=time.monotonic() - started,
     )
-    return ProjectResult(transferred_adapter(adapter, changes, report), report, notes, kind)
+    return ProjectResult(transferred_adapter(adapter, changes, report), report, notes, kind, cache_lines(using))
 
 
 def _from_zeros(kind: PairKind | None) -> str:
