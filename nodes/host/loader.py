@@ -83,7 +83,7 @@ def load_from_another_base(
     else:
         chosen = _transfer_once(adapter, source, target, settings, using, tell)
     strength_clip = 0.0 if inputs.clip is None else strength_clip
-    applied = apply(chosen.adapter, inputs.model, inputs.clip, strength_model, strength_clip)
+    applied = apply(chosen.adapter, inputs.model, inputs.clip, strength_model, strength_clip, base=target.base)
     lines = (*(() if source is None else source.lines), *chosen.lines, *_lines_of_application(applied))
     return LoaderResult(applied.model, applied.clip, chosen.adapter.state_dict(), lines, chosen.report or None)
 
