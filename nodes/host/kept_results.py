@@ -72,6 +72,6 @@ class KeptResults:
 
 
 def result_key(settings: TransferSettings, **inputs: str | None) -> str:
-    """The key of a result: a hash of everything that it depends on. inputs: fingerprints and names of LoRA and bases."""
+    """The key of a result: a hash of all that it depends on. inputs: fingerprints and names of LoRA and bases."""
     facts = {"algorithm": _ALGORITHM, "pack": VERSION, "schema": SCHEMA, "settings": vars(settings), **inputs}
     return blake3(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -10,14 +10,13 @@ from ...core.methods.copy import COPY
 from ...core.plan import TransferSettings
 from ...core.reports.line import Line
 from ...core.resources import Resources
-from ...core.verdict import Verdict
 from .adapter.adapter import Adapter, adapter_from_file
 from .adapter.apply import ApplyResult, apply
 from .adapter.group import group_by_module
 from .adapter.strength import scale_adapter
 from .base.encoder import with_encoder_of
 from .base.from_model import HostBase, base_from_clip
-from .compare import CompareSettings, compare_bases
+from .compare import CompareResult, CompareSettings, compare_bases
 from .kept_results import KeptResult, KeptResults, result_key
 from .paths import adapter_path
 from .project import ProjectResult, project
@@ -146,18 +145,17 @@ def _transfer(
     compared = compare_bases(base, on, adapter, CompareSettings(measure="weight_cosine"), using, tell)
     verdict = compared.survey.verdict
     if verdict is not None and verdict.word == "refuse" and settings.method == COPY.name:
-        return _copy_between_strangers(adapter, on, settings.gain, verdict)
+        return _copy_between_strangers(adapter, on, settings.gain, compared)
     projected = project(compared.comparison, adapter, settings, using)
     return _as_it_is(adapter, base.name) if projected.report.is_between_equal_bases() else _result_of(projected)
 
 
-def _copy_between_strangers(adapter: Adapter, target: HostBase, gain: float, verdict: Verdict) -> KeptResult:
+def _copy_between_strangers(adapter: Adapter, target: HostBase, gain: float, compared: CompareResult) -> KeptResult:
     scaled = scale_adapter(adapter, gain, target)
     lines = (
-        Line("bad", "These bases are unrelated: the LoRA is loaded as it is, and will hardly do what it was made for."),
-        *(Line.sentence("plain", reason) for reason in verdict.reasons),
+        Line("bad", "The LoRA is loaded as it is, as the method says: these bases are unrelated."),
+        *compared.lines(),
         *(Line.sentence("warn", note) for note in scaled.notes),
-        Line("next", "Next: train the LoRA for this model with Refine LoRA, which needs no pictures."),
     )
     return KeptResult(scaled.adapter, lines, {})
 
