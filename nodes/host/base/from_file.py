@@ -13,14 +13,14 @@ from torch import Tensor
 
 from ....core.errors import UnsupportedBase
 from ....core.files import TensorFile
-from ....core.files.fingerprint import model_fingerprint
-from ....core.files.shards import open_model_file, require_whole
+from ....core.files.fingerprint import known_fingerprint, model_fingerprint
+from ....core.files.shards import open_model_file, require_whole, shard_paths
 from ....core.layers import Layer, WeightRef
 from ..settings import subspace_cache
 from .detect import DetectedModel, Tensors, detect_model, make_stand_ins, select_diffusion_model
 from .from_model import Fingerprint, HostBase, diffusers_names, find_missing_names, join_encoder, parameters_of
 from .layout import Locations, check_depth, find_views, header_at, mark_of, read_pieces, trace_rows
-from .names import UNET, layers_of
+from .names import UNET, describe_latents, layers_of
 
 # Signs of a quantised file: its weights mean nothing without the scales beside them.
 _QUANTISED = (".comfy_quant", ".scale_weight", ".weight_scale", "scaled_fp8", ".qweight", ".wscales")
@@ -39,7 +39,13 @@ def base_from_file(path: Path, name: str) -> HostBase:
         tick = comfy.model_management.throw_exception_if_processing_interrupted
         return model_fingerprint(file, subspace_cache(), tick)
 
-    return base_from_header(file, name, identify)
+    return replace(base_from_header(file, name, identify), path=path)
+
+
+def known_file_fingerprint(path: Path) -> str | None:
+    """The fingerprint of a base file if an earlier run computed it for the file's present state. Reads nothing of the
+    file."""
+    return known_fingerprint(shard_paths(path), subspace_cache())
 
 
 def refuse_pickled(path: Path, name: str) -> None:
@@ -77,7 +83,8 @@ def base_from_header(file: TensorFile, name: str, fingerprint: Fingerprint) -> H
     in_model_order = {key: locations[key] for key in model_keys if key in locations}
     base = _base(name, fingerprint, detected.family, {**known, **extra}, in_model_order, file)
     diffusers = diffusers_names(detected.config, model_keys)
-    base = replace(base, extra=frozenset(extra), diffusers=diffusers, notes=notes)
+    latents = describe_latents(detected.config.latent_format)
+    base = replace(base, extra=frozenset(extra), diffusers=diffusers, notes=notes, latents=latents)
     return base if encoder is None else join_encoder(base, encoder)
 
 

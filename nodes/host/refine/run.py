@@ -24,6 +24,8 @@ from ..base.merge import note_patched_weights
 from ..sampling.conditioning import Prompt, UnknownContent, hash_prompts, split_conditioning
 from ..sampling.noise import latent_space
 from ..sampling.outputs import latents_of
+from ..source_doubts import doubt_source
+from ..swapped import require_target
 from .bare_answers import add_bare_answers
 from .inputs import TargetSamples, convert_pictures, convert_states, require_convertible
 from .previews import Previews
@@ -37,8 +39,8 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class RefineInputs:
-    """The node's connected inputs. transferred: the LoRA to start from, None to start from zeros; vae: decodes the
-    previews; source_vae, target_vae: for models with different latents."""
+    """The node's connected inputs. transferred: the LoRA to start from, None to start from zeros; target_vae:
+    decodes the previews; with source_vae: converts pictures between models with different latents."""
 
     source: Any
     target: Any
@@ -47,9 +49,8 @@ class RefineInputs:
     transferred: Adapter | None = None
     target_conditioning: Any = None
     latent: Mapping[str, Any] | None = None
-    vae: Any = None
-    source_vae: Any = None
     target_vae: Any = None
+    source_vae: Any = None
 
     def shares_latents(self) -> bool:
         return latent_space(self.source) == latent_space(self.target)
@@ -83,6 +84,9 @@ def refine_adapter(
     require_convertible(inputs.source, inputs.target, settings.match, with_vaes)
     request = _Request(inputs, settings, teacher_settings, size, say)
     bases = base_from_model(inputs.source), base_from_model(inputs.target)
+    doubts = doubt_source(inputs.adapter, *bases)
+    if inputs.transferred is not None:
+        doubts = (*require_target(inputs.transferred, *bases), *doubts)
     prompts = _pair_prompts(inputs)
     start = _choose_start(inputs, bases, settings)
     on_source = apply(inputs.adapter, inputs.source, None, 1.0, 0.0)
@@ -90,8 +94,9 @@ def refine_adapter(
     comfy.model_management.unload_model_and_clones(inputs.source)
     say("measuring the target without a LoRA")
     teacher_samples = add_bare_answers(inputs.target, samples, prompts[1], settings)
-    vae = inputs.vae or inputs.target_vae
-    previews = Previews(inputs.target, vae, samples.preview_prompt(), settings.seed, teacher_settings.target_steps)
+    previews = Previews(
+        inputs.target, inputs.target_vae, samples.preview_prompt(), settings.seed, teacher_settings.target_steps
+    )
 
     def make_adapter(best: BestFactors, before: float) -> Adapter:
         return _make_adapter(request, start, bases[1], best, before)
@@ -112,7 +117,7 @@ def refine_adapter(
             scores=run.scores,
             best_step=run.best.step,
             ended=run.ended,
-            notes=(*_write_notes(request, on_source, prompts[0]), *start.notes, *run.notes, *previews.notes),
+            notes=(*doubts, *_write_notes(request, on_source, prompts[0]), *start.notes, *run.notes, *previews.notes),
             seconds=run.seconds,
         )
         unchanged = start.adapter if run.best.step == 0 else None
@@ -181,7 +186,8 @@ def _make_adapter(
     entry = {"steps": best.step, "match": request.settings.match, "score": score, "before": round(before, 4)}
     metadata = refined_metadata(origin.metadata, tensors, entry, target)
     name = f"{origin.name} refined on {target.name}"
-    return Adapter(name, fingerprint_of(tensors), metadata, tensors=tensors, fits=start.base)
+    loaded = origin.origin or origin.name
+    return Adapter(name, fingerprint_of(tensors), metadata, tensors=tensors, fits=start.base, origin=loaded)
 
 
 def _write_notes(request: _Request, on_source: ApplyResult, prompts: list[Prompt]) -> tuple[str, ...]:
