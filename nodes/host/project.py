@@ -34,9 +34,12 @@ class ProjectResult:
     notes: tuple[str, ...]
     kind: PairKind | None = None
 
-    def lines(self) -> tuple[Line, ...]:
-        """What the node says: did it work, how well, what was left out and why, which strength, what to do next."""
-        return tuple(transfer_lines(self.report, self.kind, self.notes))
+    def lines(self, *, applied: bool = False) -> tuple[Line, ...]:
+        """What the node says: did it work, how well, what was left out and why, which strength, what to do next.
+
+        applied: whether the node applies the LoRA too.
+        """
+        return tuple(transfer_lines(self.report, self.kind, self.notes, applied=applied))
 
     def summary(self) -> str:
         """The result in one line, for the user."""
