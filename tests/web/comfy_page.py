@@ -62,9 +62,7 @@ class ComfyPage:
     def switch_mode(self, mode: str) -> None:
         """Switches between the canvas and Nodes 2.0, as the settings page does."""
         self.mode = mode
-        self.page.evaluate(
-            "on => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", MODES[mode]
-        )
+        self.page.evaluate("on => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", MODES[mode])
         self.page.wait_for_function("on => Boolean(LiteGraph.vueNodesMode) === on", arg=MODES[mode])
 
     def load(self, workflow: dict[str, Any], name: str) -> None:

@@ -18,9 +18,7 @@ def demo() -> dict[str, Any]:
         values = node.get("widgets_values")
         if node.get("title") == "Prompts":
             values[0] = "ghost\nneutral face"
-        elif node["type"] == "EmptyLatentImage":
-            values[2] = 2
-        elif node["type"] == "KSampler":
+        elif node["type"] == "EmptyLatentImage" or node["type"] == "KSampler":
             values[2] = 2
     return workflow
 
