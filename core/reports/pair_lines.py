@@ -10,6 +10,7 @@ from ..methods import DEFAULT, method_named
 from ..pair_kinds import PairKind
 from ..refine.outlook import advise
 from ..verdict import RELATED, Verdict, Word, judge_loss
+from .envelope import MISSING
 from .line import Line, Tone
 from .transfer import Report
 
@@ -144,6 +145,13 @@ def _next_steps(report: Report, kind: PairKind | None, *, applied: bool) -> Iter
         )
     if report.word == "works":
         yield Line("next", _KEEP if applied else _LOOK)
+        return
+    if report.source.fingerprint == MISSING:
+        yield Line(
+            "next",
+            "Next: compare a picture with the LoRA and one without. With the LoRA's own base on this disk, the "
+            "transfer can be checked and measured.",
+        )
         return
     yield Line("next", "Next: measure with Check Transfer how much of the LoRA comes through.")
     if kind is not None and report.word is not None:

@@ -81,7 +81,7 @@ def project(
         unread=placed.unread,
         notes=(*transferred.notes, *notes),
         lost=plan.share_lost(placed.factored, comparison.channels) if placed.factored else None,
-        unread_share=_share_unread(placed),
+        unread_share=share_unread(placed),
         doubts=doubt_source(adapter, source, target),
         seconds=time.monotonic() - started,
     )
@@ -101,7 +101,7 @@ def _advise_on_nothing(plan: TransferPlan, comparison: Comparison[HostBase], kin
     return f"Refine LoRA can still teach it to the target, by a short training{_from_zeros(kind)}."
 
 
-def _share_unread(placed: AdapterOnBase) -> float:
+def share_unread(placed: AdapterOnBase) -> float:
     """The share of the keys that are unread. Those for a text encoder and learned words do not count: a LoRA works
     without them."""
     unread = sum(reason not in (OF_TEXT_ENCODER, EMBEDDING) for reason in placed.unread.values())
