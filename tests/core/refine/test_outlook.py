@@ -75,8 +75,8 @@ def test_the_sentence_says_what_the_estimate_is_for() -> None:
     found = Outlook(of("drifted"), estimate_cost(SDXL, CARD, 1024))
     assert found.sentence() == (
         "Refine LoRA is worth it for a subtle style, and adds little to a strong one: on a fine-tune that has drifted "
-        "it raised 85% to 95% of a trained LoRA's gain for a strong style, 51% to 83% for a subtle one; about 7 minutes "
-        "and at least 7.6 GB on this card (estimated, for 80 steps at 1024 px)"
+        "it raised 85% to 95% of a trained LoRA's gain for a strong style, 51% to 83% for a subtle one; about 7 "
+        "minutes and at least 7.6 GB on this card (estimated, for 80 steps at 1024 px)"
     )
     written = json.loads(json.dumps(found.as_json()))
     assert written["sentence"] == found.sentence()
