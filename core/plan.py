@@ -70,13 +70,17 @@ class TransferSettings:
 
 @dataclass(frozen=True)
 class PlannedPair:
-    """One planned module: the pair of layers, whether it is transferred or copied, and the reason."""
+    """One planned module: the pair of layers, whether it is transferred or copied, and the reason.
+
+    by_threshold: whether another threshold could have changed the decision.
+    """
 
     pair: LayerPair
     similarity: LayerSimilarity
     action: Literal["transfer", "copy"]
     reason: str
     module: Module
+    by_threshold: bool = False
 
 
 @dataclass(frozen=True)
@@ -193,13 +197,13 @@ def _decide(
         return _by_method(pair, similarity, reason, module, comparison, settings)
     if score >= settings.threshold:
         reason = f"{label} {score:.3f} is at least {settings.threshold:g}"
-        return _by_method(pair, similarity, reason, module, comparison, settings)
+        return replace(_by_method(pair, similarity, reason, module, comparison, settings), by_threshold=True)
     reason = f"{label} {score:.3f} is below {settings.threshold:g}"
     if pair.target.name != pair.source.name:
         reason += f" for {pair.target.name}"
     if settings.below_threshold == "copy":
-        return PlannedPair(pair, similarity, "copy", reason, module)
-    return Skipped(module.layer, reason, module.keys)
+        return PlannedPair(pair, similarity, "copy", reason, module, by_threshold=True)
+    return Skipped(module.layer, reason, module.keys, pair.target.name)
 
 
 def _by_method(

@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from .host.adapter.adapter import Adapter
 from .host.adapter.apply import apply
+from .inputs import strength_input
 from .messages import message
 from .sockets import CATEGORY, AdapterSocket
 
@@ -24,22 +25,8 @@ class ApplyLora(io.ComfyNode):
                 AdapterSocket.Input(
                     "adapter", tooltip="A transferred LoRA, or a LoRA from Load LoRA (Transfer) to compare with."
                 ),
-                io.Float.Input(
-                    "strength_model",
-                    default=1.0,
-                    min=-100.0,
-                    max=100.0,
-                    step=0.01,
-                    tooltip="Strength of the LoRA on the model; 0 leaves the model as it is.",
-                ),
-                io.Float.Input(
-                    "strength_clip",
-                    default=1.0,
-                    min=-100.0,
-                    max=100.0,
-                    step=0.01,
-                    tooltip="Strength of the LoRA on the text encoder; 0 leaves it as it is.",
-                ),
+                strength_input("strength_model", "Strength of the LoRA on the model; 0 leaves the model as it is."),
+                strength_input("strength_clip", "Strength of the LoRA on the text encoder; 0 leaves it as it is."),
                 io.Clip.Input(
                     "clip", optional=True, tooltip="The text encoder. Connect it if the LoRA changes it too."
                 ),

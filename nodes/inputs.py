@@ -29,6 +29,11 @@ def target_conditioning_input() -> Any:
     )
 
 
+def strength_input(name: str, tooltip: str) -> Any:
+    """A strength with the limits of ComfyUI's Load LoRA."""
+    return io.Float.Input(name, default=1.0, min=-100.0, max=100.0, step=0.01, tooltip=tooltip)
+
+
 def seed_input(tooltip: str) -> Any:
     return io.Int.Input(
         "seed",

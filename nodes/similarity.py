@@ -26,6 +26,7 @@ _RANK_RULES = [
                 min=0.01,
                 max=1.0,
                 step=0.01,
+                advanced=True,
                 tooltip="The number of directions, as a share of the layer's smaller side. At 1 nothing is cut off, "
                 f"and on square layers {list_methods(lambda method: method.needs_subspaces)} give the plain copy.",
             )
@@ -39,6 +40,7 @@ _RANK_RULES = [
                 default=320,
                 min=1,
                 max=16384,
+                advanced=True,
                 tooltip="The same number of directions for every layer. Layers with fewer directions cannot be "
                 "compared.",
             )
@@ -53,6 +55,7 @@ _RANK_RULES = [
                 min=0.01,
                 max=1.0,
                 step=0.01,
+                advanced=True,
                 tooltip="Uses as many directions as are needed to hold this share of the squared singular values.",
             )
         ],
@@ -163,7 +166,7 @@ class ComputeSimilarity(io.ComfyNode):
         compared = compare_bases(source, target, adapter, settings, resources(), tell)
         heatmap, blocks, depth = map(image_of, compared.pictures())
         images = [ui.PreviewImage(picture, cls=cls) for picture in (heatmap, blocks, depth)]
-        shown = message(compared.lines(), compared.report.as_json(), images)
+        shown = message(compared.lines(), compared.report.for_picture(), images)
         report, chosen_map = compared.report.dumps(), compared.survey.block_map.dumps()
         return io.NodeOutput(compared.comparison, report, chosen_map, heatmap, blocks, depth, ui=shown)
 

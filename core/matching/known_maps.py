@@ -15,7 +15,7 @@ class KnownMap:
     of the target, in order, the number of the source block that feeds it; None for a new block. depth: the number of
     the source's blocks in that stack. other_stacks: the number of blocks in the target's other stacks, which stay as
     they are. origin: who published the map. entry: the metadata entry by which others mark a LoRA that was converted by
-    this map already.
+    this map already. depth_entry: the metadata entry in which trainers write the number of the base's blocks.
     """
 
     source: str
@@ -27,6 +27,7 @@ class KnownMap:
     origin: str
     other_stacks: Mapping[str, int]
     entry: tuple[str, str] | None = None
+    depth_entry: str | None = None
 
     @property
     def grows(self) -> bool:
@@ -84,7 +85,7 @@ def _count(blocks: Iterable[str], stack: str) -> int:
 def _with_new_blocks(depth: int, new: Sequence[int]) -> tuple[int | None, ...]:
     """The sources of a grown stack: the old blocks keep their order in the places that no new block takes."""
     old = iter(range(depth))
-    return tuple(None if place in new else next(old) for place in range(depth + len(new)))
+    return tuple(None if number in new else next(old) for number in range(depth + len(new)))
 
 
 KNOWN_MAPS: tuple[KnownMap, ...] = (
@@ -98,6 +99,7 @@ KNOWN_MAPS: tuple[KnownMap, ...] = (
         origin="the model's own expand manifest",
         other_stacks={},
         entry=("ss_anima_remap", "28to40"),
+        depth_entry="ss_anima_num_blocks",
     ),
     KnownMap(
         source="Flux.1 dev",

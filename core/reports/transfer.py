@@ -12,7 +12,8 @@ from ..similarity import Comparison, LayerSimilarity
 from ..vectors import Vector
 from ..verdict import Verdict, Word, judge_loss, most_severe
 from .envelope import Identity, dumps, envelope
-from .layer import LayerReport
+from .layer import LayerReport, SkippedLayer, describe_skipped
+from .picture import BlockPair, pair_blocks, picture_tables
 
 _ROUNDING = 0.005  # drift of a base against itself in another precision: bfloat16 0.002 at most, a fine-tune 0.02
 _LISTS = ("layers", "vectors", "skipped", "unread", "block_map")
@@ -23,11 +24,11 @@ class Report:
     """A comparison or a transfer. Every key of the adapter's file is in a layer, in `vectors` (copied biases and
     norms), in `skipped` or in `unread` (key -> reason).
 
-    compared: the similarities of all compared layers, including those that were then skipped; empty if they are those
-    of `layers`. verdict, block_map: results of the survey. lost: share of the adapter's sum of ||dW||^2, over modules
-    with factors, that is not transferred. unread_share: share of the adapter's keys that change the diffusion model and
-    are unread. doubts: sentences on why the adapter may not belong to the source. refine: whether refining is worth its
-    cost.
+    blocks: every block of both bases, in the order of the models. compared: the similarities of all compared layers,
+    including those that were then skipped; empty if they are those of `layers`. verdict, block_map: results of the
+    survey. lost: share of the adapter's sum of ||dW||^2, over modules with factors, that is not transferred.
+    unread_share: share of the adapter's keys that change the diffusion model and are unread. doubts: sentences on why
+    the adapter may not belong to the source. refine: whether refining is worth its cost.
     """
 
     kind: Literal["similarity", "transfer"]
@@ -36,7 +37,7 @@ class Report:
     adapter: Identity | None
     settings: Mapping[str, Any]
     layers: tuple[LayerReport, ...]
-    skipped: tuple[Skipped, ...]
+    skipped: tuple[SkippedLayer, ...]
     unread: Mapping[str, str] = field(default_factory=dict[str, str])
     vectors: tuple[Vector, ...] = ()
     notes: tuple[str, ...] = ()
@@ -48,6 +49,7 @@ class Report:
     seconds: float = 0.0
     compared: tuple[LayerSimilarity, ...] = ()
     refine: Outlook | None = None
+    blocks: tuple[BlockPair, ...] = ()
 
     @property
     def word(self) -> Word | None:
@@ -138,13 +140,24 @@ class Report:
             means=self.means(),
             layers=[layer.as_json() for layer in self.layers],
             vectors=[{"parameter": vector.parameter, "keys": list(vector.keys)} for vector in self.vectors],
-            skipped=[{"layer": item.layer, "reason": item.reason, "keys": list(item.keys)} for item in self.skipped],
+            skipped=[item.as_json() for item in self.skipped],
             unread=[{"key": key, "reason": reason} for key, reason in self.unread.items()],
         )
 
     def provenance(self) -> dict[str, Any]:
         """The report without its lists, for the metadata of a saved adapter."""
         return {key: value for key, value in self.as_json().items() if key not in _LISTS}
+
+    def for_picture(self) -> dict[str, Any]:
+        """The part of the report that the interactive picture draws, in a compact form (picture.py): it is stored in
+        the user's workflow. 800 layers take about 150 kB."""
+        return envelope(
+            self,
+            self.kind,
+            verdict=None if self.verdict is None else self.verdict.word,
+            counts=self.counts(),
+            **picture_tables(self.blocks, self.layers, self.skipped, self.settings["measure"]),
+        )
 
     def dumps(self) -> str:
         """The report as indented JSON text."""
@@ -167,13 +180,14 @@ def similarity_report(
         adapter=adapter,
         settings=_comparison_settings(comparison),
         layers=tuple(LayerReport(pair, figures, "compared", pair.why) for pair, figures in comparison.layers.values()),
-        skipped=tuple(comparison.unpaired.values()),
+        skipped=describe_skipped(comparison, comparison.unpaired.values()),
         verdict=comparison.verdict,
         block_map=comparison.block_map,
         lost=None if comparison.verdict is None else comparison.verdict.figures.lost,
         doubts=doubts,
         seconds=seconds,
         refine=refine,
+        blocks=pair_blocks(comparison),
     )
 
 
@@ -201,7 +215,7 @@ def transfer_report(
         adapter=adapter,
         settings={**_comparison_settings(comparison), **vars(plan.settings), "method_source": plan.method.source},
         layers=layers,
-        skipped=(*plan.skipped, *skipped),
+        skipped=describe_skipped(comparison, (*plan.skipped, *skipped)),
         unread=unread or {},
         vectors=vectors,
         verdict=comparison.verdict,
@@ -211,6 +225,7 @@ def transfer_report(
         doubts=doubts,
         seconds=seconds,
         compared=plan.compared,
+        blocks=pair_blocks(comparison),
     )
 
 

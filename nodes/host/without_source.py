@@ -26,7 +26,7 @@ from .base.stand_in import stand_in_for_source
 from .project import ProjectResult
 
 _UNCHECKED = "the source base is not on this disk: whether this LoRA suits the target could not be checked"
-_BY_NAMES = "no published map of blocks fits this LoRA and the target: layers of the same name and shape were copied"
+_BY_NAMES = "layers of the same name and shape were copied"
 _REPLACES = (
     "it replaces the layer's weight, and without the source base its change cannot be told from the source's own weight"
 )
@@ -76,11 +76,16 @@ def choose_known_map(adapter: Adapter, target: HostBase) -> tuple[KnownMap | Non
     """(the published map by which a LoRA has to be transferred to this target, or None; the reason as a sentence)."""
     for known in known_maps_to(target.family, _blocks(target)):
         if (entry := _find_entry(adapter)) is not None:
-            return None, f"its entry {entry} says that it was converted already: layers of the same name were copied"
+            return None, f"its entry {entry} says that it was converted already: {_BY_NAMES}"
+        entry, depth = known.depth_entry, adapter.metadata.get(known.depth_entry or "")
+        if depth == str(known.depth):
+            return known, f"{_explain_map(known, known.depth - 1)}: its entry {entry} says {depth} blocks"
+        if depth == str(len(known.sources)):
+            return None, f"its entry {entry} says that it was trained on {depth} blocks: {_BY_NAMES}"
         highest = _highest_block(adapter, target, known)
         if known.fits_adapter(highest):
             return known, _explain_map(known, highest)
-    return None, _BY_NAMES
+    return None, f"no published map of blocks fits this LoRA and the target: {_BY_NAMES}"
 
 
 def _explain_map(known: KnownMap, highest: int | None) -> str:

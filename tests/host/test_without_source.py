@@ -103,6 +103,13 @@ def test_an_anima_lora_with_a_block_above_the_28th_was_made_for_the_40() -> None
     assert "no published map" in " ".join(result.notes)
 
 
+@pytest.mark.parametrize(("blocks", "layer"), [("28", "blocks.3"), ("40", "blocks.2"), ("junk", "blocks.3")])
+def test_the_number_of_blocks_in_the_metadata_decides(blocks: str, layer: str) -> None:
+    tensors = marked({"lora_unet_blocks_2_cross_attn_q_proj": 1.0}, 2048, 2048)
+    result = transferred(tensors, anima(), {"ss_anima_num_blocks": blocks})
+    assert set(marks_of(result)) == {f"{layer}.cross_attn.q_proj"}
+
+
 def test_a_lora_of_few_blocks_says_why_it_counts_as_one_for_the_source() -> None:
     result = transferred(marked({"lora_unet_blocks_2_cross_attn_q_proj": 1.0}, 2048, 2048), anima())
     assert set(marks_of(result)) == {"blocks.3.cross_attn.q_proj"}

@@ -32,10 +32,10 @@ def _renumber(base: HostBase, known: KnownMap) -> HostBase:
     copies = _copies_of_blocks(known)
     key_map: dict[str, Any] = {}
     extra: set[str] = set()
-    for spelled, place in base.key_map.items():
-        for old, new in copies(layer_name(place)):
+    for spelled, target in base.key_map.items():
+        for old, new in copies(layer_name(target)):
             own = _replace_number(spelled, old, new)
-            key_map[own] = _renumber_place(place, old, new)
+            key_map[own] = _renumber_target(target, old, new)
             extra |= {own} if spelled in base.extra else set()
     parameters = {
         _replace_number(key, old, new): shape
@@ -100,10 +100,10 @@ def _renumber_layer(layer: Layer, old: int, new: int) -> Layer:
     return replace(layer, name=name, block=block_and_role(name)[0], weight=weight)
 
 
-def _renumber_place(place: Any, old: int, new: int) -> Any:
+def _renumber_target(target: Any, old: int, new: int) -> Any:
     """A value of a key map (names.parse_target) with another block number in its key."""
-    key = _replace_number(parse_target(place)[0], old, new)
-    return key if isinstance(place, str) else (key, *place[1:])
+    key = _replace_number(parse_target(target)[0], old, new)
+    return key if isinstance(target, str) else (key, *target[1:])
 
 
 def _replace_number(name: str, old: int, new: int) -> str:
