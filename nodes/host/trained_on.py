@@ -98,6 +98,8 @@ def _by_name(files: Sequence[_BaseFile], clues: BaseClues) -> Guess | None:
     named = [file for file in files if _has_name(file, clues)]
     exact = [file for file in named if any(name.plain == file.model.plain for name in _names(clues))]
     hits = _without_copies([file for file in exact or named if file.hash_agrees is not False])
+    if len(hits) == 1 and not hits[0].hash_agrees and len({name.core for name in _names(clues)}) > 1:
+        return Guess(hits[0].name, False, (f"the LoRA names several bases, of which only {hits[0].name} is here",))
     if len(hits) == 1:
         agrees = " and the same hash at its beginning" if hits[0].hash_agrees else ""
         what = "the name" if hits[0] in exact else "the name, in another precision,"
@@ -176,7 +178,7 @@ def _describe_clues(clues: BaseClues) -> list[str]:
 def _describe_fits(fits: BaseFits, clues: BaseClues, files: Sequence[_BaseFile]) -> list[str]:
     """What the base files' layers say; also why a file that has the LoRA's name for its base cannot be it."""
     total = len(fits.fitting) + len(fits.misfits) + len(fits.unreadable)
-    sentences = [f"{len(files)} of {total} base files on this disk have the layers and the kind that it needs"]
+    sentences = [f"the LoRA fits {len(files)} of the {total} base files on this disk"]
     cores = {name.core for name in _names(clues)}
     for name, share in fits.misfits.items():
         if ModelName.of(name).core in cores:

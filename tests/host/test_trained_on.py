@@ -140,6 +140,12 @@ def test_equal_beginnings_alone_are_no_proof(folder: Path) -> None:
     assert (contradicted.base_name, contradicted.sure) == (None, False)
 
 
+def test_a_lora_that_names_two_bases_is_not_sure_of_the_only_one_on_the_disk(folder: Path) -> None:
+    guessed = guess(folder, lora({"ss_sd_model_name": "gone_v2.safetensors", "base_model": "someone/old_v1"}))
+    assert (guessed.base_name, guessed.sure) == (OLD, False)
+    assert "several bases" in words(guessed)
+
+
 def test_a_file_of_the_right_name_with_another_hash_is_a_weak_guess(folder: Path) -> None:
     guessed = guess(folder, lora({"ss_sd_model_name": "old_v1.safetensors", "ss_sd_model_hash": "01234567"}))
     assert (guessed.base_name, guessed.sure) == (OLD, False)
@@ -226,6 +232,16 @@ def test_copies_in_two_folders_are_the_same_base_and_other_files_of_the_name_are
     guessed = guess(folder, lora({"ss_sd_model_name": "old_v1"}), copy)
     assert (guessed.base_name, guessed.sure) == (None, False)
     assert set(guessed.candidates[:2]) == {OLD, copy}
+
+
+def test_modules_that_do_not_fit_a_base_leave_no_error_in_the_log(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    layer = "lora_unet_double_blocks_0_img_mlp_0"
+    dora = {f"{layer}.lora_up.weight": torch.ones(999, 1), f"{layer}.lora_down.weight": torch.ones(1, 128)}
+    adapter = Adapter("dora", "dora", {}, tensors=dora | {f"{layer}.dora_scale": torch.ones(999, 1)})
+    assert guess(folder, adapter).candidates == ()
+    assert not caplog.records
 
 
 def test_folder_and_file_name_of_the_lora_are_weak_evidence(folder: Path) -> None:

@@ -1,6 +1,8 @@
 """Which base files a LoRA fits: read from headers, once for all files with the same layers."""
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from ..adapter.adapter import Adapter
 from ..adapter.group import EMBEDDING, NOT_IN_TEXT_ENCODER, OF_SECOND_EXPERT, OF_TEXT_ENCODER
 from ..adapter.read import AdapterOnBase, read_adapter
 from .file_hashes import state_mark
-from .from_file import base_from_file
+from .from_file import base_from_file, refuse_pickled
 from .from_model import HostBase
 
 # A LoRA fits a base if this share of its keys for the diffusion model names layers of the right shape. It is not 1,
@@ -53,6 +55,7 @@ def find_fitting_bases(
             path = path_of(name)
             if path != shard_paths(path)[0]:
                 continue  # the first file of a model stands for all of them
+            refuse_pickled(path, name)
             structure = _structure_of(path, cache)
             if structure not in by_structure:
                 by_structure[structure] = _measure(without_values, structure, path, name, cache)
@@ -97,7 +100,8 @@ def _measure(adapter: Adapter, structure: str, path: Path, name: str, cache: Sub
 
 def _share_that_fits(adapter: Adapter, base: HostBase) -> float:
     try:
-        placed = read_adapter(adapter, base)
+        with _without_log_of_misfits():
+            placed = read_adapter(adapter, base)
     except UnsupportedAdapter:
         return 0.0
     of_encoder = {name for name, layer in base.layers.items() if layer.text_encoder}
@@ -106,6 +110,21 @@ def _share_that_fits(adapter: Adapter, base: HostBase) -> float:
     unread = sum(reason not in _OF_NO_LAYER for reason in placed.unread.values())
     total = fitting + skipped + unread
     return fitting / total if total else 0.0
+
+
+@contextmanager
+def _without_log_of_misfits() -> Iterator[None]:
+    """Leaves out what ComfyUI logs for each module that does not fit a weight: here that is a result, not an error."""
+
+    def is_kept(record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith("ERROR ")
+
+    log = logging.getLogger()
+    log.addFilter(is_kept)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_kept)
 
 
 def _count_keys(placed: AdapterOnBase, of_encoder: set[str]) -> int:
