@@ -58,7 +58,7 @@ def project(
     started = time.monotonic()
     source, target = comparison.source, comparison.target
     kind = kind_of_comparison(comparison)
-    refuse_unless_forced(comparison, force, f"Refine LoRA can, by a short training{_from_zeros(kind)}.")
+    refuse_unless_forced(comparison, force, f"Refine LoRA can, by a short training.{_from_zeros(kind)}")
     placed = read_adapter(adapter, source)
     plan = plan_transfer(comparison, placed.modules, settings, adapter.fingerprint)
     vectors, skipped = plan_vectors(placed.vectors, target.parameters, target.name, comparison.block_map)
@@ -86,7 +86,7 @@ def project(
 
 
 def _from_zeros(kind: PairKind | None) -> str:
-    return "" if kind is None else f": it {advise(kind, 'refuse')}"
+    return "" if kind is None else f" It {advise(kind, 'refuse')}."
 
 
 def _advise_on_nothing(plan: TransferPlan, comparison: Comparison[HostBase], kind: PairKind | None) -> str:
@@ -95,7 +95,7 @@ def _advise_on_nothing(plan: TransferPlan, comparison: Comparison[HostBase], kin
     related = comparison.verdict is not None and comparison.verdict.word != "refuse"
     if related and any(score is not None and score < plan.settings.threshold for score in scores):
         return "These bases are related: lower threshold, or set below_threshold to copy."
-    return f"Refine LoRA can still teach it to the target, by a short training{_from_zeros(kind)}."
+    return f"Refine LoRA can still teach it to the target, by a short training.{_from_zeros(kind)}"
 
 
 def _share_unread(placed: AdapterOnBase) -> float:

@@ -32,6 +32,8 @@ _REPLACES = (
 )
 _OF_TARGET = "computed from the target's weight, as ComfyUI does when it loads the LoRA on the target"
 
+_FIND_SOURCE = "Find the base that it was trained on, put it on this disk, and choose it in trained_on."
+
 _NOT_MEASURED = LayerSimilarity(WeightFigures(None, None, (0.0, 0.0)))
 _NO_RULE = RankRule("fraction", 0.5)  # a comparison has one; nothing is decomposed here
 
@@ -181,7 +183,7 @@ def _note_kinds(plan: TransferPlan) -> tuple[str, ...]:
 
 
 def _explain_nothing(adapter: Adapter, target: HostBase, plan: TransferPlan) -> str:
-    return plan.why_nothing(f"the base of {adapter.name}", target.name)
+    return plan.why_nothing(f"the base of {adapter.name}", target.name, _FIND_SOURCE)
 
 
 def _mark(adapter: Adapter, known: KnownMap | None) -> Adapter:
