@@ -37,8 +37,11 @@ def comparison_lines(report: Report, kind: PairKind | None) -> Iterator[Line]:
         yield Line.sentence("plain" if report.word == "works" else "next", report.refine.sentence())
 
 
-def transfer_lines(report: Report, kind: PairKind | None, notes: Iterable[str]) -> Iterator[Line]:
-    """The lines of a transfer. kind: of the pair; None without a verdict. notes: what the user should see at once."""
+def transfer_lines(
+    report: Report, kind: PairKind | None, notes: Iterable[str], *, in_loader: bool = False
+) -> Iterator[Line]:
+    """The lines of a transfer. kind: of the pair; None without a verdict. notes: what the user should see at once.
+    in_loader: the LoRA is applied already."""
     counts = report.counts()
     layers = counts["transferred"] + counts["copied"]
     number = "all" if counts["copied"] == layers else counts["copied"]
@@ -52,7 +55,7 @@ def transfer_lines(report: Report, kind: PairKind | None, notes: Iterable[str]) 
     for note in notes:
         yield Line.sentence("plain" if report.word is not None else "warn", note)
     yield _strength(report, kind)
-    yield from _next_steps(report, kind)
+    yield from _next_steps(report, kind, in_loader=in_loader)
 
 
 def _opening(report: Report, done: str | None = None) -> Iterator[Line]:
@@ -129,7 +132,7 @@ def _strength(report: Report, kind: PairKind | None) -> Line:
     return Line("plain", f"{text}.{inside}" if subtle == 1 else f"{text}; for a subtle style, {subtle:g}.{inside}")
 
 
-def _next_steps(report: Report, kind: PairKind | None) -> Iterator[Line]:
+def _next_steps(report: Report, kind: PairKind | None, *, in_loader: bool) -> Iterator[Line]:
     below = report.below_threshold()
     if below and _is_related(report) and report.settings["below_threshold"] == "skip":
         least = math.floor(100 * min(below)) / 100
@@ -139,7 +142,8 @@ def _next_steps(report: Report, kind: PairKind | None) -> Iterator[Line]:
             f"{report.settings['threshold']:g} too: these bases are related.",
         )
     if report.word == "works":
-        yield Line("next", "Next: look at it with Apply LoRA (Transfer), and save it with Save LoRA (Transfer).")
+        if not in_loader:
+            yield Line("next", "Next: look at it with Apply LoRA (Transfer), and save it with Save LoRA (Transfer).")
         return
     yield Line("next", "Next: measure with Check Transfer how much of the LoRA comes through.")
     if kind is not None and report.word is not None:

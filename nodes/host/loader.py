@@ -21,7 +21,7 @@ from .base.from_model import HostBase, base_from_clip
 from .compare import CompareSettings, compare_bases
 from .kept_results import KeptResult, KeptResults, result_key
 from .paths import adapter_path
-from .project import ProjectResult, project
+from .project import ProjectResult, advise_refine, project
 from .source import NOT_ON_DISK, Source, base_without_loras, choose_source
 from .without_source import transfer_without_source
 
@@ -149,8 +149,7 @@ def _transfer(
         return _copy_between_strangers(adapter, on, settings.gain, verdict)
     raise NothingToTransfer(
         f"LoRA {adapter.name}, from {base.name} to {on.name}: expected related bases, found that "
-        f"{'; '.join(verdict.reasons)}. Train the LoRA for this model with Refine LoRA, which needs no pictures, or "
-        "choose the method copy to load it as it is."
+        f"{'; '.join(verdict.reasons)}. {advise_refine(compared.kind)}"
     )
 
 
@@ -166,7 +165,7 @@ def _copy_between_strangers(adapter: Adapter, target: HostBase, gain: float, ver
 
 
 def _result_of(projected: ProjectResult) -> KeptResult:
-    return KeptResult(projected.adapter, projected.lines(), projected.report.as_json())
+    return KeptResult(projected.adapter, projected.lines(in_loader=True), projected.report.as_json())
 
 
 def _lines_of_application(applied: ApplyResult) -> tuple[Line, ...]:

@@ -34,9 +34,14 @@ class ProjectResult:
     notes: tuple[str, ...]
     kind: PairKind | None = None
 
-    def lines(self) -> tuple[Line, ...]:
-        """What the node says: did it work, how well, what was left out and why, which strength, what to do next."""
-        return tuple(transfer_lines(self.report, self.kind, self.notes))
+    def lines(self, *, in_loader: bool = False) -> tuple[Line, ...]:
+        """What the node says: did it work, how well, what was left out and why, which strength, what to do next.
+        in_loader: for the loader, which applies the LoRA itself and has a CLIP input of its own."""
+        lines = tuple(transfer_lines(self.report, self.kind, self.notes, in_loader=in_loader))
+        if (count := sum(reason == OF_TEXT_ENCODER for reason in self.report.unread.values())) == 0:
+            return lines
+        where = "this node" if in_loader else "both Load Base nodes"
+        return (*lines, Line("next", f"Next: connect the CLIP to {where} to transfer these {count} keys too."))
 
     def summary(self) -> str:
         """The result in one line, for the user."""
@@ -58,7 +63,7 @@ def project(
     started = time.monotonic()
     source, target = comparison.source, comparison.target
     kind = kind_of_comparison(comparison)
-    refuse_unless_forced(comparison, force, f"Refine LoRA can, by a short training.{_from_zeros(kind)}")
+    refuse_unless_forced(comparison, force, advise_refine(kind))
     placed = read_adapter(adapter, source)
     plan = plan_transfer(comparison, placed.modules, settings, adapter.fingerprint)
     vectors, skipped = plan_vectors(placed.vectors, target.parameters, target.name, comparison.block_map)
@@ -85,8 +90,10 @@ def project(
     return ProjectResult(transferred_adapter(adapter, changes, report), report, notes, kind)
 
 
-def _from_zeros(kind: PairKind | None) -> str:
-    return "" if kind is None else f" It {advise(kind, 'refuse')}."
+def advise_refine(kind: PairKind | None) -> str:
+    """What to do where nothing can be transferred, with the figures of such a pair if there are any."""
+    figures = "" if kind is None else f" It {advise(kind, 'refuse')}."
+    return f"Teach it to the target with Refine LoRA instead: a short training, without pictures of yours.{figures}"
 
 
 def _advise_on_nothing(plan: TransferPlan, comparison: Comparison[HostBase], kind: PairKind | None) -> str:
@@ -95,7 +102,7 @@ def _advise_on_nothing(plan: TransferPlan, comparison: Comparison[HostBase], kin
     related = comparison.verdict is not None and comparison.verdict.word != "refuse"
     if related and any(score is not None and score < plan.settings.threshold for score in scores):
         return "These bases are related: lower threshold, or set below_threshold to copy."
-    return f"Refine LoRA can still teach it to the target, by a short training.{_from_zeros(kind)}"
+    return advise_refine(kind)
 
 
 def _share_unread(placed: AdapterOnBase) -> float:
