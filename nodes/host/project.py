@@ -34,13 +34,15 @@ class ProjectResult:
     notes: tuple[str, ...]
     kind: PairKind | None = None
 
-    def lines(self, *, in_loader: bool = False) -> tuple[Line, ...]:
+    def lines(self, *, applied: bool = False) -> tuple[Line, ...]:
         """What the node says: did it work, how well, what was left out and why, which strength, what to do next.
-        in_loader: for the loader, which applies the LoRA itself and has a CLIP input of its own."""
-        lines = tuple(transfer_lines(self.report, self.kind, self.notes, in_loader=in_loader))
+
+        applied: whether the node applies the LoRA too; such a node has a CLIP input of its own.
+        """
+        lines = tuple(transfer_lines(self.report, self.kind, self.notes, applied=applied))
         if (count := sum(reason == OF_TEXT_ENCODER for reason in self.report.unread.values())) == 0:
             return lines
-        where = "this node" if in_loader else "both Load Base nodes"
+        where = "this node" if applied else "both Load Base nodes"
         return (*lines, Line("next", f"Next: connect the CLIP to {where} to transfer these {count} keys too."))
 
     def summary(self) -> str:
@@ -83,7 +85,7 @@ def project(
         unread=placed.unread,
         notes=(*transferred.notes, *notes),
         lost=plan.share_lost(placed.factored, comparison.channels) if placed.factored else None,
-        unread_share=_share_unread(placed),
+        unread_share=share_unread(placed),
         doubts=doubt_source(adapter, source, target),
         seconds=time.monotonic() - started,
     )
@@ -101,11 +103,11 @@ def _advise_on_nothing(plan: TransferPlan, comparison: Comparison[HostBase], kin
     scores = [similarity.score(comparison.measure) for similarity in plan.compared]
     related = comparison.verdict is not None and comparison.verdict.word != "refuse"
     if related and any(score is not None and score < plan.settings.threshold for score in scores):
-        return "These bases are related: lower threshold, or set below_threshold to copy."
+        return "These bases are related: lower threshold."
     return advise_refine(kind)
 
 
-def _share_unread(placed: AdapterOnBase) -> float:
+def share_unread(placed: AdapterOnBase) -> float:
     """The share of the keys that are unread. Those for a text encoder and learned words do not count: a LoRA works
     without them."""
     unread = sum(reason not in (OF_TEXT_ENCODER, EMBEDDING) for reason in placed.unread.values())

@@ -67,8 +67,11 @@ def guess_source(
 
 
 def _base_file(name: str, path: Path, target: HostBase) -> _BaseFile:
-    # A loaded model knows the name of its file, but not its folder.
-    return _BaseFile(name, path, ModelName.of(name), target.name in (name, name.rpartition("/")[2], path.name))
+    # Some loaders do not say which file their model is from; then its name counts, which may be without a folder.
+    is_target = target.name in (name, name.rpartition("/")[2], path.name)
+    if target.path is not None and target.path.exists():
+        is_target = path.samefile(target.path)
+    return _BaseFile(name, path, ModelName.of(name), is_target)
 
 
 def _is_of_family(fits: BaseFits, name: str, clues: BaseClues) -> bool:
@@ -147,8 +150,6 @@ def _complete(guess: Guess, files: Sequence[_BaseFile], evidence: Iterable[str])
     """The guess with all evidence and the candidates: first its own, then those that no hash speaks against."""
     is_target = any(file.is_target for file in files if file.name == guess.base_name)
     sentences = [*evidence, *guess.evidence, *([_ITSELF] if is_target else [])]
-    if not guess.sure:
-        sentences.append("choose trained_on yourself, or 'not on this disk' if the base is not in the list")
     others = [file for file in files if not file.is_target]
     likely = (guess.base_name, *guess.candidates)
     others.sort(key=lambda file: (file.name not in likely, file.hash_agrees is False))

@@ -1,5 +1,6 @@
 """Which base files a LoRA fits: read from headers, once for all files with the same layers."""
 
+import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -47,21 +48,32 @@ def find_fitting_bases(
     fitting: dict[str, str] = {}
     misfits: dict[str, float] = {}
     unreadable: dict[str, str] = {}
-    without_values = _without_values(adapter)
+
+    @functools.cache
+    def tensors_without_values() -> Adapter:
+        return _without_values(adapter)  # read only if the adapter was not tested on one of these models before
+
     by_structure: dict[str, tuple[str, float]] = {}
     for name in bases:
         comfy.model_management.throw_exception_if_processing_interrupted()
+        base: HostBase | None = None
         try:
             path = path_of(name)
             if path != shard_paths(path)[0]:
                 continue  # the first file of a model stands for all of them
             refuse_pickled(path, name)
             structure = _structure_of(path, cache)
-            if structure not in by_structure:
-                by_structure[structure] = _measure(without_values, structure, path, name, cache)
+            key = f"fit {VERSION} {structure} {adapter.fingerprint}"
+            if structure not in by_structure and (known := _stored_fit(key, cache)) is not None:
+                by_structure[structure] = known
+            elif structure not in by_structure:
+                base = base_from_file(path, name)
         except LoraTransferError as error:
             unreadable[name] = str(error)
             continue
+        if base is not None:  # outside of `try`: an error of the adapter is not one of this base
+            by_structure[structure] = base.family, _share_that_fits(tensors_without_values(), base)
+            _store_fit(key, by_structure[structure], cache)
         family, share = by_structure[structure]
         if share >= _FITS:
             fitting[name] = family
@@ -85,17 +97,15 @@ def _structure_of(path: Path, cache: SubspaceCache | None) -> str:
     return digest.hexdigest()
 
 
-def _measure(adapter: Adapter, structure: str, path: Path, name: str, cache: SubspaceCache | None) -> tuple[str, float]:
-    """(the family of a base, the share of the adapter's keys that fit it)."""
-    key = f"fit {VERSION} {structure} {adapter.fingerprint}"
+def _stored_fit(key: str, cache: SubspaceCache | None) -> tuple[str, float] | None:
+    """(the family of a base, the share of the adapter's keys that fit it), if it was tested before."""
     known = None if cache is None else cache.figures(key)
-    if known is not None:
-        return known["family"], known["share"]
-    base = base_from_file(path, name)
-    share = _share_that_fits(adapter, base)
+    return None if known is None else (known["family"], known["share"])
+
+
+def _store_fit(key: str, fit: tuple[str, float], cache: SubspaceCache | None) -> None:
     if cache is not None:
-        cache.store_figures(key, {"family": base.family, "share": share})
-    return base.family, share
+        cache.store_figures(key, {"family": fit[0], "share": fit[1]})
 
 
 def _share_that_fits(adapter: Adapter, base: HostBase) -> float:
