@@ -166,7 +166,7 @@ def _copy_between_strangers(adapter: Adapter, target: HostBase, gain: float, ver
 
 
 def _result_of(projected: ProjectResult) -> KeptResult:
-    return KeptResult(projected.adapter, projected.lines(), projected.report.as_json())
+    return KeptResult(projected.adapter, projected.lines(), projected.report.for_picture())
 
 
 def _lines_of_application(applied: ApplyResult) -> tuple[Line, ...]:
