@@ -108,26 +108,26 @@ class TransferPlan:
         pairs = [planned.pair for planned in self.pairs]
         return {pair.target.name: by_source[pair.source.name] for pair in pairs if pair.source.name in by_source}
 
-    def why_nothing(self, source: str, target: str) -> str:
+    def why_nothing(self, source: str, target: str, advice: str) -> str:
         """The error text for a plan without pairs: the most common reason, and what to do."""
         if not self.skipped:
             return f"From {source} to {target}: expected layers to transfer, found a LoRA that changes no layer."
         reason, count = Counter(skipped.reason for skipped in self.skipped).most_common(1)[0]
         return (
             f"From {source} to {target}: expected layers to transfer, found none among {len(self.skipped)} modules of "
-            f"the LoRA ({count} of them: {reason}). The bases may be unrelated: look at the heatmap before you lower "
-            "the threshold or set below_threshold to copy."
+            f"the LoRA ({count} of them: {reason}). {advice}"
         )
 
 
-def refuse_unless_forced(comparison: Comparison[Any], force: bool) -> None:
-    """Raise NothingToTransfer with the reasons if the verdict on the bases is "refuse" and `force` is off."""
+def refuse_unless_forced(comparison: Comparison[Any], force: bool, advice: str) -> None:
+    """Raise NothingToTransfer with the reasons and the advice if the verdict on the bases is "refuse" and `force` is
+    off."""
     verdict = comparison.verdict
     if verdict is not None and verdict.word == "refuse" and not force:
         raise NothingToTransfer(
             f"From {comparison.source.name} to {comparison.target.name}: expected related bases, found that "
             f"{'; '.join(verdict.reasons)}. No method that uses weights alone can transfer a LoRA between such bases. "
-            "Switch force on to transfer it anyway."
+            f"{advice}"
         )
 
 
