@@ -11,6 +11,7 @@ const PACK = "LoraTransfer"; // how the ids of the pack's nodes begin
 const OUTPUT = "lora_transfer";
 const WIDGET = "lora_transfer_message";
 const ERROR_TIME = 15_000; // milliseconds: long enough to read two sentences; the node keeps them
+const REDRAW_TIME = 500; // milliseconds; the canvas draws a node at its old size in the frame in which pictures arrive
 const MARGIN = 4; // pixels around the box
 const PROGRESS_TEXT = "$$node-text-preview"; // ComfyUI's widget for texts that a node shows while it runs
 
@@ -158,6 +159,7 @@ async function restorePictures(node) {
   const answers = await Promise.all(images.map((image) => fetch(pictureAddress(image), { method: "HEAD" })));
   if (!answers.every((answer) => answer.ok) || app.nodeOutputs[node.id]) return;
   api.dispatchCustomEvent("executed", { node: String(node.id), output: { images, animated: [false] } });
+  setTimeout(() => node.setDirtyCanvas?.(true, true), REDRAW_TIME);
 }
 
 function pictureAddress(image) {

@@ -105,6 +105,7 @@ class ComfyPage:
         return self.page.evaluate(_MESSAGE, node) is None
 
     def wait_for_pictures(self, node: int) -> None:
+        self.look_at(node)  # the canvas loads the pictures of a node when it draws the node
         self.page.wait_for_function(_PICTURES, arg=node)
 
     def errors_of_pack(self) -> list[str]:
