@@ -26,7 +26,7 @@ RISKY_LOSS = 0.1  # lost share of the LoRA: targets that lost .37 to .40 kept .6
 LOST = 0.9  # lost share above which a transfer is refused: a guess, because nothing between 0.4 and 1 was measured
 
 # The number of sampled layers, and the side of the part of each whose subspaces are compared.
-_SAMPLE, _SIDE = 16, 512
+_SAMPLE, _SIDE = 16, 256
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ class CompareSettings:
     """How two bases are compared. block_map: the user's own pairs of blocks as JSON; empty to pair them by weights."""
 
     rule: RankRule = _HALF
-    measure: Measure = "subspace"
+    measure: Measure = "weight_cosine"
     match_by: str = "blocks"
     block_map: str = ""
 
