@@ -2,13 +2,14 @@
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { createMessageBox, drawLines, messageHeight, readLines } from "./node_message.js";
-import { keepInStates, PROPERTY } from "./saved_messages.js";
+import { keepInStates } from "./saved_states.js";
 
 // What a node of the pack says arrives as `lora_transfer` in its output, and is kept in the node's properties: they are
 // saved with the workflow and not sent in a prompt. A widget's value would shift the values of saved workflows.
 
 const PACK = "LoraTransfer"; // how the ids of the pack's nodes begin
 const OUTPUT = "lora_transfer";
+const PROPERTY = "lora_transfer_message";
 const WIDGET = "lora_transfer_message";
 const ERROR_TIME = 15_000; // milliseconds: long enough to read two sentences; the node keeps them
 const REDRAW_TIME = 500; // milliseconds; the canvas draws a node at its old size in the frame in which pictures arrive
@@ -16,6 +17,8 @@ const MARGIN = 4; // pixels around the box
 const PROGRESS_TEXT = "$$node-text-preview"; // ComfyUI's widget for texts that a node shows while it runs
 
 const workflowOfRun = new Map(); // id of a prompt -> the workflow that it was started from
+const boxes = new Map(); // ids of graphs and node -> the element with the node's sentences
+let announced; // the error in the corner of the page
 let lastText = {}; // {node, text}: the last text of the run, which says where an interrupted run stopped
 
 app.registerExtension({
@@ -24,9 +27,9 @@ app.registerExtension({
   beforeRegisterNodeDef(nodeType, nodeData) {
     if (!nodeData.name?.startsWith(PACK)) return;
     const configure = nodeType.prototype.onConfigure;
-    nodeType.prototype.onConfigure = function (saved) {
+    nodeType.prototype.onConfigure = function () {
       configure?.apply(this, arguments);
-      if (saved.id == null) delete this.properties[PROPERTY]; // a copy of a node, which has not run
+      if (!this.graph) delete this.properties[PROPERTY]; // a copy of a node, which has not run
       showMessage(this);
     };
   },
@@ -83,7 +86,10 @@ function say(tone, text) {
 function announce(error) {
   const summary = findNode(error.node_id)?.title ?? error.node_type;
   const detail = error.exception_message?.trim();
-  app.extensionManager?.toast?.add({ severity: "error", summary, detail, life: ERROR_TIME });
+  const toast = app.extensionManager?.toast;
+  if (announced) toast?.remove?.(announced);
+  announced = { severity: "error", summary, detail, life: ERROR_TIME };
+  toast?.add(announced);
 }
 
 /** Shows a message on the node of an event and keeps it in the workflow that the run was started from. */
@@ -99,7 +105,7 @@ function keep(event, executionId, message) {
   }
   const tracker = workflow?.changeTracker;
   if (!tracker) return;
-  keepInStates(tracker, executionId, message);
+  keepInStates(tracker, executionId, { [PROPERTY]: message });
   // Writes the page's draft of the workflow, for a reload. It counts as a change, which can start the next run.
   const runsOnChange = app.extensionManager.queueSettings?.mode === "change";
   if (isOpen && changed && !runsOnChange) tracker.updateModified?.();
@@ -125,7 +131,7 @@ function messageWidget(node) {
   const existing = node.widgets?.find((widget) => widget.name === WIDGET);
   if (existing) return existing;
   const height = () => messageHeight(readLines(node.properties[PROPERTY]), node.size[0]) + 2 * MARGIN;
-  const widget = node.addDOMWidget(WIDGET, WIDGET, createMessageBox(), {
+  const widget = node.addDOMWidget(WIDGET, WIDGET, boxOf(node), {
     serialize: false, // not sent in the prompt
     hideOnZoom: false,
     margin: MARGIN,
@@ -136,6 +142,13 @@ function messageWidget(node) {
   });
   widget.serialize = false; // not saved among the values of the node's widgets
   return widget;
+}
+
+/** The box of a node, the same after an undo: Nodes 2.0 keeps showing the element that a node of this id had before. */
+function boxOf(node) {
+  const key = [app.rootGraph?.id, node.graph?.id, node.id].join(" ");
+  if (!boxes.has(key)) boxes.set(key, createMessageBox());
+  return boxes.get(key);
 }
 
 function removeProgressText(node) {

@@ -7,7 +7,18 @@ from safetensors.torch import load_file, save_file
 
 from dev.paths import DEMO_MODELS
 from tests.web.comfy_page import MODES, ComfyPage
-from tests.web.workflows import LORA, PROJECT, SAVE, SIMILARITY, SOURCE, demo, save_as_loaded, transfer
+from tests.web.workflows import (
+    LOAD_LORA,
+    LORA,
+    PROJECT,
+    SAVE,
+    SIMILARITY,
+    SOURCE,
+    demo,
+    draw_with_load_lora,
+    save_as_loaded,
+    transfer,
+)
 
 _NUMBERS = count(1)
 
@@ -22,6 +33,18 @@ def test_the_demo_runs_and_its_nodes_show_what_they_found(page: ComfyPage) -> No
     page.wait_for_pictures(SIMILARITY)
     page.look_at(SOURCE, LORA, SIMILARITY, PROJECT, SAVE)
     page.take_screenshot("demo")
+
+
+def test_the_new_loader_takes_the_place_of_load_lora(page: ComfyPage) -> None:
+    page.load(draw_with_load_lora("emoji_line_art.safetensors"), _name())
+    loader = page.replace_node(LOAD_LORA, "LoraTransferLoader")
+    page.set_widget(loader, "lora_name", "emoji_line_art.safetensors")
+    page.set_widget(loader, "trained_on", "diffusion_models/emoji_source.safetensors")
+    page.run()
+    assert page.ended() == "execution_success"
+    assert page.message(loader)[0][0] == "good"
+    page.look_at(loader)
+    page.take_screenshot("the loader")
 
 
 def test_text_and_pictures_stay_in_the_other_mode(page: ComfyPage) -> None:

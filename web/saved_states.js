@@ -1,17 +1,15 @@
-// Messages in the workflows that ComfyUI keeps in the page. Nothing here runs on import.
-
-export const PROPERTY = "lora_transfer_message";
+// Properties of nodes in the workflows that ComfyUI keeps in the page. Nothing here runs on import.
 
 /**
- * Puts a message into every state of a workflow that the page may load: when its tab is opened, and by undo and redo.
- * So a message is no step of its own in undo, and reaches a workflow whose tab is not open.
+ * Sets properties of a node in every state of a workflow that the page may load: when its tab is opened, and by undo
+ * and redo. So a message is no step of its own in undo, and reaches a workflow whose tab is not open.
  * tracker: ComfyUI's change tracker of the workflow; node: the id of an execution, "12" or "12:5".
  */
-export function keepInStates(tracker, node, message) {
+export function keepInStates(tracker, node, properties) {
   const states = [...(tracker.undoQueue ?? []), ...(tracker.redoQueue ?? []), tracker.activeState];
   for (const state of states) {
     const saved = findSavedNode(state, node);
-    if (saved) saved.properties = { ...saved.properties, [PROPERTY]: message };
+    if (saved) saved.properties = { ...saved.properties, ...properties };
   }
 }
 
