@@ -29,8 +29,6 @@ class ProjectLora(io.ComfyNode):
                 "prolora",
                 "lora-x",
                 "lorax",
-                "transfer lora",
-                "lora transfer",
                 "project lora",
                 "rotate lora",
                 "restore lora",

@@ -10,6 +10,7 @@ from ..methods import DEFAULT, method_named
 from ..pair_kinds import PairKind
 from ..refine.outlook import advise
 from ..verdict import RELATED, Verdict, Word, judge_loss
+from .envelope import MISSING
 from .line import Line, Tone
 from .transfer import Report
 
@@ -19,6 +20,8 @@ _MEANINGS: dict[Word, str] = {
     "risky": "risky: expect only a part of the LoRA's effect.",
     "refuse": "refuse: nothing that is computed from weights alone transfers a LoRA between these bases.",
 }
+_LOOK = "Next: look at it with Apply LoRA (Transfer), and save it with Save LoRA (Transfer)."
+_KEEP = "Next: look at the picture. To save the LoRA as a file, connect lora_model to Load LoRA (Transfer)."
 _MOST_REASONS = 3  # lines about what was left out; the report has all of it
 
 
@@ -37,8 +40,11 @@ def comparison_lines(report: Report, kind: PairKind | None) -> Iterator[Line]:
         yield Line.sentence("plain" if report.word == "works" else "next", report.refine.sentence())
 
 
-def transfer_lines(report: Report, kind: PairKind | None, notes: Iterable[str]) -> Iterator[Line]:
-    """The lines of a transfer. kind: of the pair; None without a verdict. notes: what the user should see at once."""
+def transfer_lines(
+    report: Report, kind: PairKind | None, notes: Iterable[str], *, applied: bool = False
+) -> Iterator[Line]:
+    """The lines of a transfer. kind: of the pair; None without a verdict. notes: what the user should see at once.
+    applied: whether the LoRA is on the model already."""
     counts = report.counts()
     layers = counts["transferred"] + counts["copied"]
     copied = f", {counts['copied']} of them as a plain copy" if counts["copied"] else ""
@@ -51,7 +57,7 @@ def transfer_lines(report: Report, kind: PairKind | None, notes: Iterable[str]) 
     for note in notes:
         yield Line.sentence("plain" if report.word is not None else "warn", note)
     yield _strength(report, kind)
-    yield from _next_steps(report, kind)
+    yield from _next_steps(report, kind, applied=applied)
 
 
 def _opening(report: Report, done: str | None = None) -> Iterator[Line]:
@@ -128,7 +134,7 @@ def _strength(report: Report, kind: PairKind | None) -> Line:
     return Line("plain", f"{text}.{inside}" if subtle == 1 else f"{text}; for a subtle style, {subtle:g}.{inside}")
 
 
-def _next_steps(report: Report, kind: PairKind | None) -> Iterator[Line]:
+def _next_steps(report: Report, kind: PairKind | None, *, applied: bool) -> Iterator[Line]:
     below = report.below_threshold()
     if below and _is_related(report) and report.settings["below_threshold"] == "skip":
         least = math.floor(100 * min(below)) / 100
@@ -138,7 +144,14 @@ def _next_steps(report: Report, kind: PairKind | None) -> Iterator[Line]:
             f"{report.settings['threshold']:g} too: these bases are related.",
         )
     if report.word == "works":
-        yield Line("next", "Next: look at it with Apply LoRA (Transfer), and save it with Save LoRA (Transfer).")
+        yield Line("next", _KEEP if applied else _LOOK)
+        return
+    if report.source.fingerprint == MISSING:
+        yield Line(
+            "next",
+            "Next: compare a picture with the LoRA and one without. With the LoRA's own base on this disk, the "
+            "transfer can be checked and measured.",
+        )
         return
     yield Line("next", "Next: measure with Check Transfer how much of the LoRA comes through.")
     if kind is not None and report.word is not None:

@@ -34,9 +34,12 @@ class ProjectResult:
     notes: tuple[str, ...]
     kind: PairKind | None = None
 
-    def lines(self) -> tuple[Line, ...]:
-        """What the node says: did it work, how well, what was left out and why, which strength, what to do next."""
-        return tuple(transfer_lines(self.report, self.kind, self.notes))
+    def lines(self, *, applied: bool = False) -> tuple[Line, ...]:
+        """What the node says: did it work, how well, what was left out and why, which strength, what to do next.
+
+        applied: whether the node applies the LoRA too.
+        """
+        return tuple(transfer_lines(self.report, self.kind, self.notes, applied=applied))
 
     def summary(self) -> str:
         """The result in one line, for the user."""
@@ -78,7 +81,7 @@ def project(
         unread=placed.unread,
         notes=(*transferred.notes, *notes),
         lost=plan.share_lost(placed.factored, comparison.channels) if placed.factored else None,
-        unread_share=_share_unread(placed),
+        unread_share=share_unread(placed),
         doubts=doubt_source(adapter, source, target),
         seconds=time.monotonic() - started,
     )
@@ -98,7 +101,7 @@ def _advise_on_nothing(plan: TransferPlan, comparison: Comparison[HostBase], kin
     return f"Refine LoRA can still teach it to the target, by a short training{_from_zeros(kind)}."
 
 
-def _share_unread(placed: AdapterOnBase) -> float:
+def share_unread(placed: AdapterOnBase) -> float:
     """The share of the keys that are unread. Those for a text encoder and learned words do not count: a LoRA works
     without them."""
     unread = sum(reason not in (OF_TEXT_ENCODER, EMBEDDING) for reason in placed.unread.values())

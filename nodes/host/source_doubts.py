@@ -1,7 +1,8 @@
 """Doubts whether an adapter belongs to the chosen source: what its file says, beside what the user chose."""
 
 from .adapter.adapter import Adapter
-from .adapter.stated_base import StatedBase, architecture_of_family, short_hash, stated_base
+from .adapter.stated_base import StatedBase, architecture_of_family, stated_base
+from .base.file_hashes import legacy_hash
 from .base.from_model import HostBase
 
 
@@ -31,4 +32,4 @@ def _has_hash(base: HostBase, stated: StatedBase) -> bool:
     """Whether the base's file has a hash that the adapter's file names."""
     if base.path is None or not any(len(digest) == 8 for digest in stated.hashes):
         return False
-    return short_hash(base.path) in stated.hashes
+    return legacy_hash(base.path) in stated.hashes

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from lora_transfer.nodes.host.adapter.adapter import Adapter
-from lora_transfer.nodes.host.adapter.stated_base import architecture_of_family, is_same_model, short_hash, stated_base
+from lora_transfer.nodes.host.adapter.stated_base import architecture_of_family, is_same_model, stated_base
+from lora_transfer.nodes.host.base.file_hashes import legacy_hash
 from lora_transfer.nodes.host.base.from_model import HostBase
 from lora_transfer.nodes.host.source_doubts import doubt_source
 from tests.host.test_families import base_of
@@ -79,12 +80,12 @@ def test_a_renamed_file_is_recognised_by_the_short_hash_that_the_lora_names(tmp_
     content = bytes(0x100000) + bytes(range(256)) * 300
     path.write_bytes(content)
     expected = hashlib.sha256(content[0x100000:0x110000]).hexdigest()[:8]
-    assert short_hash(path) == expected
+    assert legacy_hash(path) == expected
     metadata = {"ss_sd_model_name": "realisticVision_v51.safetensors", "ss_sd_model_hash": expected}
     assert doubts(metadata, base("renamed.safetensors", path=path)) == ""
     assert doubts({**metadata, "ss_sd_model_hash": "00000000"}, base("renamed.safetensors", path=path)) != ""
     path.write_bytes(b"small")
-    assert short_hash(path) is None
+    assert legacy_hash(path) is None
 
 
 def test_the_hashes_of_a_file_are_read_and_odd_ones_left_out() -> None:

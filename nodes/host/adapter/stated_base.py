@@ -1,13 +1,12 @@
 """What an adapter's file says about the base that it was trained on, from the entries that trainers write."""
 
-import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ....core.files.json_text import read_json
+from ..base.file_names import ModelName
 from .metadata import PROVENANCE
 
 _LONGEST_NAME = 200  # characters
@@ -36,15 +35,6 @@ _KNOWN_ARCHITECTURES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "Flux.2": (r"^flux\.?-?2", ("Flux2",)),
     "Flux.1": (r"^flux\.?-?1|^flux$", ("Flux", "FluxSchnell", "FluxInpaint")),
 }
-
-# Names of the same published model; only letters and digits count.
-_SAME_MODEL = (
-    {"stablediffusionv15", "v15pruned", "v15prunedemaonly", "v15prunedemaonlyfp16", "sdv15", "sd15"},
-    {"stablediffusionxlbase10", "sdxlbase10", "sdxlbase100vaefix", "sdxlbase1009vae", "sdxlbasev10"},
-    {"flux1dev", "flux1devfp8", "flux1devbf16", "flux1devfp16"},
-)
-
-_PART, _PART_AT = 0x10000, 0x100000  # the bytes that the old short hash is computed of
 
 
 @dataclass(frozen=True)
@@ -87,19 +77,9 @@ def architecture_of_family(family: str) -> str | None:
 
 
 def is_same_model(name: str, second_name: str) -> bool:
-    """Whether two names of files or repositories stand for the same model. Folders, endings and punctuation do not
-    count."""
-    first, second = _plain(name), _plain(second_name)
-    return first == second or any({first, second} <= same for same in _SAME_MODEL)
-
-
-def short_hash(path: Path) -> str | None:
-    """The old short hash of a model file, as sd-scripts writes it: 8 hex digits. None for a file that is too small to
-    have one."""
-    with path.open("rb") as file:
-        file.seek(_PART_AT)
-        content = file.read(_PART)
-    return hashlib.sha256(content).hexdigest()[:8] if content else None
+    """Whether two names of files or repositories stand for the same model. Folders, endings, precision and punctuation
+    do not count."""
+    return ModelName.of(name).core == ModelName.of(second_name).core
 
 
 def _plain(name: str) -> str:
