@@ -37,9 +37,13 @@ class ProjectResult:
     def lines(self, *, applied: bool = False) -> tuple[Line, ...]:
         """What the node says: did it work, how well, what was left out and why, which strength, what to do next.
 
-        applied: whether the node applies the LoRA too.
+        applied: whether the node applies the LoRA too; such a node has a CLIP input of its own.
         """
-        return tuple(transfer_lines(self.report, self.kind, self.notes, applied=applied))
+        lines = tuple(transfer_lines(self.report, self.kind, self.notes, applied=applied))
+        if (count := sum(reason == OF_TEXT_ENCODER for reason in self.report.unread.values())) == 0:
+            return lines
+        where = "this node" if applied else "both Load Base nodes"
+        return (*lines, Line("next", f"Next: connect the CLIP to {where} to transfer these {count} keys too."))
 
     def summary(self) -> str:
         """The result in one line, for the user."""
@@ -61,7 +65,7 @@ def project(
     started = time.monotonic()
     source, target = comparison.source, comparison.target
     kind = kind_of_comparison(comparison)
-    refuse_unless_forced(comparison, force, f"Refine LoRA can, by a short training{_from_zeros(kind)}.")
+    refuse_unless_forced(comparison, force, advise_refine(kind))
     placed = read_adapter(adapter, source)
     plan = plan_transfer(comparison, placed.modules, settings, adapter.fingerprint)
     vectors, skipped = plan_vectors(placed.vectors, target.parameters, target.name, comparison.block_map)
@@ -88,8 +92,10 @@ def project(
     return ProjectResult(transferred_adapter(adapter, changes, report), report, notes, kind)
 
 
-def _from_zeros(kind: PairKind | None) -> str:
-    return "" if kind is None else f": it {advise(kind, 'refuse')}"
+def advise_refine(kind: PairKind | None) -> str:
+    """What to do where nothing can be transferred, with the figures of such a pair if there are any."""
+    figures = "" if kind is None else f" It {advise(kind, 'refuse')}."
+    return f"Teach it to the target with Refine LoRA instead: a short training, without pictures of yours.{figures}"
 
 
 def _advise_on_nothing(plan: TransferPlan, comparison: Comparison[HostBase], kind: PairKind | None) -> str:
@@ -97,8 +103,8 @@ def _advise_on_nothing(plan: TransferPlan, comparison: Comparison[HostBase], kin
     scores = [similarity.score(comparison.measure) for similarity in plan.compared]
     related = comparison.verdict is not None and comparison.verdict.word != "refuse"
     if related and any(score is not None and score < plan.settings.threshold for score in scores):
-        return "These bases are related: lower threshold, or set below_threshold to copy."
-    return f"Refine LoRA can still teach it to the target, by a short training{_from_zeros(kind)}."
+        return "These bases are related: lower threshold."
+    return advise_refine(kind)
 
 
 def share_unread(placed: AdapterOnBase) -> float:
