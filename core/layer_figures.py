@@ -1,7 +1,8 @@
 """Describes one transferred layer by figures, computed from the factors of its delta and of the result."""
 
 from .delta import LowRankDelta
-from .linalg import SAME_DELTA
+from .drift import Drift
+from .linalg import SAME_DELTA, frobenius
 from .plan import PlannedPair
 from .reports.layer import LayerReport
 from .subspace import Subspace
@@ -27,6 +28,7 @@ def describe_layer(
     energy_lost: float = 0.0,
     undefined_directions: int = 0,
     block_energies: tuple[float, float, float, float] | None = None,
+    drift: Drift | None = None,
 ) -> LayerReport:
     """The report on one transferred layer. Its figures are computed from the factors of the delta and of the result."""
     source_norm, norm = delta.energy() ** 0.5, result.energy() ** 0.5
@@ -46,6 +48,7 @@ def describe_layer(
         energy_lost=energy_lost,
         undefined_directions=undefined_directions,
         block_energies=block_energies,
+        drift_against_lora=None if drift is None or source_norm == 0 else frobenius(drift.read.up) / source_norm,
     )
 
 

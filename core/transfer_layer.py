@@ -1,19 +1,19 @@
 """Transfers one pair of layers, for every adapter that changes it: the weights are read once for all."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .attempt import attempt
 from .delta import LowRankDelta
 from .drift import Drift, measure_drifts
 from .layer_figures import block_energies, describe_layer
 from .layers import LayerPair
 from .matching.channels import Channels
-from .memory import is_out_of_memory
 from .methods import LayerPairBases
 from .plan import PlannedPair, TransferPlan, TransferSettings
 from .reader import LayerReader, pair_subspaces, weight_blocks
@@ -21,8 +21,6 @@ from .reports.layer import LayerReport
 from .resources import CPU, Resources
 from .similarity import Comparison, LayerSimilarity
 from .subspace import RankRule, Subspace
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -71,36 +69,18 @@ def transfer_pair(
         LayerReader(comparison.source, pair.source, using, channels),
         LayerReader(comparison.target, pair.target, using),
     )
-    deltas = [_attempt(partial(job.delta, channels)) for job in jobs]
+    deltas = [attempt(partial(job.delta, channels)) for job in jobs]
 
     def work(device: torch.device) -> list[LayerResult | Exception]:
         bases = _PairBases(readers, device)
         here = [delta if isinstance(delta, Exception) else delta.to(device) for delta in deltas]
         drifts = _measure_new_drifts(jobs, here, bases)
-        return [
-            delta
-            if isinstance(delta, Exception)
-            else drift
-            if isinstance(drift, Exception)
-            else _attempt(partial(_transfer_layer, job, delta, drift, bases))
-            for job, delta, drift in zip(jobs, here, drifts, strict=True)
-        ]
+        return [_transfer_layer(job, delta, drift, bases) for job, delta, drift in zip(jobs, here, drifts, strict=True)]
 
     if all(job.planned.action == "copy" for job in jobs):
         return work(CPU)
     _read_ahead(jobs, readers, using.device)
     return using.compute(work, pair.target.name)
-
-
-def _attempt(work: Callable[[], Result]) -> Result | Exception:
-    """The result, or the exception as a value: an adapter that fails must not stop those beside it. Out of memory is
-    nobody's fault, and is raised."""
-    try:
-        return work()
-    except Exception as error:  # whatever it is, `transfer` raises it again
-        if is_out_of_memory(error) or isinstance(error, MemoryError):
-            raise
-        return error
 
 
 class _PairBases:
@@ -132,7 +112,7 @@ def _measure_new_drifts(
     for index, (job, delta) in enumerate(zip(jobs, deltas, strict=True)):
         if isinstance(delta, Exception) or not job.needs_new_drift():
             continue
-        own_bases = _attempt(delta.bases)
+        own_bases = attempt(delta.bases)
         if isinstance(own_bases, Exception):
             drifts[index] = own_bases
         else:
@@ -144,7 +124,18 @@ def _measure_new_drifts(
     return drifts
 
 
-def _transfer_layer(job: LayerJob, delta: LowRankDelta, drift: Drift | None, bases: _PairBases) -> LayerResult:
+def _transfer_layer(
+    job: LayerJob, delta: LowRankDelta | Exception, drift: Drift | Exception | None, bases: _PairBases
+) -> LayerResult | Exception:
+    """Transfer one layer, or pass on why that is impossible."""
+    if isinstance(delta, Exception):
+        return delta
+    if isinstance(drift, Exception):
+        return drift
+    return attempt(lambda: _by_plan(job, delta, drift, bases))
+
+
+def _by_plan(job: LayerJob, delta: LowRankDelta, drift: Drift | None, bases: _PairBases) -> LayerResult:
     """Transfer one layer by the plan's method, or copy it if the plan says so."""
     plan, planned = job.task.plan, job.planned
     if planned.action == "copy":
@@ -162,6 +153,7 @@ def _transfer_layer(job: LayerJob, delta: LowRankDelta, drift: Drift | None, bas
         energy_lost=lost,
         undefined_directions=projected.undefined_directions,
         block_energies=None if subspaces is None else block_energies(delta, subspaces[0]),
+        drift=drift,
     )
     return result.to("cpu"), report
 

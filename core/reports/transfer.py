@@ -14,7 +14,8 @@ from ..verdict import Verdict
 from .envelope import Identity, dumps, envelope
 from .layer import LayerReport
 
-_LISTS = ("layers", "vectors", "skipped", "unread", "block_map")
+# Not in a saved file: long lists, and what would make the bytes of two equal runs differ.
+_NOT_IN_FILES = ("layers", "vectors", "skipped", "unread", "block_map", "seconds")
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,8 @@ class Report:
         )
 
     def provenance(self) -> dict[str, Any]:
-        """The report without its lists, for the metadata of a saved adapter."""
-        return {key: value for key, value in self.as_json().items() if key not in _LISTS}
+        """The report without its lists and its time, for the metadata of a saved adapter."""
+        return {key: value for key, value in self.as_json().items() if key not in _NOT_IN_FILES}
 
     def dumps(self) -> str:
         """The report as indented JSON text."""

@@ -4,15 +4,16 @@ import time
 from dataclasses import dataclass
 
 from ...core.errors import NothingToTransfer
-from ...core.plan import TransferSettings, plan_transfer, refuse_unless_forced
+from ...core.layers import Skipped
+from ...core.plan import TransferPlan, TransferSettings, plan_transfer, refuse_unless_forced
 from ...core.reports.envelope import Identity
 from ...core.reports.transfer import Report, transfer_report
 from ...core.resources import Resources
 from ...core.similarity import Comparison
-from ...core.transfer import transfer
-from ...core.vectors import plan_vectors
+from ...core.transfer import Transferred, TransferTask, transfer
+from ...core.vectors import Vector, plan_vectors
 from .adapter.adapter import Adapter, LayerChanges, transferred_adapter
-from .adapter.read import read_adapter
+from .adapter.read import AdapterOnBase, read_adapter
 from .adapter.save import note_growth
 from .base.from_model import HostBase
 
@@ -30,6 +31,21 @@ class ProjectResult:
         return "; ".join((self.report.summary(), *self.notes))
 
 
+@dataclass(frozen=True)
+class PlannedAdapter:
+    """An adapter on its source, and what is to happen to every module of it. vectors: changes of biases and norms that
+    are copied; skipped: those that are not."""
+
+    adapter: Adapter
+    placed: AdapterOnBase
+    plan: TransferPlan
+    vectors: tuple[Vector, ...]
+    skipped: tuple[Skipped, ...]
+
+    def task(self, comparison: Comparison[HostBase]) -> TransferTask:
+        return TransferTask(self.plan, self.placed.deltas, comparison.drifts_for(self.plan.adapter))
+
+
 def project(
     comparison: Comparison[HostBase],
     adapter: Adapter,
@@ -43,27 +59,43 @@ def project(
     NothingToTransfer if the verdict on the bases is refuse and `force` is off, or if no layer is left.
     """
     started = time.monotonic()
-    source, target = comparison.source, comparison.target
     refuse_unless_forced(comparison, force)
-    placed = read_adapter(adapter, source)
+    planned = plan_adapter(comparison, adapter, read_adapter(adapter, comparison.source), settings)
+    transferred = transfer(comparison, planned.plan, planned.placed.deltas, using)
+    changes, report, notes = describe_result(comparison, planned, transferred, time.monotonic() - started)
+    return ProjectResult(transferred_adapter(adapter, changes, report), report, notes)
+
+
+def plan_adapter(
+    comparison: Comparison[HostBase], adapter: Adapter, placed: AdapterOnBase, settings: TransferSettings
+) -> PlannedAdapter:
+    """Plan every module. NothingToTransfer if no layer is left."""
+    target = comparison.target
     plan = plan_transfer(comparison, placed.modules, settings, adapter.fingerprint)
     vectors, skipped = plan_vectors(placed.vectors, target.parameters, target.name, comparison.block_map)
     if not plan.pairs and not vectors:
-        raise NothingToTransfer(plan.why_nothing(source.name, target.name))
-    transferred = transfer(comparison, plan, placed.deltas, using)
+        raise NothingToTransfer(plan.why_nothing(comparison.source.name, target.name))
+    return PlannedAdapter(adapter, placed, plan, vectors, skipped)
+
+
+def describe_result(
+    comparison: Comparison[HostBase], planned: PlannedAdapter, transferred: Transferred, seconds: float
+) -> tuple[LayerChanges, Report, tuple[str, ...]]:
+    """What a file is written from, the report on every layer, and notes that the user should see at once."""
+    adapter, placed, plan = planned.adapter, planned.placed, planned.plan
     scales, widened = plan.by_target(placed.scales), plan.by_target(placed.widened())
-    changes = LayerChanges(target, transferred.deltas, scales, vectors, widened)
+    changes = LayerChanges(comparison.target, transferred.deltas, scales, planned.vectors, widened)
     notes = (*placed.notes, *note_growth(adapter, changes.tensors()))
     report = transfer_report(
         comparison,
         plan,
         transferred.layers,
         Identity.of(adapter),
-        vectors=vectors,
-        skipped=(*placed.skipped, *skipped),
+        vectors=planned.vectors,
+        skipped=(*placed.skipped, *planned.skipped),
         unread=placed.unread,
         notes=(*transferred.notes, *notes),
         lost=plan.share_lost(placed.factored, comparison.channels) if placed.factored else None,
-        seconds=time.monotonic() - started,
+        seconds=seconds,
     )
-    return ProjectResult(transferred_adapter(adapter, changes, report), report, notes)
+    return changes, report, notes
