@@ -8,9 +8,9 @@ from ..reports.envelope import Identity
 
 SCHEMA = 1  # raise it when a field changes its meaning
 
-# transferred: a file was written. refused: the verdict on the bases says that it cannot work. unusable: the file is
-# damaged, of an unknown kind, or made for another base; nothing can be done until it changes. failed: the disk, the
-# memory or a bug was in the way; the next run tries again. planned: a dry run would transfer it; never in a manifest.
+# transferred: a file was written. refused: the bases do not match where the LoRA acts. unusable: the file is damaged,
+# of an unknown kind, or made for another base; nothing can be done until it changes. failed: the disk, the memory or a
+# bug was in the way; the next run tries again. planned: a dry run would transfer it; never in a manifest.
 Outcome = Literal["transferred", "refused", "unusable", "failed", "planned"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import UnreadableFile, UnwritableFile
 from .entry import Entry
@@ -37,8 +38,10 @@ class Manifest:
                     ) from error
 
     def latest(self) -> dict[str, Entry]:
-        """The last entry of each LoRA, in the order in which the LoRAs were first done."""
-        return {entry.lora: entry for entry in self.entries()}
+        """The last entry of each LoRA, in the order in which the LoRAs were first done. Without sentences and counts:
+        a library can have a hundred thousand files."""
+        shared: dict[Any, Any] = {}  # the settings and the bases are nearly always the same
+        return {entry.lora: _shorten(entry, shared) for entry in self.entries()}
 
     def add(self, entry: Entry) -> None:
         """Append a line and wait until it is on the disk. UnwritableFile if it cannot be written."""
@@ -53,6 +56,12 @@ class Manifest:
                 f"Manifest {self.path}: it cannot be written ({error.strerror or error}). Free disk space or check the "
                 "permissions, and start the run again: it goes on where it stopped."
             ) from error
+
+
+def _shorten(entry: Entry, shared: dict[Any, Any]) -> Entry:
+    settings = shared.setdefault(json.dumps(dict(entry.settings), sort_keys=True), entry.settings)
+    source, target = shared.setdefault(entry.source, entry.source), shared.setdefault(entry.target, entry.target)
+    return Entry(entry.lora, entry.file, source, target, settings, entry.outcome, output=entry.output)
 
 
 def open_manifest(path: Path) -> Manifest:

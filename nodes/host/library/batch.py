@@ -31,6 +31,7 @@ class Batch:
     """What all files of a run share."""
 
     source: HostBase
+    target: HostBase
     job: Job
     settings: LibrarySettings
     using: Resources

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ....core.errors import InvalidSetting, UnreadableFile
+from ....core.files import file_sha256
 from ....core.library.entry import FileMark
 from ....core.library.schedule import LibraryFile
 
@@ -55,6 +56,14 @@ def mark_at(path: Path) -> FileMark | None:
     except OSError:
         return None
     return FileMark(status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
+
+
+def hash_of(path: Path) -> str | None:
+    """The fingerprint of a file; None if it cannot be read."""
+    try:
+        return file_sha256(path)
+    except UnreadableFile:
+        return None
 
 
 def _expand(text: str, subfolders: bool) -> Iterator[tuple[Path, Path]]:

@@ -15,14 +15,13 @@ from ....core.errors import (
     UnreadableFile,
     UnsupportedAdapter,
 )
-from ....core.files import file_sha256
 from ....core.library.entry import FileMark, Outcome
 from ....core.library.schedule import LibraryFile
 from ....core.verdict import Verdict
 from ..adapter.adapter import Adapter, adapter_from_file
 from ..adapter.read import AdapterOnBase, read_adapter
 from ..base.from_model import HostBase
-from .files import mark_at
+from .files import hash_of, mark_at
 
 # Errors that come again with every attempt until the file changes.
 _OF_THE_FILE = (UnreadableFile, UnsupportedAdapter, ShapeMismatch, NothingToTransfer, InvalidSetting)
@@ -85,16 +84,8 @@ def fail(
     """A file without a result, because of an error."""
     lasting = isinstance(error, _OF_THE_FILE) and not isinstance(error, ChangedFile)
     if lasting and mark.fingerprint is None:
-        mark = replace(mark, fingerprint=hash_of(file))
+        mark = replace(mark, fingerprint=hash_of(file.path))
     return Failure(file, mark, "unusable" if lasting else "failed", _sentence(error), verdict, seconds)
-
-
-def hash_of(file: LibraryFile) -> str | None:
-    """The fingerprint of a file; None if it cannot be read."""
-    try:
-        return file_sha256(file.path)
-    except UnreadableFile:
-        return None
 
 
 def _sentence(error: Exception) -> str:
