@@ -1,18 +1,11 @@
 """A library of small LoRAs for two small bases, with broken, foreign and hostile files among them."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 
 from dev.small_models import kohya_modules
-from lora_transfer.core.resources import Resources
-from lora_transfer.nodes.host.base.from_file import base_from_file
-from lora_transfer.nodes.host.library.batch import Batch
-from lora_transfer.nodes.host.library.run import batch_of
-from lora_transfer.nodes.host.library.settings import LibrarySettings, compare_settings_for
-from lora_transfer.core.plan import TransferSettings
 
 
 def write_small_lora(path: Path, checkpoint: Path, seed: int, *, rank: int = 2, every: int = 1) -> Path:

@@ -9,7 +9,7 @@ from ....core.attempt import attempt
 from ....core.errors import NothingToTransfer
 from ....core.library.entry import Entry, Output
 from ....core.library.pair import KnownPair, compare_more, judge_adapter, median, sample_more
-from ....core.library.schedule import Job, LibraryFile
+from ....core.library.schedule import Job
 from ....core.reports.transfer import Report
 from ....core.resources import Resources
 from ....core.transfer import Transferred, transfer_many
@@ -19,7 +19,7 @@ from ..adapter.metadata import transferred_metadata
 from ..adapter.save import cast_for_file, respell_changes
 from ..base.from_model import HostBase
 from ..project import PlannedAdapter, describe_result, plan_adapter
-from .open import Failure, OpenFile, fail, open_file
+from .open import Failure, OpenFile, fail
 from .settings import LibrarySettings
 from .write import OutputFolder
 
@@ -57,17 +57,16 @@ class Done:
 
 
 def plan_batch(
-    known: KnownPair[HostBase], files: Sequence[LibraryFile], batch: Batch
+    known: KnownPair[HostBase], files: Sequence[OpenFile | Failure], batch: Batch
 ) -> tuple[KnownPair[HostBase], list[Planned | Failure]]:
-    """Open the files, judge and plan them. Layers that no earlier file needed are compared."""
+    """Judge and plan open files. Layers that no earlier file needed are compared."""
     accepted: list[tuple[OpenFile, Verdict] | Failure] = []
-    for file in files:
-        opened = open_file(file, batch.source)
-        if isinstance(opened, Failure):
+    for opened in files:
+        if isinstance(opened, OpenFile):
+            known = sample_more(known, known.matching(opened.placed.layers()), batch.using)
+            accepted.append(_accept(known, opened, batch.settings.force))
+        else:
             accepted.append(opened)
-            continue
-        known = sample_more(known, known.matching(opened.placed.layers()), batch.using)
-        accepted.append(_accept(known, opened, batch.settings.force))
     layers = {layer for item in accepted if isinstance(item, tuple) for layer in item[0].placed.layers()}
     known = compare_more(known, layers, batch.using)
     return known, [item if isinstance(item, Failure) else _plan(known, *item, batch) for item in accepted]

@@ -9,17 +9,18 @@ import psutil
 
 from ....core.errors import InvalidSetting, LoraTransferError
 from ....core.files.folder_lock import lock_folder
-from ....core.library.entry import Entry, FileMark
+from ....core.library.entry import Entry, FileMark, same_result
 from ....core.library.manifest import NAME, Manifest, open_manifest
+from ....core.library.page import write_page
 from ....core.library.pair import KnownPair, survey_pair
 from ....core.library.schedule import Job, LibraryFile, batches, is_done
 from ....core.memory import is_out_of_memory
 from ....core.reports.envelope import Identity
 from ....core.resources import Resources
 from ..base.from_model import HostBase
-from .batch import Batch, Done, entry_of_failure, entry_of_plan, plan_batch, transfer_batch, write_result
+from .batch import Batch, Done, Planned, entry_of_failure, entry_of_plan, plan_batch, transfer_batch, write_result
 from .files import find_doubles, hash_of, mark_at
-from .open import Failure, fail
+from .open import Failure, OpenFile, fail, open_file
 from .settings import LibrarySettings
 from .write import OutputFolder
 
@@ -41,6 +42,16 @@ class Library:
         if self.output.overwrite:
             return list(files)
         return [file for file in files if not self._is_done(file, job)]
+
+    def note(self, entry: Entry) -> Entry:
+        """Add a line to the manifest, unless it would repeat that of an earlier attempt that failed in the same way."""
+        if not same_result(self.entries.get(entry.lora), entry):
+            self.manifest.add(entry)
+        return entry
+
+    def write_page(self) -> None:
+        """Write the page that shows the manifest."""
+        write_page(self.manifest, self.output.path, self.output.unfinished)
 
     def _is_done(self, file: LibraryFile, job: Job) -> bool:
         return is_done(self.entries.get(file.name), file, job, mark_at(file.path), self.output.size, hash_of)
@@ -69,49 +80,59 @@ def transfer_library(library: Library, files: Sequence[LibraryFile], batch: Batc
     """Transfer the files. Each entry is given when its file and its line are on the disk."""
     doubles = find_doubles(files)
     for item in _results([file for file in files if file.name not in doubles], batch):
-        before = library.entries.get((item.plan.opened.file if isinstance(item, Done) else item.file).name)
-        if isinstance(item, Failure):
-            entry = entry_of_failure(item, batch.job)
-        else:
-            entry = write_result(item, batch, library.output, None if before is None else before.output)
-        library.manifest.add(entry)
-        yield entry
+        yield library.note(_entry(item, library, batch))
     for file in files:
         if file.name in doubles:
-            entry = entry_of_failure(_double(file, doubles[file.name]), batch.job)
-            library.manifest.add(entry)
-            yield entry
+            yield library.note(entry_of_failure(_double(file, doubles[file.name]), batch.job))
+
+
+def _entry(item: Done | Failure, library: Library, batch: Batch) -> Entry:
+    """The line of a result, which is written first if there is one."""
+    if isinstance(item, Failure):
+        return entry_of_failure(item, batch.job)
+    before = library.entries.get(item.plan.opened.file.name)
+    return write_result(item, batch, library.output, None if before is None else before.output)
 
 
 def plan_library(files: Sequence[LibraryFile], batch: Batch) -> Iterator[Entry]:
     """What a run would do with the files. Nothing is written."""
     known: KnownPair[HostBase] | None = None
     for file in files:  # one by one: nothing is gained by sharing, because no weights are read for each file
-        known = known or _survey(batch)
-        known, (item,) = plan_batch(known, [file], batch)
+        known, (item,) = _plan(known, [file], batch)
         yield entry_of_failure(item, batch.job) if isinstance(item, Failure) else entry_of_plan(item, batch)
 
 
+def _plan(
+    known: KnownPair[HostBase] | None, files: Sequence[LibraryFile], batch: Batch
+) -> tuple[KnownPair[HostBase] | None, list[Planned | Failure]]:
+    """Open and plan a batch. The pair is surveyed when the first file can be opened."""
+    opened = [open_file(file, batch.source) for file in files]
+    if known is None and any(isinstance(item, OpenFile) for item in opened):
+        known = _survey(batch)
+    if known is None:
+        return None, [item for item in opened if isinstance(item, Failure)]
+    return plan_batch(known, opened, batch)
+
+
 def _results(files: Sequence[LibraryFile], batch: Batch) -> Iterator[Done | Failure]:
-    """The results of all files, in their order; the pair is surveyed when the first batch begins."""
+    """The results of all files, in their order."""
     marks = [mark_at(file.path) or FileMark(0, 0) for file in files]
     limit = int(psutil.virtual_memory().available * _SHARE / _MEMORY)
     known: KnownPair[HostBase] | None = None
     for indices in batches([mark.size for mark in marks], limit):
-        known = known or _survey(batch)
-        part = [files[index] for index in indices]
-        known = yield from _batch_results(known, part, batch)
+        known = yield from _batch_results(known, [files[index] for index in indices], batch)
 
 
 def _batch_results(
-    known: KnownPair[HostBase], files: Sequence[LibraryFile], batch: Batch
-) -> Generator[Done | Failure, None, KnownPair[HostBase]]:
+    known: KnownPair[HostBase] | None, files: Sequence[LibraryFile], batch: Batch
+) -> Generator[Done | Failure, None, KnownPair[HostBase] | None]:
     """The results of a batch. If the batch fails as a whole (a base cannot be read, the memory is full), its files are
     done one by one, so that the reason reaches only those that meet it. Returns what is then known of the pair."""
     count = 0
     try:
-        known, plans = plan_batch(known, files, batch)
-        for item in transfer_batch(known, plans, batch):
+        known, plans = _plan(known, files, batch)
+        failures = [plan for plan in plans if isinstance(plan, Failure)]
+        for item in failures if known is None else transfer_batch(known, plans, batch):
             count += 1
             yield item
     except (LoraTransferError, MemoryError, RuntimeError) as error:
