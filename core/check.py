@@ -35,14 +35,14 @@ class CheckSettings:
 
     search: "off" tries every adapter at strength 1, "strength" at each of STRENGTHS. seed: of the first noise; `seeds`
     noises are used. timesteps: the number of noise levels, evenly spread over the model's schedule. size: side of the
-    square picture in pixels, if no latent is given.
+    square picture in pixels, if no latent is given; 0: the size that the source was made for.
     """
 
     search: Search = "off"
     seed: int = 0
     seeds: int = 2
     timesteps: int = 6
-    size: int = 512
+    size: int = 0
 
     def strengths(self) -> tuple[float, ...]:
         return (1.0,) if self.search == "off" else STRENGTHS

@@ -5,6 +5,9 @@ import sys
 from .environment import set_up
 from .paths import ROOT
 
+# Two processes halve the time: many tests wait for a server. The tests of a file stay together, because they share one.
+_IN_PARALLEL = ("-n", "2", "--dist", "loadfile")
+
 
 def test(arguments: list[str]) -> int:
     """Runs the checks and pytest; with arguments, only pytest with these arguments."""
@@ -14,7 +17,7 @@ def test(arguments: list[str]) -> int:
         for check in checks:
             if code := environment.run("-m", *check):
                 return code
-    return environment.run("-m", "pytest", "-c", "tests/pytest.ini", *(arguments or ["tests"]))
+    return environment.run("-m", "pytest", "-c", "tests/pytest.ini", *(arguments or ["tests", *_IN_PARALLEL]))
 
 
 def demo() -> int:

@@ -6,6 +6,7 @@ from .apply import ApplyLora
 from .check import CheckTransfer
 from .load_base import LoadSourceBase, LoadTargetBase
 from .load_lora import LoadLora
+from .loader import LoadLoraFromAnotherBase
 from .project import ProjectLora
 from .prompts import PromptsForRefine
 from .refine import RefineLora
@@ -13,6 +14,7 @@ from .save import SaveLora
 from .similarity import ComputeSimilarity
 
 NODES: list[type[io.ComfyNode]] = [
+    LoadLoraFromAnotherBase,
     LoadSourceBase,
     LoadTargetBase,
     LoadLora,

@@ -6,7 +6,8 @@ from comfy_api.latest import io
 
 from .host.adapter.adapter import Adapter
 from .host.adapter.apply import apply
-from .host.session import show
+from .inputs import strength_input
+from .messages import message
 from .sockets import CATEGORY, AdapterSocket
 
 
@@ -17,33 +18,20 @@ class ApplyLora(io.ComfyNode):
             node_id="LoraTransferApply",
             display_name="Apply LoRA (Transfer)",
             category=CATEGORY,
+            search_aliases=["apply transferred lora", "lora without saving"],
             description="Applies a LoRA to a model without saving it to a file first.",
             inputs=[
                 io.Model.Input("model", tooltip="The model to apply the LoRA to: the target, for a transferred LoRA."),
-                io.Clip.Input(
-                    "clip", optional=True, tooltip="The text encoder. Connect it if the LoRA changes it too."
-                ),
                 AdapterSocket.Input(
                     "adapter", tooltip="A transferred LoRA, or a LoRA from Load LoRA (Transfer) to compare with."
                 ),
-                io.Float.Input(
-                    "strength_model",
-                    default=1.0,
-                    min=-100.0,
-                    max=100.0,
-                    step=0.01,
-                    tooltip="Strength of the LoRA on the model; 0 leaves the model as it is.",
-                ),
-                io.Float.Input(
-                    "strength_clip",
-                    default=1.0,
-                    min=-100.0,
-                    max=100.0,
-                    step=0.01,
-                    tooltip="Strength of the LoRA on the text encoder; 0 leaves it as it is.",
+                strength_input("strength_model", "Strength of the LoRA on the model; 0 leaves the model as it is."),
+                strength_input("strength_clip", "Strength of the LoRA on the text encoder; 0 leaves it as it is."),
+                io.Clip.Input(
+                    "clip", optional=True, tooltip="The text encoder. Connect it if the LoRA changes it too."
                 ),
             ],
-            hidden=[io.Hidden.unique_id],
+            has_intermediate_output=True,
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The model with the LoRA."),
                 io.Clip.Output(display_name="clip", tooltip="The text encoder with the LoRA."),
@@ -55,5 +43,4 @@ class ApplyLora(io.ComfyNode):
         cls, model: Any, adapter: Adapter, strength_model: float, strength_clip: float, clip: Any = None
     ) -> io.NodeOutput:
         applied = apply(adapter, model, clip, strength_model, strength_clip)
-        show(cls.hidden.unique_id, applied.summary())
-        return io.NodeOutput(applied.model, applied.clip)
+        return io.NodeOutput(applied.model, applied.clip, ui=message(applied.lines()))

@@ -8,8 +8,9 @@ from ..core.check import CheckSettings, Search
 from ..core.pictures.check import check_picture
 from .host.adapter.adapter import Adapter
 from .host.check import CheckInputs, check
-from .host.session import host_progress, image_of, show
+from .host.session import host_progress, image_of
 from .inputs import comparison_inputs, seed_input, size_input, target_conditioning_input
+from .messages import message
 from .sockets import CATEGORY, AdapterSocket
 
 _MOST_MORE = 8  # further LoRAs to compare
@@ -22,6 +23,7 @@ class CheckTransfer(io.ComfyNode):
             node_id="LoraTransferCheck",
             display_name="Check Transfer (LoRA)",
             category=CATEGORY,
+            search_aliases=["test lora", "measure lora", "compare loras", "best lora strength", "evaluate transfer"],
             description="Measures how well a transfer worked: how close the transferred LoRA and the plain copy bring "
             "the target's output to that of the source with its LoRA.",
             is_output_node=True,
@@ -42,12 +44,20 @@ class CheckTransfer(io.ComfyNode):
                     tooltip="off: tries every LoRA at strength 1 and outputs the transferred LoRA.\n"
                     "strength: tries every LoRA at 0.25 to 1.25 and outputs the best; takes five times as long.",
                 ),
+                target_conditioning_input(),
+                io.Latent.Input(
+                    "latent",
+                    optional=True,
+                    tooltip="An empty latent sets the size of the pictures. Connect the latent of a picture (VAE "
+                    "Encode) to compare the models on that picture.",
+                ),
                 seed_input("The seed of the first latent's noise; each further latent takes the next seed."),
                 io.Int.Input(
                     "seeds",
                     default=CheckSettings.seeds,
                     min=1,
                     max=64,
+                    optional=True,
                     advanced=True,
                     tooltip="How many latents are compared. Raise it for steadier figures; the run takes longer.",
                 ),
@@ -56,18 +66,12 @@ class CheckTransfer(io.ComfyNode):
                     default=CheckSettings.timesteps,
                     min=1,
                     max=100,
+                    optional=True,
                     advanced=True,
                     tooltip="The number of noise levels to compare the models at. Raise it to see in more detail where "
                     "they differ.",
                 ),
-                size_input(CheckSettings.size),
-                io.Latent.Input(
-                    "latent",
-                    optional=True,
-                    tooltip="An empty latent sets the size of the pictures. Connect the latent of a picture (VAE "
-                    "Encode) to compare the models on that picture.",
-                ),
-                target_conditioning_input(),
+                size_input(),
                 io.Autogrow.Input(
                     "more",
                     template=io.Autogrow.TemplatePrefix(
@@ -78,7 +82,6 @@ class CheckTransfer(io.ComfyNode):
                     "LoRA.",
                 ),
             ],
-            hidden=[io.Hidden.unique_id],
             outputs=[
                 AdapterSocket.Output(
                     display_name="transferred",
@@ -91,10 +94,10 @@ class CheckTransfer(io.ComfyNode):
                     tooltip="How far the LoRA brings the target towards the source with its LoRA: 1 is all the way, 0 "
                     "is no closer than without a LoRA, below 0 is farther away.",
                 ),
+                io.String.Output(display_name="report", tooltip="Every figure, as JSON."),
                 io.Image.Output(
                     display_name="plot", tooltip="Gap closed (thick), G (thin) and cosine (dotted) at each noise level."
                 ),
-                io.String.Output(display_name="report", tooltip="Every figure, as JSON."),
             ],
         )
 
@@ -107,12 +110,12 @@ class CheckTransfer(io.ComfyNode):
         transferred: Adapter,
         conditioning: Any,
         search: Search,
-        seed: int,
-        seeds: int,
-        timesteps: int,
-        size: int,
-        latent: dict[str, Any] | None = None,
         target_conditioning: Any = None,
+        latent: dict[str, Any] | None = None,
+        seed: int = CheckSettings.seed,
+        seeds: int = CheckSettings.seeds,
+        timesteps: int = CheckSettings.timesteps,
+        size: int = CheckSettings.size,
         more: dict[str, Adapter] | None = None,
     ) -> io.NodeOutput:
         inputs = CheckInputs(source_model, target_model, conditioning, target_conditioning or conditioning)
@@ -120,14 +123,13 @@ class CheckTransfer(io.ComfyNode):
         settings = CheckSettings(search, seed, seeds, timesteps, size)
         checked = check(inputs, adapter, transferred, others, latent, settings, host_progress())
         report = checked.report
-        show(cls.hidden.unique_id, report.sentence())
         plot = image_of(check_picture(report))
         _, chosen = report.chosen()
         return io.NodeOutput(
             checked.adapter,
             chosen.strength,
             chosen.pooled.score,
-            plot,
             report.dumps(),
-            ui=ui.PreviewImage(plot, cls=cls),
+            plot,
+            ui=message(report.lines(), images=[ui.PreviewImage(plot, cls=cls)]),
         )

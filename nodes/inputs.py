@@ -29,6 +29,11 @@ def target_conditioning_input() -> Any:
     )
 
 
+def strength_input(name: str, tooltip: str) -> Any:
+    """A strength with the limits of ComfyUI's Load LoRA."""
+    return io.Float.Input(name, default=1.0, min=-100.0, max=100.0, step=0.01, tooltip=tooltip)
+
+
 def seed_input(tooltip: str) -> Any:
     return io.Int.Input(
         "seed",
@@ -36,17 +41,21 @@ def seed_input(tooltip: str) -> Any:
         min=0,
         max=0xFFFFFFFFFFFFFFFF,
         control_after_generate=io.ControlAfterGenerate.fixed,  # or the page changes it at every run
+        optional=True,
+        advanced=True,
         tooltip=tooltip,
     )
 
 
-def size_input(default: int) -> Any:
+def size_input() -> Any:
     return io.Int.Input(
         "size",
-        default=default,
-        min=64,
+        default=0,
+        min=0,
         max=4096,
         step=8,
-        tooltip="Width and height of the pictures in pixels, if no latent is connected. Use the size that the models "
-        "are made for: 512 for SD 1.5, 1024 for SDXL and newer models.",
+        optional=True,
+        advanced=True,
+        tooltip="Width and height of the pictures in pixels, if no latent is connected. 0 is the size that the source "
+        "was made for. Choose a smaller size if memory is short.",
     )

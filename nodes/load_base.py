@@ -5,10 +5,11 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..core.files.shards import shard_paths
+from .host.base.describe import describe_base
 from .host.base.from_file import base_from_file
 from .host.base.from_model import HostBase, base_from_model, with_text_encoder
 from .host.paths import base_names, base_path, state_of
-from .host.session import show
+from .messages import message
 from .sockets import CATEGORY, BaseSocket
 
 
@@ -19,6 +20,7 @@ class LoadSourceBase(io.ComfyNode):
             "LoraTransferLoadSourceBase",
             "Load Source Base",
             "Opens the base model that the LoRA was trained on; reads only names and shapes, and loads no model.",
+            ["old base", "original model", "model that the lora was trained on"],
         )
 
     @classmethod
@@ -32,9 +34,7 @@ class LoadSourceBase(io.ComfyNode):
     @classmethod
     def execute(cls, base_name: str, model: Any = None, clip: Any = None) -> io.NodeOutput:
         base = _load(base_name, model, clip)
-        if base.notes:
-            show(cls.hidden.unique_id, "; ".join(base.notes))
-        return io.NodeOutput(base)
+        return io.NodeOutput(base, ui=message(describe_base(base)))
 
 
 class LoadTargetBase(LoadSourceBase):
@@ -44,14 +44,16 @@ class LoadTargetBase(LoadSourceBase):
             "LoraTransferLoadTargetBase",
             "Load Target Base",
             "Opens the base model that you want to use the LoRA on; reads only names and shapes, and loads no model.",
+            ["new base", "new model", "model to use the lora on"],
         )
 
 
-def _schema(node_id: str, display_name: str, description: str) -> io.Schema:
+def _schema(node_id: str, display_name: str, description: str, search_aliases: list[str]) -> io.Schema:
     return io.Schema(
         node_id=node_id,
         display_name=display_name,
         category=CATEGORY,
+        search_aliases=search_aliases,
         description=description,
         inputs=[
             io.Combo.Input(
@@ -73,7 +75,7 @@ def _schema(node_id: str, display_name: str, description: str) -> io.Schema:
                 "encoder too.",
             ),
         ],
-        hidden=[io.Hidden.unique_id],
+        has_intermediate_output=True,
         outputs=[
             BaseSocket.Output(
                 display_name="base",

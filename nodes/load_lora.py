@@ -7,7 +7,9 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from .host.adapter.adapter import adapter_from_file, adapter_from_state_dict
+from .host.adapter.describe import describe_adapter
 from .host.paths import adapter_names, adapter_path, state_of
+from .messages import message
 from .sockets import CATEGORY, AdapterSocket, LoraModelSocket
 
 
@@ -18,6 +20,7 @@ class LoadLora(io.ComfyNode):
             node_id="LoraTransferLoadLora",
             display_name="Load LoRA (Transfer)",
             category=CATEGORY,
+            search_aliases=["open lora"],
             description="Loads the LoRA that you want to transfer to another base.",
             inputs=[
                 io.Combo.Input(
@@ -31,6 +34,7 @@ class LoadLora(io.ComfyNode):
                     tooltip="A LoRA from another node, such as Train LoRA, used instead of lora_name.",
                 ),
             ],
+            has_intermediate_output=True,
             outputs=[AdapterSocket.Output(display_name="adapter", tooltip="The LoRA, for the nodes of LoRA Transfer.")],
         )
 
@@ -44,6 +48,9 @@ class LoadLora(io.ComfyNode):
 
     @classmethod
     def execute(cls, lora_name: str, lora_model: Mapping[str, Tensor] | None = None) -> io.NodeOutput:
-        if lora_model is not None:
-            return io.NodeOutput(adapter_from_state_dict(lora_model, "(connected LoRA)"))
-        return io.NodeOutput(adapter_from_file(adapter_path(lora_name), lora_name))
+        adapter = (
+            adapter_from_file(adapter_path(lora_name), lora_name)
+            if lora_model is None
+            else adapter_from_state_dict(lora_model, "(connected LoRA)")
+        )
+        return io.NodeOutput(adapter, ui=message(describe_adapter(adapter)))

@@ -10,8 +10,9 @@ from ..core.similarity import Comparison
 from .host.adapter.adapter import Adapter
 from .host.base.from_model import HostBase
 from .host.project import project
-from .host.session import resources, show
+from .host.session import resources
 from .inputs import original_adapter_input
+from .messages import message
 from .sockets import CATEGORY, AdapterSocket, LoraModelSocket, SimilaritySocket
 
 _CUTTING = list_methods(lambda method: not method.keeps_whole_delta)
@@ -24,6 +25,16 @@ class ProjectLora(io.ComfyNode):
             node_id="LoraTransferProject",
             display_name="Project LoRA",
             category=CATEGORY,
+            search_aliases=[
+                "prolora",
+                "lora-x",
+                "lorax",
+                "transfer lora",
+                "lora transfer",
+                "project lora",
+                "rotate lora",
+                "restore lora",
+            ],
             description="Transfers the LoRA to the target base, layer by layer, wherever the two bases match.",
             inputs=[
                 SimilaritySocket.Input(
@@ -49,13 +60,35 @@ class ProjectLora(io.ComfyNode):
                     "below_threshold",
                     options=list(get_args(BelowThreshold)),
                     default=TransferSettings.below_threshold,
+                    optional=True,
+                    advanced=True,
                     tooltip="What happens to layers below the threshold: skip leaves them out, copy transfers the "
                     "LoRA's change as it is.",
+                ),
+                io.Float.Input(
+                    "gain",
+                    default=TransferSettings.gain,
+                    min=0.0,
+                    max=4.0,
+                    step=0.05,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Multiplies the whole LoRA. Raise it if the target lacks blocks and the LoRA comes out "
+                    "weak.",
+                ),
+                io.Boolean.Input(
+                    "force",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Transfers even if the verdict on the two bases is refuse. Turn it on only to see the "
+                    "damage.",
                 ),
                 io.Combo.Input(
                     "rescale",
                     options=list(get_args(Rescale)),
                     default=TransferSettings.rescale,
+                    optional=True,
                     advanced=True,
                     tooltip="relative_norm: makes each layer's change as large as in the source, relative to the "
                     f"layer's weight. Refused for {_CUTTING}, which cut part of the LoRA away.",
@@ -64,6 +97,8 @@ class ProjectLora(io.ComfyNode):
                     "out_rank",
                     options=list(get_args(OutRank)),
                     default=TransferSettings.out_rank,
+                    optional=True,
+                    advanced=True,
                     tooltip="The rank of the transferred LoRA. exact: what the method needs; keep: the LoRA's own "
                     "rank; cut: limited by dense_rank and dense_energy, for smaller files.",
                 ),
@@ -72,41 +107,24 @@ class ProjectLora(io.ComfyNode):
                     default=TransferSettings.dense_rank,
                     min=1,
                     max=4096,
+                    optional=True,
+                    advanced=True,
                     tooltip="The largest rank for layers without a low-rank form (DoRA, OFT, GLoRA, full differences) "
                     "and, with out_rank cut, for all layers. Lower it for a smaller file.",
                 ),
                 io.Float.Input(
                     "dense_energy",
-                    optional=True,
                     default=TransferSettings.dense_energy,
                     min=0.01,
                     max=1.0,
                     step=0.001,
+                    optional=True,
                     advanced=True,
                     tooltip="Where dense_rank applies, uses the smallest rank that keeps this share of the change's "
                     "energy. Lower it for a smaller file.",
                 ),
-                io.Float.Input(
-                    "gain",
-                    optional=True,
-                    default=TransferSettings.gain,
-                    min=0.0,
-                    max=4.0,
-                    step=0.05,
-                    advanced=True,
-                    tooltip="Multiplies the whole LoRA. Raise it if the target lacks blocks and the LoRA comes out "
-                    "weak.",
-                ),
-                io.Boolean.Input(
-                    "force",
-                    optional=True,
-                    default=False,
-                    advanced=True,
-                    tooltip="Transfers even if the verdict on the two bases is refuse. Turn it on only to see the "
-                    "damage.",
-                ),
             ],
-            hidden=[io.Hidden.unique_id],
+            has_intermediate_output=True,
             outputs=[
                 AdapterSocket.Output(
                     display_name="transferred", tooltip="The LoRA for the target, for Apply LoRA and Save LoRA."
@@ -123,17 +141,17 @@ class ProjectLora(io.ComfyNode):
         adapter: Adapter,
         method: str,
         threshold: float,
-        below_threshold: BelowThreshold,
-        rescale: Rescale,
-        out_rank: OutRank,
-        dense_rank: int,
-        dense_energy: float = TransferSettings.dense_energy,
+        below_threshold: BelowThreshold = TransferSettings.below_threshold,
         gain: float = TransferSettings.gain,
         force: bool = False,
+        rescale: Rescale = TransferSettings.rescale,
+        out_rank: OutRank = TransferSettings.out_rank,
+        dense_rank: int = TransferSettings.dense_rank,
+        dense_energy: float = TransferSettings.dense_energy,
     ) -> io.NodeOutput:
         settings = TransferSettings(
             method, threshold, below_threshold, rescale, out_rank, dense_rank, dense_energy, gain
         )
         result = project(similarity, adapter, settings, resources(), force=force)
-        show(cls.hidden.unique_id, result.summary())
-        return io.NodeOutput(result.adapter, result.adapter.state_dict(), result.report.dumps())
+        shown = message(result.lines(), result.report.as_json())
+        return io.NodeOutput(result.adapter, result.adapter.state_dict(), result.report.dumps(), ui=shown)

@@ -12,6 +12,7 @@ from .host.refine.run import RefineInputs, refine_adapter
 from .host.refine.teacher import TeacherSettings
 from .host.session import block_if_none, image_of, show, show_picture
 from .inputs import comparison_inputs, seed_input, size_input, target_conditioning_input
+from .messages import message
 from .sockets import CATEGORY, AdapterSocket, LoraModelSocket
 
 
@@ -22,6 +23,13 @@ class RefineLora(io.ComfyNode):
             node_id="LoraTransferRefine",
             display_name="Refine LoRA",
             category=CATEGORY,
+            search_aliases=[
+                "distill lora",
+                "train lora without data",
+                "data-free training",
+                "improve lora",
+                "finetune lora",
+            ],
             description="Trains a transferred LoRA for a few dozen steps, without data, until the target answers more "
             "like the source with its LoRA; needs as much memory as training a LoRA.",
             is_output_node=True,
@@ -41,21 +49,6 @@ class RefineLora(io.ComfyNode):
                     "Raise it if the score still rises at the end.",
                 ),
                 io.Int.Input(
-                    "batch",
-                    default=RefineSettings.batch,
-                    min=1,
-                    max=1024,
-                    advanced=True,
-                    tooltip="How many noised latents each step learns from. If they do not fit into memory together, "
-                    "the step is computed in parts, with the same result.",
-                ),
-                io.Combo.Input(
-                    "match",
-                    options=list(get_args(Match)),
-                    default=RefineSettings.match,
-                    tooltip="\n".join(f"{name}: {summary}" for name, summary in MATCHES.items()),
-                ),
-                io.Int.Input(
                     "samples",
                     default=TeacherSettings.samples,
                     min=2,
@@ -64,16 +57,6 @@ class RefineLora(io.ComfyNode):
                     "next run. Raise it if the LoRA's style is subtle.",
                 ),
                 io.Int.Input(
-                    "rank",
-                    default=RefineSettings.rank,
-                    min=1,
-                    max=1024,
-                    advanced=True,
-                    tooltip="The rank of a new LoRA. Only used if `transferred` is not connected.",
-                ),
-                seed_input("Seeds the source's noise, the order of the samples, and new factors."),
-                size_input(512),
-                io.Int.Input(
                     "target_steps",
                     default=TeacherSettings.target_steps,
                     min=0,
@@ -81,21 +64,23 @@ class RefineLora(io.ComfyNode):
                     tooltip="The number of steps that you use a turbo or lightning target with: only the noise levels "
                     "of these steps are trained. Leave it at 0 for all other models.",
                 ),
-                io.Float.Input(
-                    "learning_rate",
-                    default=RefineSettings.rate,
-                    min=0.0001,
-                    max=1.0,
-                    step=0.0001,
-                    advanced=True,
-                    tooltip="How much a step changes a factor of the LoRA, as a share of the factor's size. The "
-                    "default suits every model.",
-                ),
                 AdapterSocket.Input(
                     "transferred",
                     optional=True,
                     tooltip="The LoRA to start from, made by Project LoRA or by an earlier run of this node. If "
                     "nothing can be transferred, leave it empty to start from zeros.",
+                ),
+                io.Vae.Input(
+                    "target_vae",
+                    optional=True,
+                    tooltip="The target's VAE, to decode the previews; without it they have rough colours. Connect "
+                    "both VAEs if the models have different latents.",
+                ),
+                io.Vae.Input(
+                    "source_vae",
+                    optional=True,
+                    tooltip="The source's VAE. Connect both VAEs if the models have different latents, such as SD 1.5 "
+                    "and SDXL.",
                 ),
                 target_conditioning_input(),
                 io.Latent.Input(
@@ -103,21 +88,45 @@ class RefineLora(io.ComfyNode):
                     optional=True,
                     tooltip="An empty latent that sets the size. Connect it for pictures that are not square.",
                 ),
-                io.Vae.Input(
-                    "vae",
+                io.Combo.Input(
+                    "match",
+                    options=list(get_args(Match)),
+                    default=RefineSettings.match,
                     optional=True,
-                    tooltip="The target's VAE, to decode the previews. Without it they are shown in rough colours.",
+                    advanced=True,
+                    tooltip="\n".join(f"{name}: {summary}" for name, summary in MATCHES.items()),
                 ),
-                io.Vae.Input(
-                    "source_vae",
+                size_input(),
+                seed_input("Seeds the source's noise, the order of the samples, and new factors."),
+                io.Int.Input(
+                    "batch",
+                    default=RefineSettings.batch,
+                    min=1,
+                    max=1024,
                     optional=True,
-                    tooltip="The source's VAE. Connect it if the models have different latents, such as SD 1.5 and "
-                    "SDXL.",
+                    advanced=True,
+                    tooltip="How many noised latents each step learns from. If they do not fit into memory together, "
+                    "the step is computed in parts, with the same result.",
                 ),
-                io.Vae.Input(
-                    "target_vae",
+                io.Int.Input(
+                    "rank",
+                    default=RefineSettings.rank,
+                    min=1,
+                    max=1024,
                     optional=True,
-                    tooltip="The target's VAE. Connect it if the models have different latents.",
+                    advanced=True,
+                    tooltip="The rank of a new LoRA. Only used if `transferred` is not connected.",
+                ),
+                io.Float.Input(
+                    "learning_rate",
+                    default=RefineSettings.rate,
+                    min=0.0001,
+                    max=1.0,
+                    step=0.0001,
+                    optional=True,
+                    advanced=True,
+                    tooltip="How much a step changes a factor of the LoRA, as a share of the factor's size. The "
+                    "default suits every model.",
                 ),
             ],
             hidden=[io.Hidden.unique_id],
@@ -128,6 +137,9 @@ class RefineLora(io.ComfyNode):
                     "start, it is the LoRA that you connected.",
                 ),
                 LoraModelSocket.Output(display_name="lora_model", tooltip="The same LoRA, for ComfyUI's own nodes."),
+                io.String.Output(
+                    display_name="report", tooltip="The report as JSON: a sentence on the result, and every figure."
+                ),
                 io.Image.Output(
                     display_name="loss_graph", tooltip="The loss of every step, and the score where it was measured."
                 ),
@@ -135,9 +147,6 @@ class RefineLora(io.ComfyNode):
                     display_name="pictures",
                     tooltip="Previews: what the target with the LoRA paints for the same prompt and noise, at the "
                     "start and each time the score is measured.",
-                ),
-                io.String.Output(
-                    display_name="report", tooltip="The report as JSON: a sentence on the result, and every figure."
                 ),
             ],
         )
@@ -150,20 +159,19 @@ class RefineLora(io.ComfyNode):
         adapter: Adapter,
         conditioning: Any,
         steps: int,
-        batch: int,
-        match: Match,
         samples: int,
-        rank: int,
-        seed: int,
-        size: int,
         target_steps: int,
-        learning_rate: float,
         transferred: Adapter | None = None,
+        target_vae: Any = None,
+        source_vae: Any = None,
         target_conditioning: Any = None,
         latent: dict[str, Any] | None = None,
-        vae: Any = None,
-        source_vae: Any = None,
-        target_vae: Any = None,
+        match: Match = RefineSettings.match,
+        size: int = 0,
+        seed: int = RefineSettings.seed,
+        batch: int = RefineSettings.batch,
+        rank: int = RefineSettings.rank,
+        learning_rate: float = RefineSettings.rate,
     ) -> io.NodeOutput:
         node = cls.hidden.unique_id
         inputs = RefineInputs(
@@ -174,23 +182,21 @@ class RefineLora(io.ComfyNode):
             transferred,
             target_conditioning,
             latent,
-            vae,
-            source_vae,
             target_vae,
+            source_vae,
         )
         settings = RefineSettings(steps, batch, rank, match, learning_rate, seed)
         teacher_settings = TeacherSettings(samples, seed, target_steps)
         refined = refine_adapter(inputs, settings, teacher_settings, size, lambda text: show(node, text))
         with refined.saving_on_error():
-            show(node, refined.report.sentence())
             picture = refine_picture(refined.report)
             show_picture(picture, max(1, steps))  # otherwise the page keeps showing the last preview
             graph = image_of(picture)
             return io.NodeOutput(
                 refined.adapter,
                 refined.adapter.state_dict(),
+                refined.report.dumps(),
                 graph,
                 block_if_none(refined.pictures),
-                refined.report.dumps(),
-                ui=ui.PreviewImage(graph, cls=cls),
+                ui=message(refined.report.lines(), images=[ui.PreviewImage(graph, cls=cls)]),
             )

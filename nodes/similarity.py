@@ -13,6 +13,7 @@ from .host.adapter.adapter import Adapter
 from .host.base.from_model import HostBase
 from .host.compare import CompareSettings, compare_bases
 from .host.session import image_of, resources, show
+from .messages import message
 from .sockets import CATEGORY, AdapterSocket, BaseSocket, SimilaritySocket
 
 _RANK_RULES = [
@@ -21,10 +22,11 @@ _RANK_RULES = [
         [
             io.Float.Input(
                 "fraction",
-                default=0.5,
+                default=CompareSettings.rule.amount,
                 min=0.01,
                 max=1.0,
                 step=0.01,
+                advanced=True,
                 tooltip="The number of directions, as a share of the layer's smaller side. At 1 nothing is cut off, "
                 f"and on square layers {list_methods(lambda method: method.needs_subspaces)} give the plain copy.",
             )
@@ -38,6 +40,7 @@ _RANK_RULES = [
                 default=320,
                 min=1,
                 max=16384,
+                advanced=True,
                 tooltip="The same number of directions for every layer. Layers with fewer directions cannot be "
                 "compared.",
             )
@@ -52,6 +55,7 @@ _RANK_RULES = [
                 min=0.01,
                 max=1.0,
                 step=0.01,
+                advanced=True,
                 tooltip="Uses as many directions as are needed to hold this share of the squared singular values.",
             )
         ],
@@ -66,6 +70,13 @@ class ComputeSimilarity(io.ComfyNode):
             node_id="LoraTransferSimilarity",
             display_name="Compute Subspace Similarity",
             category=CATEGORY,
+            search_aliases=[
+                "compare bases",
+                "compare checkpoints",
+                "model similarity",
+                "lora compatibility",
+                "block map",
+            ],
             description="Judges whether a transfer can work, pairs the layers of the two bases, and measures how "
             "similar they are.",
             inputs=[
@@ -77,15 +88,12 @@ class ComputeSimilarity(io.ComfyNode):
                     tooltip="The LoRA to transfer. Connect it to compare only the layers that it changes, which is "
                     "much faster.",
                 ),
-                io.DynamicCombo.Input(
-                    "rank_rule",
-                    options=_RANK_RULES,
-                    tooltip="How many singular directions make up a layer's subspace. Change it only to compare with "
-                    "the papers.",
-                ),
                 io.Combo.Input(
                     "measure",
                     options=list(get_args(Measure)),
+                    default=CompareSettings.measure,
+                    optional=True,
+                    advanced=True,
                     tooltip="subspace: compares the leading singular directions, as the papers do.\n"
                     "weight_cosine: compares the weights themselves; takes seconds, and is enough for "
                     f"{list_methods(lambda method: not method.needs_subspaces)}.",
@@ -93,6 +101,9 @@ class ComputeSimilarity(io.ComfyNode):
                 io.Combo.Input(
                     "match_by",
                     options=list(MATCH_BY),
+                    default=CompareSettings.match_by,
+                    optional=True,
+                    advanced=True,
                     tooltip="blocks: pairs whole blocks with similar weights, in the model's order, even if blocks "
                     "were removed or added.\n"
                     "blocks by subspaces: pairs blocks with similar singular directions instead; slower.\n"
@@ -108,18 +119,27 @@ class ComputeSimilarity(io.ComfyNode):
                     tooltip='Your own pairs of blocks as JSON: {"target block": "source block"}, or an edited '
                     "block_map output. Leave it empty to let the node pair the blocks.",
                 ),
+                io.DynamicCombo.Input(
+                    "rank_rule",
+                    options=_RANK_RULES,
+                    optional=True,
+                    extra_dict={"advanced": True},
+                    tooltip="How many singular directions make up a layer's subspace. Change it only to compare with "
+                    "the papers.",
+                ),
             ],
+            has_intermediate_output=True,
             hidden=[io.Hidden.unique_id],
             outputs=[
                 SimilaritySocket.Output(display_name="similarity", tooltip="The comparison, for Project LoRA."),
-                io.Image.Output(
-                    display_name="heatmap", tooltip="Every layer, coloured by its similarity above chance."
-                ),
                 io.String.Output(display_name="report", tooltip="The verdict and every layer's figures, as JSON."),
                 io.String.Output(
                     display_name="block_map",
                     tooltip="Which source block feeds which target block, as JSON; edit it and connect it to the "
                     "block_map input to change the pairs.",
+                ),
+                io.Image.Output(
+                    display_name="heatmap", tooltip="Every layer, coloured by its similarity above chance."
                 ),
                 io.Image.Output(
                     display_name="blocks",
@@ -135,24 +155,25 @@ class ComputeSimilarity(io.ComfyNode):
         cls,
         source: HostBase,
         target: HostBase,
-        rank_rule: dict[str, Any],
-        measure: Measure,
-        match_by: str,
-        block_map: str = "",
         adapter: Adapter | None = None,
+        measure: Measure = CompareSettings.measure,
+        match_by: str = CompareSettings.match_by,
+        block_map: str = "",
+        rank_rule: dict[str, Any] | None = None,
     ) -> io.NodeOutput:
         settings = CompareSettings(_rank_rule(rank_rule), measure, match_by, block_map)
         tell = partial(show, cls.hidden.unique_id)
         compared = compare_bases(source, target, adapter, settings, resources(), tell)
-        tell(compared.report.summary())
         heatmap, blocks, depth = map(image_of, compared.pictures())
-        shown = ui.PreviewImage(heatmap, cls=cls)
-        shown.values += [value for image in (blocks, depth) for value in ui.PreviewImage(image, cls=cls).values]
+        images = [ui.PreviewImage(picture, cls=cls) for picture in (heatmap, blocks, depth)]
+        shown = message(compared.lines(), compared.report.as_json(), images)
         report, chosen_map = compared.report.dumps(), compared.survey.block_map.dumps()
-        return io.NodeOutput(compared.comparison, heatmap, report, chosen_map, blocks, depth, ui=shown)
+        return io.NodeOutput(compared.comparison, report, chosen_map, heatmap, blocks, depth, ui=shown)
 
 
-def _rank_rule(chosen: dict[str, Any]) -> RankRule:
+def _rank_rule(chosen: dict[str, Any] | None) -> RankRule:
     """The rule from a dynamic combo's value, which is {"rank_rule": the choice, the choice's own input: its value}."""
+    if chosen is None:
+        return CompareSettings.rule
     kind = chosen["rank_rule"]
     return RankRule(kind, chosen["rank" if kind == "fixed" else kind])

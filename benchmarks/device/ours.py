@@ -102,7 +102,7 @@ def refined(
     from lora_transfer.nodes.host.refine.run import RefineInputs, refine_adapter
     from lora_transfer.nodes.host.refine.teacher import TeacherSettings
 
-    inputs = RefineInputs(source, target, adapter, conditioning, transferred, vae=vae)
+    inputs = RefineInputs(source, target, adapter, conditioning, transferred, target_vae=vae)
     settings = RefineSettings(steps=words.steps, batch=words.batch, checks=words.checks, patience=0)
     result = refine_adapter(inputs, settings, TeacherSettings(words.samplings), words.size, say)
     report, pictures = result.report, 0 if result.pictures is None else len(result.pictures)

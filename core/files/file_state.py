@@ -37,6 +37,10 @@ class FileState:
         settled = _age(status) > _COARSEST
         return FileState(status.st_size, *times, status.st_dev, status.st_ino, settled)
 
+    def is_older_than(self, moment: float) -> bool:
+        """Whether the last change was before a moment in seconds since 1970, also on file systems with coarse times."""
+        return max(self.modified, self.changed) + _COARSEST < moment * 1e9
+
     def mark(self) -> str:
         """The state as text. Equal marks of one path mean equal content if both states were settled."""
         return f"{self.size} {self.modified} {self.changed} {self.device} {self.inode}"

@@ -156,9 +156,9 @@ def read_into(stream: IO[bytes], buffer: Tensor) -> int:
 
 
 def write_new(folder: Path, stem: str, tensors: dict[str, Tensor], metadata: Mapping[str, str] | None) -> Path:
-    """Write `folder/stem_00001_.safetensors`, or the next free number. Existing files are never overwritten.
+    """Write `folder/stem.safetensors`, or if there is one `stem_2`, `stem_3` ...; existing files are never overwritten.
 
-    A file with that name is never partial. The numbering is ComfyUI's own. UnwritableFile if it cannot be written.
+    A file with that name is never partial. UnwritableFile if it cannot be written.
     """
     unfinished = folder / f".{uuid4().hex}.unfinished"  # a unique name: several threads or processes may write here
     try:
@@ -178,7 +178,7 @@ def write_new(folder: Path, stem: str, tensors: dict[str, Tensor], metadata: Map
 def _publish(unfinished: Path, folder: Path, stem: str) -> Path:
     number = 1
     while True:
-        path = folder / f"{stem}_{number:05}_.safetensors"
+        path = folder / f"{stem}{'' if number == 1 else f'_{number}'}.safetensors"
         try:
             os.link(unfinished, path)  # fails if the name exists, even if another process has just created it
         except FileExistsError:

@@ -147,6 +147,7 @@ th { text-align: left; cursor: pointer; position: sticky; top: 0; background: Ca
 th[aria-sort=ascending]::after { content: " \\2191"; } th[aria-sort=descending]::after { content: " \\2193"; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--faint); vertical-align: top; overflow-wrap: anywhere; }
 td[data-value] { text-align: right; font-variant-numeric: tabular-nums; } td:nth-child(5) { min-width: 9rem; }
+td:first-child { min-width: 14rem; } td:nth-child(2), td:nth-child(3) { white-space: nowrap; }
 rect { fill: var(--good); }
 </style></head><body>
 """

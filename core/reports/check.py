@@ -6,6 +6,7 @@ from typing import Any
 
 from ..check import Agreement, Attempt, Trial, best_trial
 from .envelope import Identity, dumps, envelope
+from .line import Line, Tone
 
 _FARTHER = -0.01  # below this gap closed, the distance is visibly larger when written with two digits
 
@@ -53,6 +54,14 @@ class CheckReport:
             text += f"; best of the search: {trial.label} at strength {attempt.strength:g}, which {_result(attempt)}"
             text += _hint_at_edge(trial, attempt)
         return text
+
+    def lines(self) -> tuple[Line, ...]:
+        """The check as sentences for the node."""
+        gap_closed = self.transferred.at_strength_one().pooled.gap_closed
+        tone: Tone = "plain" if gap_closed is None else "bad" if gap_closed < _FARTHER else "good"
+        first, *others = self.sentence().split("; ")
+        texts = *others, *self.notes
+        return (Line.sentence(tone, first), *(Line.sentence("plain", text) for text in texts))
 
     def as_json(self) -> dict[str, Any]:
         trial, attempt = self.chosen()

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..refine.teacher_samples import Match
 from .envelope import Identity, dumps, envelope
+from .line import Line
 
 _SHARE_OF: Mapping[Match, str] = {
     "outputs": "of the way from the bare target to the source with its LoRA",
@@ -74,6 +75,11 @@ class RefineReport:
             f"score {self.before:.2f} at the start, {self.best:.2f} after {self.best_step} steps; the score is the "
             f"share {_SHARE_OF[self.match]}, on noised latents that were not trained on ({cost})"
         )
+
+    def lines(self) -> tuple[Line, ...]:
+        """The run as sentences for the node."""
+        first = Line.sentence("warn" if self.best_step == 0 else "good", self.sentence())
+        return (first, *(Line.sentence("plain", note) for note in self.notes))
 
     def as_json(self) -> dict[str, Any]:
         return envelope(

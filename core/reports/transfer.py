@@ -10,12 +10,14 @@ from ..plan import TransferPlan
 from ..refine.outlook import Outlook
 from ..similarity import Comparison, LayerSimilarity
 from ..vectors import Vector
-from ..verdict import Verdict
+from ..verdict import Verdict, Word
 from .envelope import Identity, dumps, envelope
 from .layer import LayerReport
+from .line import Line, Tone
 
 # Not in a saved file: long lists, and what would make the bytes of two equal runs differ.
 _NOT_IN_FILES = ("layers", "vectors", "skipped", "unread", "block_map", "seconds")
+_TONES: Mapping[Word, Tone] = {"works": "good", "risky": "warn", "refuse": "bad"}
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,11 @@ class Report:
 
     def summary(self) -> str:
         """The run in one line, and a second line on refining if `refine` is set."""
+        text = self._counted() if self.verdict is None else f"{self.verdict.word}; {self._counted()}"
+        return text if self.refine is None else f"{text}\n{self.refine.sentence()}"
+
+    def _counted(self) -> str:
+        """How many layers and keys were transferred, and how similar the layers are."""
         counts, means = self.counts(), self.means()
         decisions = ("compared", "transferred", "copied", "skipped")
         parts = [f"{counts[decision]} {decision}" for decision in decisions if counts[decision]]
@@ -91,9 +98,13 @@ class Report:
         parts += [f"{name} {value:.2f}" for name, value in figures.items() if value is not None]
         if self.lost:
             parts.append(f"{self.lost:.0%} of the LoRA's change lost")
-        text = ", ".join(["layers: " + parts[0], *parts[1:]]) if parts else "no layers"
-        text = text if self.verdict is None else f"{self.verdict.word}; {text}"
-        return text if self.refine is None else f"{text}\n{self.refine.sentence()}"
+        return ", ".join(["layers: " + parts[0], *parts[1:]]) if parts else "no layers"
+
+    def lines(self) -> tuple[Line, ...]:
+        """The run as sentences for the node: the verdict with its reasons, the counts, and whether to refine."""
+        verdict = () if self.verdict is None else (Line.sentence(_TONES[self.verdict.word], self.verdict.summary()),)
+        refine = () if self.refine is None else (Line.sentence("next", self.refine.sentence()),)
+        return (*verdict, Line.sentence("plain", self._counted()), *refine)
 
     def as_json(self) -> dict[str, Any]:
         return envelope(

@@ -22,6 +22,7 @@ from .adapter.strength import scale_adapter
 from .base.from_model import base_from_model
 from .base.merge import note_patched_weights
 from .sampling.outputs import Start, Tick, make_start, predict_outputs, require_comparable
+from .sampling.picture_size import size_for_model
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ def check(
     """Measure how far `transferred`, each of `more` and the adapter itself bring the target towards the source with the
     adapter. All passes of the source come first, so that only one model is needed at a time."""
     started = time.monotonic()
+    settings = replace(settings, size=settings.size or size_for_model(inputs.source))
     require_comparable(inputs.source, inputs.target)
     start = make_start(inputs.source, inputs.target, latent, settings)
     bases = [base_from_model(model) for model in (inputs.source, inputs.target)]

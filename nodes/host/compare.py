@@ -10,6 +10,7 @@ from ...core.pictures.block_map import block_map_picture
 from ...core.pictures.depth import depth_picture
 from ...core.pictures.heatmap import similarity_heatmap
 from ...core.reports.envelope import Identity
+from ...core.reports.line import Line
 from ...core.reports.transfer import Report, similarity_report
 from ...core.resources import Resources
 from ...core.similarity import Comparison, Measure, compare
@@ -20,12 +21,14 @@ from .adapter.read import read_adapter
 from .base.from_model import HostBase
 from .refine.estimate import estimate_outlook
 
+_HALF = RankRule("fraction", 0.5)
+
 
 @dataclass(frozen=True)
 class CompareSettings:
     """How two bases are compared. block_map: the user's own pairs of blocks as JSON; empty to pair them by weights."""
 
-    rule: RankRule
+    rule: RankRule = _HALF
     measure: Measure = "subspace"
     match_by: str = "blocks"
     block_map: str = ""
@@ -38,6 +41,10 @@ class CompareResult:
     survey: Survey
     comparison: Comparison[HostBase]
     report: Report
+
+    def lines(self) -> tuple[Line, ...]:
+        """The result as sentences for the node."""
+        return self.report.lines()
 
     def pictures(self) -> Iterator[numpy.ndarray]:
         """The heatmap of all layers, the map of all blocks, and the similarity along the depth."""

@@ -7,6 +7,7 @@ from ...core.errors import NothingToTransfer
 from ...core.layers import Skipped
 from ...core.plan import TransferPlan, TransferSettings, plan_transfer, refuse_unless_forced
 from ...core.reports.envelope import Identity
+from ...core.reports.line import Line
 from ...core.reports.transfer import Report, transfer_report
 from ...core.resources import Resources
 from ...core.similarity import Comparison
@@ -29,6 +30,10 @@ class ProjectResult:
     def summary(self) -> str:
         """The result in one line, for the user."""
         return "; ".join((self.report.summary(), *self.notes))
+
+    def lines(self) -> tuple[Line, ...]:
+        """The result as sentences for the node."""
+        return (*self.report.lines(), *(Line.sentence("plain", note) for note in self.notes))
 
 
 @dataclass(frozen=True)

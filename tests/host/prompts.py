@@ -50,7 +50,7 @@ def transfer_prompt(
             "LoraTransferSave", transferred=["project", 0], filename_prefix=prefix, dtype=dtype, spelling=spelling
         ),
         "report": node("PreviewAny", source=["project", 2]),
-        "similarity_report": node("PreviewAny", source=["similarity", 2]),
+        "similarity_report": node("PreviewAny", source=["similarity", 1]),
     }
 
 

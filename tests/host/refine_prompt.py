@@ -33,11 +33,11 @@ def refine_prompt(prefix: str = "loras/refined", **settings: Any) -> dict[str, A
             target_model=["target", 0],
             adapter=["lora", 0],
             conditioning=["prompts", 0],
-            vae=["vae", 0],
+            target_vae=["vae", 0],
             **{key: value for key, value in inputs.items() if value is not None},
         ),
-        "report": node("PreviewAny", source=["refine", 4]),
-        "pictures": node("PreviewImage", images=["refine", 3]),
+        "report": node("PreviewAny", source=["refine", 2]),
+        "pictures": node("PreviewImage", images=["refine", 4]),
         "saved": node(
             "LoraTransferSave", transferred=["refine", 0], filename_prefix=prefix, dtype="float32", spelling="comfy"
         ),

@@ -97,7 +97,7 @@ def test_a_vae_that_fails_at_the_end_for_the_first_time_costs_the_pictures_and_n
         Previews, "_decoder_fits", lambda self, latent: False
     )  # the card is full while the model trains
     other = comfy.sd.load_checkpoint_guess_config(str(pair.source), output_clip=False)[2]
-    refined = emoji().refined(replace(SHORT, steps=2, checks=2), vae=other)
+    refined = emoji().refined(replace(SHORT, steps=2, checks=2), target_vae=other)
     assert refined.pictures is not None
     assert len(refined.pictures) == 3
     assert any("the VAE cannot decode" in one for one in refined.report.notes)
@@ -111,6 +111,6 @@ def test_a_vae_without_room_is_not_said_to_be_of_another_model(
 
     monkeypatch.setattr(comfy.sd.VAE, "decode", full)
     other = comfy.sd.load_checkpoint_guess_config(str(pair.source), output_clip=False)[2]
-    refined = emoji().refined(replace(SHORT, steps=1, checks=1), vae=other)
+    refined = emoji().refined(replace(SHORT, steps=1, checks=1), target_vae=other)
     assert refined.pictures is not None
     assert any("no memory for the VAE" in one for one in refined.report.notes)

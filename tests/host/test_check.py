@@ -271,7 +271,7 @@ def check_prompt(**settings: Any) -> dict[str, Any]:
         ),
         "strength": node("PreviewAny", source=["check", 1]),
         "gap_closed": node("PreviewAny", source=["check", 2]),
-        "check_report": node("PreviewAny", source=["check", 4]),
+        "check_report": node("PreviewAny", source=["check", 3]),
         "saved": node(
             "LoraTransferSave",
             transferred=["check", 0],

@@ -28,7 +28,7 @@ def test_a_device_has_a_speed_and_a_memory() -> None:
     assert found.basis() == f"measured on {PROCESSOR.measured_on}"
 
 
-@pytest.mark.parametrize(("family", "pixels"), [("SD15", 512), ("SD21", 512), ("SDXL", 1024), ("SD3 medium", 1024)])
+@pytest.mark.parametrize(("family", "pixels"), [("SD15", 512), ("SD21", 768), ("SDXL", 1024), ("SD3 medium", 1024)])
 def test_an_estimate_is_for_pictures_as_the_family_paints_them(family: str, pixels: int) -> None:
     found = estimate_outlook(judge(GOOD), base_of(family))
     assert found is not None

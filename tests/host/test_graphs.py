@@ -96,7 +96,7 @@ def test_the_example_of_refining_runs_from_the_files_to_three_images(host: Host)
 def test_a_seed_stays_as_it_is_from_run_to_run(host: Host) -> None:
     info = host.client.object_info()
     for node_id in ("LoraTransferCheck", "LoraTransferPrompts", "LoraTransferRefine"):
-        assert info[node_id]["input"]["required"]["seed"][1]["control_after_generate"] == "fixed", node_id
+        assert info[node_id]["input"]["optional"]["seed"][1]["control_after_generate"] == "fixed", node_id
 
 
 def test_progress_has_one_step_for_every_layer(host: Host) -> None:

@@ -365,7 +365,7 @@ def test_between_other_latents_pictures_are_converted_by_the_vaes(models: Emoji,
 
 def test_a_vae_of_another_model_costs_the_pictures_and_not_the_run(models: Emoji, pair: SmallPair) -> None:
     other = comfy.sd.load_checkpoint_guess_config(str(pair.source), output_clip=False)[2]
-    refined = models.refined(replace(SHORT, steps=1), vae=other)
+    refined = models.refined(replace(SHORT, steps=1), target_vae=other)
     assert refined.pictures is not None
     assert any("the VAE cannot decode" in one for one in refined.report.notes)
 

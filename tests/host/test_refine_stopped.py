@@ -131,7 +131,7 @@ def test_a_vae_that_raises_anything_costs_the_pictures_and_not_the_run(models: E
         def decode(self, _: Tensor) -> Tensor:
             raise TypeError("decode() takes a list")
 
-    report = run(models, vae=Broken()).report
+    report = run(models, target_vae=Broken()).report
     assert len(report.losses) == 4
     assert any("the VAE cannot decode" in note for note in report.notes)
 

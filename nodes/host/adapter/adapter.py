@@ -23,7 +23,7 @@ from .spelling.numbered import number_bare_list
 from .write import to_state_dict
 
 # Pickled files that users still have.
-_PICKLED = (".pt", ".bin", ".ckpt", ".pth")
+PICKLED = (".pt", ".bin", ".ckpt", ".pth")
 
 # Beginnings of keys -> files that are chosen by mistake.
 _NOT_ADAPTERS = {
@@ -40,7 +40,8 @@ class Adapter:
     """An adapter: exactly one of the path of its file, its tensors (from a LORA_MODEL socket), or computed changes.
 
     fingerprint: a hash of its whole content. state: the state of the file that was hashed; tensors are only read from a
-    file in that state. fits: the base that the pack transferred it to, which knows the names of its layers.
+    file in that state. fits: the base that the pack transferred it to, which knows the names of its layers. origin:
+    the name of the LoRA that it was made from; empty for the LoRA as loaded.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Adapter:
     changes: "LayerChanges | None" = None
     state: FileState | None = None
     fits: HostBase | None = None
+    origin: str = ""
 
     def state_dict(self) -> dict[str, Tensor]:
         """A new dict of the adapter's tensors. The tensors of a file are copied into memory, never mapped."""
@@ -81,9 +83,9 @@ class LayerChanges:
         """The tensors of the adapter's file, in a spelling of write.SPELLINGS."""
         return to_state_dict(self.deltas, self.scales, self.base, spelling, vectors=self.vectors, widened=self.widened)
 
-    def adapter(self, name: str, metadata: Mapping[str, str]) -> Adapter:
+    def adapter(self, name: str, metadata: Mapping[str, str], origin: str = "") -> Adapter:
         """The adapter that makes these changes."""
-        return Adapter(name, fingerprint_of(self.tensors()), metadata, changes=self, fits=self.base)
+        return Adapter(name, fingerprint_of(self.tensors()), metadata, changes=self, fits=self.base, origin=origin)
 
 
 def adapter_from_file(path: Path, name: str) -> Adapter:
@@ -94,7 +96,7 @@ def adapter_from_file(path: Path, name: str) -> Adapter:
     with open_unchanged(path, None) as stream:
         state = state_when_opened(stream)
     with unchanged(path, state):
-        if path.suffix.lower() not in _PICKLED:
+        if path.suffix.lower() not in PICKLED:
             file = open_tensor_file(path)
             keys, metadata = file.tensors.keys(), file.metadata
         else:
@@ -130,12 +132,13 @@ def fingerprint_of(tensors: Mapping[str, Tensor]) -> str:
 def transferred_adapter(original: Adapter, changes: LayerChanges, report: Report) -> Adapter:
     """The adapter for the target, with the original's metadata, and its origin as JSON under `lora_transfer`."""
     metadata = transferred_metadata(original.metadata, changes.tensors(), report, changes.base)
-    return changes.adapter(f"{original.name} on {changes.base.name}", metadata)
+    name = f"{original.name} on {changes.base.name}"
+    return changes.adapter(name, metadata, original.origin or original.name)
 
 
 def _read(path: Path, name: str) -> dict[str, Tensor]:
     """Every tensor of an adapter file; bare lists of factors get numbered keys."""
-    tensors = _unpickled(path, name) if path.suffix.lower() in _PICKLED else read_tensors(path)
+    tensors = _unpickled(path, name) if path.suffix.lower() in PICKLED else read_tensors(path)
     if isinstance(tensors, list):
         wrong = next((type(entry).__name__ for entry in tensors if not isinstance(entry, Tensor)), None)
         if wrong is not None or len(tensors) % 2:

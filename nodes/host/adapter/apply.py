@@ -8,6 +8,7 @@ from typing import Any
 from comfy.weight_adapter import LoRAAdapter
 
 from ....core.errors import ShapeMismatch, UnsupportedAdapter
+from ....core.reports.line import Line
 from ..base.from_model import HostBase, base_from_clip, base_from_model, join_encoder
 from ..base.names import layer_name, parse_target, row_order
 from .adapter import Adapter
@@ -44,6 +45,13 @@ class ApplyResult:
         if not self.keys:
             return "strength 0: nothing changed"
         return "; ".join((self._applied(), *self._differences()))
+
+    def lines(self) -> tuple[Line, ...]:
+        """What was applied, as sentences for the node."""
+        if not self.keys:
+            return (Line.sentence("plain", self.summary()),)
+        applied = Line.sentence("warn" if self.not_applied else "good", self._applied())
+        return (applied, *(Line.sentence("plain", difference) for difference in self._differences()))
 
     def _applied(self) -> str:
         if not self.not_applied:

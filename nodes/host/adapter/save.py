@@ -1,6 +1,7 @@
 """Turns an adapter into the tensors of a file, in a spelling and a precision."""
 
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 
 import torch
 from torch import Tensor
@@ -13,6 +14,28 @@ from .write import is_written
 _LARGE = 4  # times; smaller growth needs no note: prolora doubles the rank, and rank 1 or 2 may be stored as 4
 
 SAVED_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+_LONGEST_NAME = 80  # characters of a name in a file name, which may have 255 bytes
+_MODEL_ENDINGS = (".safetensors", ".sft", ".gguf", ".ckpt", ".pt", ".pth", ".bin")
+
+
+def fill_placeholders(prefix: str, adapter: Adapter) -> str:
+    """A file name with {lora} and {target} replaced by the names of the adapter and of its target."""
+    target = "its_own_base" if adapter.fits is None else adapter.fits.name
+    names = {"{lora}": adapter.origin or adapter.name, "{target}": target}
+    for placeholder, name in names.items():
+        prefix = prefix.replace(placeholder, _name_for_file(name))
+    return prefix
+
+
+def _name_for_file(name: str) -> str:
+    """A name without folders and ending, in letters that every file system takes and ComfyUI's %year% does not mean."""
+    name = PurePosixPath(name.replace("\\", "/")).name
+    for ending in _MODEL_ENDINGS:
+        name = name[: -len(ending)] if name.lower().endswith(ending) else name
+    words = "".join(letter if letter.isalnum() or letter in "-_.+" else " " for letter in name).split()
+    return "_".join(words)[:_LONGEST_NAME].strip("._") or "unnamed"
 
 
 def respell(adapter: Adapter, spelling: str) -> dict[str, Tensor]:

@@ -36,7 +36,7 @@ def scale_adapter(adapter: Adapter, strength: float, base: HostBase) -> ScaledAd
     )
     changes = replace(changes, deltas=deltas, vectors=vectors)
     metadata = scaled_metadata(adapter.metadata, changes.tensors(), strength)
-    return ScaledAdapter(changes.adapter(name, metadata), notes)
+    return ScaledAdapter(changes.adapter(name, metadata, adapter.origin or adapter.name), notes)
 
 
 def _changes_of(adapter: Adapter, base: HostBase, name: str) -> tuple[LayerChanges, tuple[str, ...]]:

@@ -19,6 +19,10 @@ from .names import UNET
 
 _LARGEST_VECTOR = 1 << 20  # values
 
+# ComfyUI's kind of model -> the setting for its number of blocks, and their names in a file. ComfyUI 0.30 derives this
+# number from the width of the model, and so misses the blocks of grown models.
+_DEPTHS = {"anima": ("num_blocks", "blocks.{}."), "cosmos_predict2": ("num_blocks", "blocks.{}.")}
+
 Tensors = dict[str, Tensor]
 Convert = Callable[[Tensors], Tensors]
 
@@ -79,7 +83,15 @@ def detect_model(stand_ins: Tensors, file: TensorFile, name: str) -> DetectedMod
                     "diffusion model."
                 )
         tensors = own if convert is None else convert(own)
+    _use_depth_of_file(config, tensors)
     return DetectedModel(config, _build(config, tensors, name), tensors, convert)
+
+
+def _use_depth_of_file(config: Any, tensors: Tensors) -> None:
+    """Set the number of blocks in ComfyUI's configuration to that of the file, where ComfyUI does not count them."""
+    setting, name = _DEPTHS.get(config.unet_config.get("image_model"), ("", ""))
+    if setting and (depth := comfy.model_detection.count_blocks(list(tensors), name)):
+        config.unet_config[setting] = depth
 
 
 @contextmanager

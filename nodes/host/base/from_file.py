@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ....core.errors import UnsupportedBase
 from ....core.files import TensorFile
-from ....core.files.fingerprint import model_fingerprint
-from ....core.files.shards import open_model_file, require_whole
+from ....core.files.fingerprint import known_fingerprint, model_fingerprint
+from ....core.files.shards import open_model_file, require_whole, shard_paths
 from ....core.layers import Layer, WeightRef
 from ..settings import subspace_cache
 from .detect import DetectedModel, Tensors, detect_model, make_stand_ins, select_diffusion_model
@@ -44,6 +44,12 @@ def base_from_file(path: Path, name: str) -> HostBase:
         return model_fingerprint(file, subspace_cache(), tick)
 
     return base_from_header(file, name, identify)
+
+
+def known_file_fingerprint(path: Path) -> str | None:
+    """The fingerprint of a base file if an earlier run computed it for the file's present state. Reads nothing of the
+    file."""
+    return known_fingerprint(shard_paths(path), subspace_cache())
 
 
 def base_from_header(file: TensorFile, name: str, fingerprint: Fingerprint) -> HostBase:

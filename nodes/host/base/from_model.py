@@ -4,7 +4,6 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import comfy.lora
@@ -19,8 +18,8 @@ from ....core.files import TensorHeader
 from ....core.layers import Layer, WeightRef
 from ..adapter.spelling.index import NameIndex
 from ..adapter.spelling.names import extra_names
-from .fingerprint import fingerprint_loaded
-from .merge import describe_loras, find_merged_weights, merge_patches
+from .fingerprint import files_of, fingerprint_loaded
+from .merge import merge_patches, note_loras, note_merge
 from .names import UNET, layers_of, slice_of
 
 # A hash of everything in a base, or a function that computes it, because that may mean reading every weight.
@@ -157,8 +156,7 @@ def _from_patcher(patcher: Any, model: torch.nn.Module, key_map: Mapping[str, An
     tensors = {key: value for key, value in _stored(model).items() if key.rpartition(".")[0] in modules}
     headers = {key: TensorHeader(_shape(modules, key, value), str(value.dtype)) for key, value in tensors.items()}
     layers = layers_of(key_map, headers)
-    loaded_from = patcher.cached_patcher_init  # (loader, (path, ...)) if ComfyUI's own loader loaded it
-    source = loaded_from[1][0] if loaded_from else None
+    files, what = files_of(patcher), "text encoder" if family == "text encoder" else "model"
 
     def read(weight: WeightRef) -> Tensor:
         return _weight(patcher, model, weight)
@@ -167,7 +165,7 @@ def _from_patcher(patcher: Any, model: torch.nn.Module, key_map: Mapping[str, An
         return fingerprint_loaded(patcher, model)
 
     return HostBase(
-        name=Path(source).name if isinstance(source, str) else f"{family} (connected model)",
+        name=files[0].name if len(files) == 1 else f"{family} (connected model)",
         identity=identify,
         family=family,
         key_map=key_map,
@@ -176,21 +174,8 @@ def _from_patcher(patcher: Any, model: torch.nn.Module, key_map: Mapping[str, An
         layers=layers,
         parameters=parameters_of(headers),
         reader=read,
-        notes=_notes(patcher, "text encoder" if family == "text encoder" else "model"),
+        notes=(*note_merge(patcher, what), *note_loras(patcher, what)),
     )
-
-
-def _notes(patcher: Any, what: str) -> tuple[str, ...]:
-    """Notes on a model's patches: which count as weights, and which are left out."""
-    notes: list[str] = []
-    if merged := find_merged_weights(patcher.patches):
-        notes.append(
-            f"{len(merged)} weights of the connected {what} were changed by a merge or another node: they are read "
-            "with these changes"
-        )
-    if loras := describe_loras(patcher):
-        notes.append(f"LoRAs on the connected {what} are left out: {'; '.join(loras)}")
-    return tuple(notes)
 
 
 def _stored(model: torch.nn.Module) -> dict[str, Tensor]:

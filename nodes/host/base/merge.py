@@ -22,6 +22,23 @@ def note_patched_weights(source: Any, target: Any) -> list[str]:
     ]
 
 
+def note_merge(patcher: Any, what: str) -> tuple[str, ...]:
+    """A note if a merge changes weights of a loaded model or text encoder: its base is read with these changes."""
+    merged = find_merged_weights(patcher.patches)
+    if not merged:
+        return ()
+    return (
+        f"{len(merged)} weights of the connected {what} were changed by a merge or another node: they are read with "
+        "these changes",
+    )
+
+
+def note_loras(patcher: Any, what: str) -> tuple[str, ...]:
+    """A note if LoRAs are on a loaded model or text encoder: its base is read without them."""
+    loras = describe_loras(patcher)
+    return (f"LoRAs on the connected {what} are left out: {'; '.join(loras)}",) if loras else ()
+
+
 def merge_patches(patches: Sequence[Patch]) -> list[Patch]:
     """The patches of a weight without those of LoRAs, which a merged model may hold as well."""
     return [

@@ -9,8 +9,8 @@ from ....core.refine.outlook import Device, Outlook, advise, estimate_cost, meas
 from ....core.refine.speeds import CARD, PROCESSOR
 from ....core.verdict import Verdict
 from ..base.from_model import HostBase
+from ..sampling.picture_size import size_for_family
 
-_SMALL_PICTURES = ("SD15", "SD20", "SD21")  # families that paint at 512 px; later families paint at 1024 px
 _SIDE, _SIDE_ON_CPU = 4096, 1024  # of the matrices in the timed product, which takes 0.2 ms to 30 ms
 _TIMES = 4  # the first run warms the device up
 _TOGETHER = 16  # products between two waits for a card: a wait takes as long as one product on a fast card
@@ -21,7 +21,7 @@ def estimate_outlook(verdict: Verdict | None, target: HostBase) -> Outlook | Non
     pair."""
     if verdict is None:
         return None
-    pixels = 512 if target.family.startswith(_SMALL_PICTURES) else 1024
+    pixels = size_for_family(target.family)
     return Outlook(advise(verdict), estimate_cost(measure_size(target), measure_device(), pixels))
 
 

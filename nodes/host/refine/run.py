@@ -37,8 +37,8 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class RefineInputs:
-    """The node's connected inputs. transferred: the LoRA to start from, None to start from zeros; vae: decodes the
-    previews; source_vae, target_vae: for models with different latents."""
+    """The node's connected inputs. transferred: the LoRA to start from, None to start from zeros; target_vae:
+    decodes the previews; with source_vae: converts pictures between models with different latents."""
 
     source: Any
     target: Any
@@ -47,9 +47,8 @@ class RefineInputs:
     transferred: Adapter | None = None
     target_conditioning: Any = None
     latent: Mapping[str, Any] | None = None
-    vae: Any = None
-    source_vae: Any = None
     target_vae: Any = None
+    source_vae: Any = None
 
     def shares_latents(self) -> bool:
         return latent_space(self.source) == latent_space(self.target)
@@ -90,8 +89,9 @@ def refine_adapter(
     comfy.model_management.unload_model_and_clones(inputs.source)
     say("measuring the target without a LoRA")
     teacher_samples = add_bare_answers(inputs.target, samples, prompts[1], settings)
-    vae = inputs.vae or inputs.target_vae
-    previews = Previews(inputs.target, vae, samples.preview_prompt(), settings.seed, teacher_settings.target_steps)
+    previews = Previews(
+        inputs.target, inputs.target_vae, samples.preview_prompt(), settings.seed, teacher_settings.target_steps
+    )
 
     def make_adapter(best: BestFactors, before: float) -> Adapter:
         return _make_adapter(request, start, bases[1], best, before)
@@ -181,7 +181,8 @@ def _make_adapter(
     entry = {"steps": best.step, "match": request.settings.match, "score": score, "before": round(before, 4)}
     metadata = refined_metadata(origin.metadata, tensors, entry, target)
     name = f"{origin.name} refined on {target.name}"
-    return Adapter(name, fingerprint_of(tensors), metadata, tensors=tensors, fits=start.base)
+    loaded = origin.origin or origin.name
+    return Adapter(name, fingerprint_of(tensors), metadata, tensors=tensors, fits=start.base, origin=loaded)
 
 
 def _write_notes(request: _Request, on_source: ApplyResult, prompts: list[Prompt]) -> tuple[str, ...]:

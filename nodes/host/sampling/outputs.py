@@ -17,6 +17,7 @@ from ....core.errors import NotEnoughMemory, NotMeasurable
 from ..card import is_out_of_memory
 from .conditioning import part
 from .noise import latent_space, noise_of
+from .picture_size import size_for_model
 
 Tick = Callable[[int], None]  # gets the number of calls of the model so far; each latent counts as a call
 
@@ -76,9 +77,10 @@ def make_start(source: Any, target: Any, latent: Mapping[str, Any] | None, setti
 
 
 def latents_of(model: Any, latent: Mapping[str, Any] | None, size: int) -> Tensor:
-    """The connected latents with the model's channels, or an empty one of a square picture: (n, channels, ...)."""
+    """The connected latents with the model's channels, or an empty one of a square picture: (n, channels, ...).
+    size: in pixels; 0 is the model's own."""
     space = model.get_model_object("latent_format")
-    connected = {"samples": _empty(space, size)} if latent is None else latent
+    connected = {"samples": _empty(space, size or size_for_model(model))} if latent is None else latent
     ratios = connected.get("downscale_ratio_spacial"), connected.get("downscale_ratio_temporal")
     samples = comfy.sample.fix_empty_latent_channels(model, connected["samples"], *ratios)
     if samples.is_nested or samples.shape[1] != space.latent_channels:

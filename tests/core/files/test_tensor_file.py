@@ -50,7 +50,7 @@ def test_a_missing_a_truncated_and_a_foreign_file_have_their_own_errors(path: Pa
 def test_writing_takes_the_next_free_number_and_never_overwrites(tmp_path: Path) -> None:
     first = write_new(tmp_path / "loras", "x", TENSORS, {"k": "v"})
     second = write_new(tmp_path / "loras", "x", {"c": torch.zeros(1)}, None)
-    assert (first.name, second.name) == ("x_00001_.safetensors", "x_00002_.safetensors")
+    assert (first.name, second.name) == ("x.safetensors", "x_2.safetensors")
     assert set(load_file(first)) == {"a", "b"}
     assert sorted(os.listdir(tmp_path / "loras")) == [first.name, second.name]
 
@@ -61,7 +61,7 @@ def test_writing_works_without_hard_links(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(os, "link", refuse)  # what an exFAT disk answers
     names = [write_new(tmp_path, "x", TENSORS, None).name for _ in range(2)]
-    assert names == ["x_00001_.safetensors", "x_00002_.safetensors"] == sorted(os.listdir(tmp_path))
+    assert names == ["x.safetensors", "x_2.safetensors"] == sorted(os.listdir(tmp_path))
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,137 @@
+"""Load LoRA from Another Base."""
+
+from functools import partial
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..core.files.shards import shard_paths
+from ..core.methods import METHODS
+from ..core.plan import TransferSettings
+from .host.loader import LoaderInputs, load_from_another_base
+from .host.paths import adapter_names, adapter_path, base_path, state_of
+from .host.session import resources, show
+from .host.source import AUTO, trained_on_options, watched_files
+from .inputs import strength_input
+from .messages import message
+from .sockets import CATEGORY, LoraModelSocket
+
+
+class LoadLoraFromAnotherBase(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoraTransferLoader",
+            display_name="Load LoRA from Another Base",
+            category=CATEGORY,
+            description="Loads a LoRA that was trained on another base model, in place of Load LoRA: it transfers the "
+            "LoRA to the connected model once, and keeps the result.",
+            search_aliases=[
+                "load lora",
+                "lora loader",
+                "convert lora",
+                "lora converter",
+                "rebase lora",
+                "migrate lora",
+                "port lora",
+                "sdxl to ssd",
+                "lora for another model",
+            ],
+            inputs=[
+                io.Model.Input("model", tooltip="The model to use the LoRA on. LoRAs on it stay."),
+                io.Combo.Input(
+                    "lora_name",
+                    options=adapter_names(),
+                    tooltip="A file in models/loras: safetensors, .pt or .bin. No code inside the file is run.",
+                ),
+                io.Combo.Input(
+                    "trained_on",
+                    options=trained_on_options(),
+                    default=AUTO,
+                    tooltip="The base that the LoRA was trained on. auto: as the LoRA's file tells.\n"
+                    "not on this disk: transfers by names alone; nothing can be checked.",
+                ),
+                strength_input("strength_model", "Strength of the LoRA on the model; 0 leaves the model as it is."),
+                strength_input("strength_clip", "Strength of the LoRA on the text encoder; 0 leaves it as it is."),
+                io.Clip.Input(
+                    "clip", optional=True, tooltip="The model's text encoder. Connect it if the LoRA changes it too."
+                ),
+                io.Model.Input(
+                    "source_model",
+                    optional=True,
+                    advanced=True,
+                    tooltip="The base that the LoRA was trained on as a loaded model (.ckpt, fp8, GGUF), used instead "
+                    "of trained_on.",
+                ),
+                io.Combo.Input(
+                    "method",
+                    options=[method.name for method in METHODS],
+                    default=TransferSettings.method,
+                    optional=True,
+                    advanced=True,
+                    tooltip="\n".join(f"{method.name}: {method.summary}" for method in METHODS),
+                ),
+                io.Float.Input(
+                    "threshold",
+                    default=TransferSettings.threshold,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    optional=True,
+                    advanced=True,
+                    tooltip="The lowest similarity at which a layer is transferred. Lower it if the node says that "
+                    "layers of related bases were skipped.",
+                ),
+                io.Float.Input(
+                    "gain",
+                    default=TransferSettings.gain,
+                    min=0.0,
+                    max=4.0,
+                    step=0.05,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Multiplies the whole LoRA. Raise it if the model lacks blocks and the LoRA comes out "
+                    "weak.",
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+            has_intermediate_output=True,  # or the page forgets what a cached node says
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="The model with the LoRA."),
+                io.Clip.Output(display_name="clip", tooltip="The text encoder with the LoRA."),
+                LoraModelSocket.Output(
+                    display_name="lora_model", tooltip="The transferred LoRA, for ComfyUI's own nodes."
+                ),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, lora_name: str, trained_on: str, **_: Any) -> list[str]:
+        bases = [path for name in watched_files(trained_on) for path in shard_paths(base_path(name))]
+        return [lora_name, trained_on, *state_of(adapter_path(lora_name), *bases)]
+
+    @classmethod
+    def validate_inputs(cls, lora_name: str, trained_on: str) -> bool:
+        return True  # naming inputs here lets a missing file reach execute(), which says where it was looked for
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        lora_name: str,
+        trained_on: str,
+        strength_model: float,
+        strength_clip: float,
+        clip: Any = None,
+        source_model: Any = None,
+        method: str = TransferSettings.method,
+        threshold: float = TransferSettings.threshold,
+        gain: float = TransferSettings.gain,
+    ) -> io.NodeOutput:
+        inputs = LoaderInputs(model, clip, lora_name, trained_on, source_model)
+        settings = TransferSettings(method, threshold, gain=gain)
+        tell = partial(show, cls.hidden.unique_id)
+        loaded = load_from_another_base(inputs, strength_model, strength_clip, settings, resources, tell)
+        return io.NodeOutput(
+            loaded.model, loaded.clip, dict(loaded.lora_model), ui=message(loaded.lines, loaded.report)
+        )
