@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ....core.errors import UnreadableFile
-from ....core.library.entry import Entry
+from ....core.library.entry import OUTCOMES, Entry
 from ....core.library.manifest import NAME, Manifest
 from ....core.library.page import NAME as PAGE_NAME
 from ....core.library.schedule import LibraryFile
@@ -64,12 +64,8 @@ def _run(files: Sequence[LibraryFile], batch: Batch, out: Path, bars: Bars, opti
         skipped = len(files) - len(remaining)
         for _ in range(skipped):
             bars.file_done()
-        names = {file.name for file in files}
-        before = Counter(
-            entry.outcome
-            for name, entry in library.entries.items()
-            if name in names and name not in {file.name for file in remaining}
-        )
+        done = {file.name for file in files} - {file.name for file in remaining}
+        before = Counter(library.entries[name].outcome for name in done)
         try:
             outcomes = _show(transfer_library(library, remaining, batch), bars, options.json)
         finally:
@@ -102,7 +98,9 @@ def describe(entry: Entry) -> str:
 def _finish(outcomes: Counter[str], skipped: int, manifest: Manifest | None, bars: Bars, as_json: bool) -> int:
     """Print the totals; returns the exit code."""
     if not as_json:
-        counted = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items()) or "nothing to do"
+        counted = (
+            ", ".join(f"{outcomes[outcome]} {outcome}" for outcome in OUTCOMES if outcomes[outcome]) or "nothing to do"
+        )
         earlier = f" ({skipped} of them done before)" if skipped else ""
         bars.line(f"{counted}{earlier}")
         if manifest is not None:
