@@ -4,6 +4,11 @@
 class LoraTransferError(Exception):
     """Base class of all errors that the pack raises on purpose; the user sees the text."""
 
+    def __init_subclass__(cls) -> None:
+        # ComfyUI's page shows "module.qualname: text" of an error, and the module of a pack is a path. Without a module
+        # (Python leaves out "builtins") and with the pack's name as the class, the sentence comes first.
+        cls.__module__, cls.__qualname__ = "builtins", "LoRA Transfer"
+
 
 class UnreadableFile(LoraTransferError):
     """A file is missing, cut short, in another format, or empty."""

@@ -39,6 +39,7 @@ def describe_layer(
         similarity=planned.similarity,
         decision="copied" if planned.action == "copy" else "transferred",
         reason=planned.reason,
+        by_threshold=planned.by_threshold,
         keys=planned.module.keys,
         rank_in=delta.rank,
         rank_out=result.rank,

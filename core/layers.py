@@ -110,8 +110,12 @@ class LayerPair:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A layer that is not transferred, the reason, and the keys of the adapter file that are not used because of it."""
+    """A layer that is not transferred, the reason, and the keys of the adapter file that are not used because of it.
+
+    target: the target layer, if the layer was skipped only because its similarity is below the threshold.
+    """
 
     layer: str
     reason: str
     keys: tuple[str, ...] = ()
+    target: str | None = None

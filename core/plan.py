@@ -70,13 +70,17 @@ class TransferSettings:
 
 @dataclass(frozen=True)
 class PlannedPair:
-    """One planned module: the pair of layers, whether it is transferred or copied, and the reason."""
+    """One planned module: the pair of layers, whether it is transferred or copied, and the reason.
+
+    by_threshold: whether another threshold could have changed the decision.
+    """
 
     pair: LayerPair
     similarity: LayerSimilarity
     action: Literal["transfer", "copy"]
     reason: str
     module: Module
+    by_threshold: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,26 +108,26 @@ class TransferPlan:
         pairs = [planned.pair for planned in self.pairs]
         return {pair.target.name: by_source[pair.source.name] for pair in pairs if pair.source.name in by_source}
 
-    def why_nothing(self, source: str, target: str) -> str:
+    def why_nothing(self, source: str, target: str, advice: str) -> str:
         """The error text for a plan without pairs: the most common reason, and what to do."""
         if not self.skipped:
             return f"From {source} to {target}: expected layers to transfer, found a LoRA that changes no layer."
         reason, count = Counter(skipped.reason for skipped in self.skipped).most_common(1)[0]
         return (
             f"From {source} to {target}: expected layers to transfer, found none among {len(self.skipped)} modules of "
-            f"the LoRA ({count} of them: {reason}). The bases may be unrelated: look at the heatmap before you lower "
-            "the threshold or set below_threshold to copy."
+            f"the LoRA ({count} of them: {reason}). {advice}"
         )
 
 
-def refuse_unless_forced(comparison: Comparison[Any], force: bool) -> None:
-    """Raise NothingToTransfer with the reasons if the verdict on the bases is "refuse" and `force` is off."""
+def refuse_unless_forced(comparison: Comparison[Any], force: bool, advice: str) -> None:
+    """Raise NothingToTransfer with the reasons and the advice if the verdict on the bases is "refuse" and `force` is
+    off."""
     verdict = comparison.verdict
     if verdict is not None and verdict.word == "refuse" and not force:
         raise NothingToTransfer(
             f"From {comparison.source.name} to {comparison.target.name}: expected related bases, found that "
             f"{'; '.join(verdict.reasons)}. No method that uses weights alone can transfer a LoRA between such bases. "
-            "Switch force on to transfer it anyway."
+            f"{advice}"
         )
 
 
@@ -193,13 +197,13 @@ def _decide(
         return _by_method(pair, similarity, reason, module, comparison, settings)
     if score >= settings.threshold:
         reason = f"{label} {score:.3f} is at least {settings.threshold:g}"
-        return _by_method(pair, similarity, reason, module, comparison, settings)
+        return replace(_by_method(pair, similarity, reason, module, comparison, settings), by_threshold=True)
     reason = f"{label} {score:.3f} is below {settings.threshold:g}"
     if pair.target.name != pair.source.name:
         reason += f" for {pair.target.name}"
     if settings.below_threshold == "copy":
-        return PlannedPair(pair, similarity, "copy", reason, module)
-    return Skipped(module.layer, reason, module.keys)
+        return PlannedPair(pair, similarity, "copy", reason, module, by_threshold=True)
+    return Skipped(module.layer, reason, module.keys, pair.target.name)
 
 
 def _by_method(

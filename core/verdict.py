@@ -22,8 +22,8 @@ RELATED = MEASURES[
     "weight_cosine"
 ].floor  # median weight cosine: unrelated bases stayed below 0.03, relatives above 0.34
 DRIFTED = 0.97  # median weight cosine: LoRAs kept .4 to .9 of their effect at .99; at .95 no method follows the source
-RISKY_LOSS = 0.45  # lost share of the LoRA: a pruned child without 42 % of a LoRA's layers kept .88 of its effect
-LOST = 0.9  # lost share above which a transfer is refused: a guess, because nothing between 0.45 and 1 was measured
+RISKY_LOSS = 0.1  # lost share of the LoRA: targets that lost .37 to .40 kept .66 to .79 of the effect, with no loss .9
+LOST = 0.9  # lost share above which a transfer is refused: a guess, because nothing between 0.4 and 1 was measured
 
 # The number of sampled layers, and the side of the part of each whose subspaces are compared.
 _SAMPLE, _SIDE = 16, 512
@@ -52,11 +52,13 @@ class PairFigures:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a transfer can work, the reasons in words, and the figures behind them."""
+    """Whether a transfer can work, the reasons in words, and the figures behind them. severities: the word that each
+    reason calls for; the verdict is the most severe."""
 
     word: Word
     reasons: tuple[str, ...]
     figures: PairFigures
+    severities: tuple[Word, ...] = ()
 
     def summary(self) -> str:
         """The verdict and its reasons in one line."""
@@ -84,17 +86,23 @@ def judge_bases(
 
 def judge(figures: PairFigures) -> Verdict:
     """Turn figures into a verdict: the most severe word that any figure calls for, with a reason for each figure."""
-    judgements = [
-        *_judge_matching(figures),
-        *_judge_relation(figures),
-        *_describe_drift(figures),
-        *_describe_drift_against_lora(figures),
-    ]
-    worst = max((_SEVERITY.index(word) for word, _ in judgements), default=0)
-    return Verdict(_SEVERITY[worst], tuple(reason for _, reason in judgements), figures)
+    judgements = _judge_matching(figures)
+    if figures.matched == 0 or judgements[0][0] != "refuse":  # a few layers that match say nothing of all the others
+        judgements += [*_judge_relation(figures), *_describe_drift(figures), *_describe_drift_against_lora(figures)]
+    severities = tuple(word for word, _ in judgements)
+    return Verdict(most_severe(*severities), tuple(reason for _, reason in judgements), figures, severities)
 
 
 _SEVERITY: tuple[Word, ...] = ("works", "risky", "refuse")
+
+
+def most_severe(*words: Word) -> Word:
+    return _SEVERITY[max((_SEVERITY.index(word) for word in words), default=0)]
+
+
+def judge_loss(lost: float) -> Word:
+    """The word for the share of the LoRA that is lost, in [0, 1]."""
+    return "refuse" if lost > LOST else "risky" if lost > RISKY_LOSS else "works"
 
 
 def _judge_matching(figures: PairFigures) -> list[tuple[Word, str]]:
@@ -102,9 +110,8 @@ def _judge_matching(figures: PairFigures) -> list[tuple[Word, str]]:
         return [("refuse", "no layer that the LoRA changes has a partner in the target")]
     lost = 1 - figures.matched if figures.lost is None else figures.lost
     counted = "of the LoRA's layers have" if figures.lost is None else "of the LoRA's energy has"
-    word: Word = "refuse" if lost > LOST else "risky" if lost > RISKY_LOSS else "works"
-    sentence = f"{1 - lost:.0%} {counted} a partner in the target"
-    return [(word, sentence if word == "works" else f"{sentence}; the rest is lost")]
+    rest = "" if lost < 0.005 else "; the rest is lost"
+    return [(judge_loss(lost), f"{1 - lost:.0%} {counted} a partner in the target{rest}")]
 
 
 def _judge_relation(figures: PairFigures) -> list[tuple[Word, str]]:
@@ -118,12 +125,8 @@ def _judge_relation(figures: PairFigures) -> list[tuple[Word, str]]:
     if cosine < RELATED:
         return [("refuse", f"{measured}: the target was not made from the source, or changed too much since")]
     if cosine < DRIFTED:
-        return [
-            (
-                "risky",
-                f"{measured}: the target has drifted far from the source; expect only a part of the LoRA's effect",
-            )
-        ]
+        expected = "expect only a part of the LoRA's effect"
+        return [("risky", f"{measured}: the target has drifted far from the source; {expected}")]
     return [("works", f"{measured}: the target is a close relative of the source")]
 
 

@@ -2,7 +2,9 @@
 
 import sys
 
+from .browser import install_browser
 from .environment import set_up
+from .front_end import download_front_end
 from .paths import ROOT
 
 # Two processes halve the time: many tests wait for a server. The tests of a file stay together, because they share one.
@@ -12,6 +14,8 @@ _IN_PARALLEL = ("-n", "2", "--dist", "loadfile")
 def test(arguments: list[str]) -> int:
     """Runs the checks and pytest; with arguments, only pytest with these arguments."""
     environment = set_up()
+    download_front_end()
+    install_browser()
     if not arguments:
         checks = (("ruff", "check"), ("ruff", "format", "--check", "--quiet"), ("basedpyright",))
         for check in checks:

@@ -13,6 +13,7 @@ STAMPS = RUN / "stamps"
 SMALL_MODELS = RUN / "small_models"
 DEMO = RUN / "demo"
 HOST = RUN / "host"
+SCREENSHOTS = RUN / "screenshots"
 
 PACK_FOLDER = "ComfyUI-LoRA-Transfer"
 EXAMPLE = ROOT / "example_workflows" / "lora_transfer.json"

@@ -31,19 +31,22 @@ START_LIMIT = 300  # seconds; the first start compiles every module and took 56 
 
 
 class ComfyServer:
-    """Starts ComfyUI on 127.0.0.1 in `base` (its models, input, output and user folder) and stops it at the end."""
+    """Starts ComfyUI on 127.0.0.1 in `base` (its models, input, output and user folder) and stops it at the end.
 
-    def __init__(self, comfyui: Path, base: Path, port: int | None = None) -> None:
+    front_end: a folder with another version of ComfyUI's page; None for the version that ComfyUI asks for."""
+
+    def __init__(self, comfyui: Path, base: Path, port: int | None = None, front_end: Path | None = None) -> None:
         self.comfyui = comfyui
         self.base = base
         self.port = port or _free_port()
+        self.flags = [*FLAGS, *(() if front_end is None else ("--front-end-root", str(front_end)))]
         self.log = base / "comfyui.log"
 
     def __enter__(self) -> ComfyClient:
         prepare_base(self.base)
         if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:  # the default would leave ComfyUI running
             signal.signal(signal.SIGTERM, _interrupt)
-        command = [sys.executable, "main.py", "--listen", "127.0.0.1", "--port", str(self.port), *FLAGS]
+        command = [sys.executable, "main.py", "--listen", "127.0.0.1", "--port", str(self.port), *self.flags]
         with self.log.open("w") as log:
             self._process = subprocess.Popen(
                 [*command, "--base-directory", str(self.base)],

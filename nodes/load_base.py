@@ -4,6 +4,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..core.errors import InvalidSetting
 from ..core.files.shards import shard_paths
 from .host.base.describe import describe_base
 from .host.base.from_file import base_from_file
@@ -12,8 +13,13 @@ from .host.paths import base_names, base_path, state_of
 from .messages import message
 from .sockets import CATEGORY, BaseSocket
 
+# The first option of both nodes. ComfyUI preselects it; a file there would be the same one on both nodes.
+NO_FILE = "choose a file"
+
 
 class LoadSourceBase(io.ComfyNode):
+    WHICH = "the base that the LoRA was trained on"
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return _schema(
@@ -25,7 +31,7 @@ class LoadSourceBase(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, base_name: str, **_: Any) -> list[str]:
-        return state_of(*shard_paths(base_path(base_name)))
+        return [] if base_name == NO_FILE else state_of(*shard_paths(base_path(base_name)))
 
     @classmethod
     def validate_inputs(cls, base_name: str) -> bool:
@@ -33,11 +39,15 @@ class LoadSourceBase(io.ComfyNode):
 
     @classmethod
     def execute(cls, base_name: str, model: Any = None, clip: Any = None) -> io.NodeOutput:
+        if model is None and base_name == NO_FILE:
+            raise InvalidSetting(f"Base: expected a file or a model, found none. Choose {cls.WHICH}, or connect it.")
         base = _load(base_name, model, clip)
         return io.NodeOutput(base, ui=message(describe_base(base)))
 
 
 class LoadTargetBase(LoadSourceBase):
+    WHICH = "the base that you want to use the LoRA on"
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return _schema(
@@ -58,7 +68,7 @@ def _schema(node_id: str, display_name: str, description: str, search_aliases: l
         inputs=[
             io.Combo.Input(
                 "base_name",
-                options=base_names(),
+                options=[NO_FILE, *base_names()],
                 tooltip="A safetensors file in models/checkpoints or models/diffusion_models. If the model consists of "
                 "several files, choose any of them.",
             ),

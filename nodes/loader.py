@@ -22,20 +22,23 @@ class LoadLoraFromAnotherBase(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="LoraTransferLoader",
-            display_name="Load LoRA from Another Base",
+            # The page ranks a word in the name above every alias, and finds other nodes for these two by their aliases.
+            display_name="Load LoRA from Another Base (Convert, Rebase)",
             category=CATEGORY,
             description="Loads a LoRA that was trained on another base model, in place of Load LoRA: it transfers the "
             "LoRA to the connected model once, and keeps the result.",
             search_aliases=[
-                "load lora",
-                "lora loader",
                 "convert lora",
                 "lora converter",
                 "rebase lora",
                 "migrate lora",
                 "port lora",
+                "transfer lora",
+                "lora transfer",
+                "adapt lora",
                 "sdxl to ssd",
                 "lora for another model",
+                "change base model",
             ],
             inputs=[
                 io.Model.Input("model", tooltip="The model to use the LoRA on. LoRAs on it stay."),

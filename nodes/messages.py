@@ -16,7 +16,7 @@ def message(
     """The `ui` result of a node. ComfyUI sends it to the page, keeps it beside the cached outputs, and sends it again
     for a cached node whose schema says has_intermediate_output.
 
-    lines: from top to bottom. report: a report's `as_json()`, if the node has an interactive picture. images: shown
+    lines: from top to bottom. report: a report's `for_picture()`, if the node has an interactive picture. images: shown
     as ComfyUI shows images, in this order.
     """
     content: dict[str, Any] = {"lines": [line.as_json() for line in lines]}

@@ -29,8 +29,6 @@ class ProjectLora(io.ComfyNode):
                 "prolora",
                 "lora-x",
                 "lorax",
-                "transfer lora",
-                "lora transfer",
                 "project lora",
                 "rotate lora",
                 "restore lora",
@@ -153,5 +151,5 @@ class ProjectLora(io.ComfyNode):
             method, threshold, below_threshold, rescale, out_rank, dense_rank, dense_energy, gain
         )
         result = project(similarity, adapter, settings, resources(), force=force)
-        shown = message(result.lines(), result.report.as_json())
+        shown = message(result.lines(), result.report.for_picture())
         return io.NodeOutput(result.adapter, result.adapter.state_dict(), result.report.dumps(), ui=shown)

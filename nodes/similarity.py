@@ -166,7 +166,7 @@ class ComputeSimilarity(io.ComfyNode):
         compared = compare_bases(source, target, adapter, settings, resources(), tell)
         heatmap, blocks, depth = map(image_of, compared.pictures())
         images = [ui.PreviewImage(picture, cls=cls) for picture in (heatmap, blocks, depth)]
-        shown = message(compared.lines(), compared.report.as_json(), images)
+        shown = message(compared.lines(), compared.report.for_picture(), images)
         report, chosen_map = compared.report.dumps(), compared.survey.block_map.dumps()
         return io.NodeOutput(compared.comparison, report, chosen_map, heatmap, blocks, depth, ui=shown)
 

@@ -1,34 +1,52 @@
+/* global LiteGraph */
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { createMessageBox, drawLines, messageHeight, readLines } from "./node_message.js";
+import { keepInStates, PROPERTY } from "./saved_messages.js";
 
 // What a node of the pack says arrives as `lora_transfer` in its output, and is kept in the node's properties: they are
 // saved with the workflow and not sent in a prompt. A widget's value would shift the values of saved workflows.
 
-const PACK = "LoraTransfer";
+const PACK = "LoraTransfer"; // how the ids of the pack's nodes begin
 const OUTPUT = "lora_transfer";
-const PROPERTY = "lora_transfer_message";
 const WIDGET = "lora_transfer_message";
+const ERROR_TIME = 15_000; // milliseconds: long enough to read two sentences; the node keeps them
+const REDRAW_TIME = 500; // milliseconds; the canvas draws a node at its old size in the frame in which pictures arrive
+const MARGIN = 4; // pixels around the box
 const PROGRESS_TEXT = "$$node-text-preview"; // ComfyUI's widget for texts that a node shows while it runs
+
+const workflowOfRun = new Map(); // id of a prompt -> the workflow that it was started from
+let lastText = {}; // {node, text}: the last text of the run, which says where an interrupted run stopped
 
 app.registerExtension({
   name: "LoraTransfer.Messages",
 
   beforeRegisterNodeDef(nodeType, nodeData) {
     if (!nodeData.name?.startsWith(PACK)) return;
-    extend(nodeType.prototype, "onExecuted", function (output) {
-      if (output?.[OUTPUT]) keep(this, joined(output));
-    });
-    extend(nodeType.prototype, "onConfigure", function (saved) {
-      if (saved.id == null) delete this.properties[PROPERTY]; // the node is a copy, which has not run
-      show(this);
-    });
+    const configure = nodeType.prototype.onConfigure;
+    nodeType.prototype.onConfigure = function (saved) {
+      configure?.apply(this, arguments);
+      if (saved.id == null) delete this.properties[PROPERTY]; // a copy of a node, which has not run
+      showMessage(this);
+    };
   },
 
   setup() {
+    rememberWorkflows();
+    api.addEventListener("executed", ({ detail }) => {
+      if (detail.output?.[OUTPUT]) keep(detail, detail.display_node || detail.node, readOutput(detail.output));
+    });
     api.addEventListener("execution_error", ({ detail }) => {
-      const node = detail.node_type?.startsWith(PACK) ? findNode(detail.node_id) : undefined;
-      if (node) keep(node, { lines: [{ tone: "bad", text: detail.exception_message ?? "" }] });
+      if (!detail.node_type?.startsWith(PACK)) return;
+      keep(detail, detail.node_id, say("bad", detail.exception_message));
+      announce(detail);
+    });
+    api.addEventListener("progress_text", ({ detail }) => {
+      lastText = { node: String(detail.nodeId), text: detail.text };
+    });
+    api.addEventListener("execution_interrupted", ({ detail }) => {
+      const isOurs = detail.node_type?.startsWith(PACK) && lastText.node === String(detail.node_id);
+      if (isOurs) keep(detail, detail.node_id, say("warn", lastText.text));
     });
   },
 
@@ -37,36 +55,68 @@ app.registerExtension({
   },
 });
 
-/** Runs `more` after the method, whoever defined it. */
-function extend(prototype, method, more) {
-  const before = prototype[method];
-  prototype[method] = function (...values) {
-    const result = before?.apply(this, values);
-    more.apply(this, values);
-    return result;
+/** Remembers the workflow of every run, because its tab may no longer be open when a node has something to say. */
+function rememberWorkflows() {
+  const { queuePrompt } = api;
+  api.queuePrompt = async function () {
+    const workflow = openWorkflow();
+    const answer = await queuePrompt.apply(this, arguments);
+    if (answer?.prompt_id) workflowOfRun.set(answer.prompt_id, workflow);
+    return answer;
   };
 }
 
-/** The sentences and pictures of an output. A node that ran on a list of inputs has several messages. */
-function joined(output) {
+function openWorkflow() {
+  return app.extensionManager?.workflow?.activeWorkflow;
+}
+
+/** Sentences and pictures of an output. A node that ran on a list of inputs has several messages. */
+function readOutput(output) {
   return { lines: output[OUTPUT].flatMap(readLines), images: output.images ?? [] };
 }
 
-function keep(node, message) {
-  node.properties[PROPERTY] = { ...node.properties[PROPERTY], ...message };
-  removeProgressText(node);
-  show(node);
+function say(tone, text) {
+  return { lines: readLines({ lines: [{ tone, text }] }) };
 }
 
-function show(node) {
+/** Shows an error's sentence in the corner, where ComfyUI itself only says that a node failed. */
+function announce(error) {
+  const summary = findNode(error.node_id)?.title ?? error.node_type;
+  const detail = error.exception_message?.trim();
+  app.extensionManager?.toast?.add({ severity: "error", summary, detail, life: ERROR_TIME });
+}
+
+/** Shows a message on the node of an event and keeps it in the workflow that the run was started from. */
+function keep(event, executionId, message) {
+  const workflow = workflowOfRun.get(event.prompt_id) ?? openWorkflow();
+  const isOpen = workflow?.path === openWorkflow()?.path;
+  const node = isOpen ? findNode(executionId) : undefined;
+  const changed = JSON.stringify(node?.properties[PROPERTY]) !== JSON.stringify(message);
+  if (node) {
+    node.properties[PROPERTY] = message;
+    removeProgressText(node);
+    showMessage(node);
+  }
+  const tracker = workflow?.changeTracker;
+  if (!tracker) return;
+  keepInStates(tracker, executionId, message);
+  // Writes the page's draft of the workflow, for a reload. It counts as a change, which can start the next run.
+  const runsOnChange = app.extensionManager.queueSettings?.mode === "change";
+  if (isOpen && changed && !runsOnChange) tracker.updateModified?.();
+}
+
+function showMessage(node) {
   const lines = readLines(node.properties[PROPERTY]);
   if (!lines.length) return;
-  const widget = messageWidget(node);
-  drawLines(widget.element, lines);
-  const height = messageHeight(lines, node.size[0]);
-  widget.element.style.minHeight = `${height}px`;
-  const [width, needed] = node.computeSize();
-  node.setSize([Math.max(node.size[0], width), Math.max(node.size[1], needed)]);
+  const { element } = messageWidget(node);
+  drawLines(element, lines);
+  element.style.minHeight = `${messageHeight(lines, node.size[0])}px`;
+  if (!LiteGraph.vueNodesMode) makeRoom(node); // Nodes 2.0 makes room itself
+}
+
+function makeRoom(node) {
+  const [width, height] = node.computeSize();
+  node.setSize([Math.max(node.size[0], width), Math.max(node.size[1], height)]);
   node.setDirtyCanvas?.(true, true);
 }
 
@@ -74,15 +124,17 @@ function show(node) {
 function messageWidget(node) {
   const existing = node.widgets?.find((widget) => widget.name === WIDGET);
   if (existing) return existing;
-  const widget = node.addDOMWidget(WIDGET, "lora_transfer_message", createMessageBox(), {
+  const height = () => messageHeight(readLines(node.properties[PROPERTY]), node.size[0]) + 2 * MARGIN;
+  const widget = node.addDOMWidget(WIDGET, WIDGET, createMessageBox(), {
     serialize: false, // not sent in the prompt
     hideOnZoom: false,
+    margin: MARGIN,
     getValue: () => "",
     setValue: () => {},
-    getMinHeight: () => messageHeight(readLines(node.properties[PROPERTY]), node.size[0]) + 10,
-    getMaxHeight: () => messageHeight(readLines(node.properties[PROPERTY]), node.size[0]) + 10,
+    getMinHeight: height,
+    getMaxHeight: height,
   });
-  widget.serialize = false; // not saved among the workflow's widget values
+  widget.serialize = false; // not saved among the values of the node's widgets
   return widget;
 }
 
@@ -99,15 +151,17 @@ function findNode(executionId) {
   return graph?.getNodeById(Number(last));
 }
 
-/** Shows a node's pictures again after a reload, if the server still has them. */
+/** Shows a node's pictures again after a reload, if the server still has them. ComfyUI keeps them only while the page
+ * is open, and takes them from an event in both of its modes. */
 async function restorePictures(node) {
   const images = node.properties?.[PROPERTY]?.images;
   if (!images?.length || app.nodeOutputs[node.id]) return;
-  const answers = await Promise.all(images.map((image) => fetch(address(image), { method: "HEAD" })));
+  const answers = await Promise.all(images.map((image) => fetch(pictureAddress(image), { method: "HEAD" })));
   if (!answers.every((answer) => answer.ok) || app.nodeOutputs[node.id]) return;
   api.dispatchCustomEvent("executed", { node: String(node.id), output: { images, animated: [false] } });
+  setTimeout(() => node.setDirtyCanvas?.(true, true), REDRAW_TIME);
 }
 
-function address(image) {
+function pictureAddress(image) {
   return api.apiURL(`/view?${new URLSearchParams(image)}`);
 }

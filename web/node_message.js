@@ -19,9 +19,9 @@ const STYLE = `
 `;
 
 const ROW = 17; // pixels, the line-height above
-const LETTER = 6.1; // pixels: the mean width of a letter at this size
+const LETTER = 6.4; // pixels: the mean width of a letter at this size
 const MARGINS = 60; // pixels of a node's width that hold no text
-const MOST_HEIGHT = 220; // pixels; a longer message scrolls
+const MOST_HEIGHT = 200; // pixels; a longer message scrolls
 
 /** An empty box for sentences. */
 export function createMessageBox() {
@@ -40,10 +40,24 @@ export function drawLines(box, lines) {
 
 /** The height in pixels that sentences need on a node of this width. */
 export function messageHeight(lines, width) {
-  const letters = Math.max(10, (width - MARGINS) / LETTER);
-  const rowsOf = (text) => text.split("\n").reduce((sum, part) => sum + Math.max(1, Math.ceil(part.length / letters)), 0);
-  const height = lines.reduce((sum, line) => sum + rowsOf(line.text) * ROW + 2, 10);
-  return Math.min(height, MOST_HEIGHT);
+  const letters = Math.max(10, Math.floor((width - MARGINS) / LETTER));
+  const rows = lines.flatMap((line) => line.text.split("\n")).reduce((sum, text) => sum + countRows(text, letters), 0);
+  return Math.min(rows * ROW + lines.length * 2 + 8, MOST_HEIGHT);
+}
+
+/** The number of rows of a text that breaks after spaces and hyphens, and inside longer words. */
+function countRows(text, letters) {
+  let rows = 1;
+  let used = 0;
+  for (const word of text.split(/(?<=[\s-])/)) {
+    if (used && used + word.trimEnd().length > letters) {
+      rows += 1;
+      used = 0;
+    }
+    rows += Math.max(0, Math.ceil(word.trimEnd().length / letters) - 1);
+    used = (used + word.length) % letters;
+  }
+  return rows;
 }
 
 /** The sentences of a node's output or of a saved workflow, without anything that is not a sentence. */

@@ -23,6 +23,8 @@ from .base.from_model import base_from_model
 from .base.merge import note_patched_weights
 from .sampling.outputs import Start, Tick, make_start, predict_outputs, require_comparable
 from .sampling.picture_size import size_for_model
+from .source_doubts import doubt_source
+from .swapped import require_target
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ def check(
     require_comparable(inputs.source, inputs.target)
     start = make_start(inputs.source, inputs.target, latent, settings)
     bases = [base_from_model(model) for model in (inputs.source, inputs.target)]
+    doubts = (*require_target(transferred, *bases), *doubt_source(adapter, *bases))
     on_source = apply(adapter, inputs.source, None, 1.0, 0.0)
     candidates, without_copy = _candidates(inputs.target, adapter, transferred, more)
     passes = 3 + len(candidates) * len(settings.strengths())
@@ -89,7 +92,7 @@ def check(
         settings={**vars(settings), "latents": len(start.noise), "states": "sampled" if start.sampled else "given"},
         noise_levels=tuple(float(level) for level in start.levels),
         trials=trials,
-        notes=(*without_copy, *_notes(inputs, on_source, candidates)),
+        notes=(*doubts, *without_copy, *_notes(inputs, on_source, candidates)),
         seconds=time.monotonic() - started,
     )
     chosen, attempt = report.chosen()

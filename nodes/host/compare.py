@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 import numpy
 
+from ...core.pair_kinds import PairKind
 from ...core.pictures.block_map import block_map_picture
 from ...core.pictures.depth import depth_picture
 from ...core.pictures.heatmap import similarity_heatmap
 from ...core.reports.envelope import Identity
 from ...core.reports.line import Line
+from ...core.reports.pair_lines import comparison_lines
 from ...core.reports.transfer import Report, similarity_report
 from ...core.resources import Resources
 from ...core.similarity import Comparison, Measure, compare
@@ -19,7 +21,9 @@ from ...core.survey import Survey, survey
 from .adapter.adapter import Adapter
 from .adapter.read import read_adapter
 from .base.from_model import HostBase
+from .pair import kind_of_survey
 from .refine.estimate import estimate_outlook
+from .source_doubts import doubt_source
 
 _HALF = RankRule("fraction", 0.5)
 
@@ -41,10 +45,11 @@ class CompareResult:
     survey: Survey
     comparison: Comparison[HostBase]
     report: Report
+    kind: PairKind | None = None
 
     def lines(self) -> tuple[Line, ...]:
-        """The result as sentences for the node."""
-        return self.report.lines()
+        """What the node says: will it work, how well, what has no partner and why, what to do next."""
+        return tuple(comparison_lines(self.report, self.kind))
 
     def pictures(self) -> Iterator[numpy.ndarray]:
         """The heatmap of all layers, the map of all blocks, and the similarity along the depth."""
@@ -80,7 +85,8 @@ def compare_bases(
         deltas=deltas,
         using=using,
     )
-    refine = estimate_outlook(surveyed.verdict, target)
+    kind = kind_of_survey(source, target, surveyed)
+    refine = estimate_outlook(surveyed.verdict, kind, target)
     if surveyed.verdict is not None and refine is not None:
         tell(f"{surveyed.verdict.summary()}\n{refine.sentence()}")
     comparison = compare(
@@ -94,5 +100,6 @@ def compare_bases(
         using=using,
     )
     identity = None if adapter is None else Identity.of(adapter)
-    report = similarity_report(comparison, identity, time.monotonic() - started, refine)
-    return CompareResult(surveyed, comparison, report)
+    doubts = () if adapter is None else doubt_source(adapter, source, target)
+    report = similarity_report(comparison, identity, time.monotonic() - started, refine, doubts)
+    return CompareResult(surveyed, comparison, report, kind)

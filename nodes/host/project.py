@@ -5,35 +5,46 @@ from dataclasses import dataclass
 
 from ...core.errors import NothingToTransfer
 from ...core.layers import Skipped
+from ...core.pair_kinds import PairKind
 from ...core.plan import TransferPlan, TransferSettings, plan_transfer, refuse_unless_forced
+from ...core.refine.outlook import advise
 from ...core.reports.envelope import Identity
 from ...core.reports.line import Line
+from ...core.reports.pair_lines import transfer_lines
 from ...core.reports.transfer import Report, transfer_report
 from ...core.resources import Resources
 from ...core.similarity import Comparison
 from ...core.transfer import Transferred, TransferTask, transfer
 from ...core.vectors import Vector, plan_vectors
 from .adapter.adapter import Adapter, LayerChanges, transferred_adapter
+from .adapter.group import EMBEDDING, OF_TEXT_ENCODER
 from .adapter.read import AdapterOnBase, read_adapter
 from .adapter.save import note_growth
 from .base.from_model import HostBase
+from .pair import kind_of_comparison
+from .source_doubts import doubt_source
 
 
 @dataclass(frozen=True)
 class ProjectResult:
-    """The transferred adapter, the report on every layer, and notes that the user should see at once."""
+    """The transferred adapter, the report on every layer, and notes that the user should see at once. kind: of the pair
+    of bases; None if nothing is known of it."""
 
     adapter: Adapter
     report: Report
     notes: tuple[str, ...]
+    kind: PairKind | None = None
+
+    def lines(self, *, applied: bool = False) -> tuple[Line, ...]:
+        """What the node says: did it work, how well, what was left out and why, which strength, what to do next.
+
+        applied: whether the node applies the LoRA too.
+        """
+        return tuple(transfer_lines(self.report, self.kind, self.notes, applied=applied))
 
     def summary(self) -> str:
         """The result in one line, for the user."""
         return "; ".join((self.report.summary(), *self.notes))
-
-    def lines(self) -> tuple[Line, ...]:
-        """The result as sentences for the node."""
-        return (*self.report.lines(), *(Line.sentence("plain", note) for note in self.notes))
 
 
 @dataclass(frozen=True)
@@ -64,11 +75,12 @@ def project(
     NothingToTransfer if the verdict on the bases is refuse and `force` is off, or if no layer is left.
     """
     started = time.monotonic()
-    refuse_unless_forced(comparison, force)
+    kind = kind_of_comparison(comparison)
+    refuse_unless_forced(comparison, force, f"Refine LoRA can, by a short training{_from_zeros(kind)}.")
     planned = plan_adapter(comparison, adapter, read_adapter(adapter, comparison.source), settings)
     transferred = transfer(comparison, planned.plan, planned.placed.deltas, using)
     changes, report, notes = describe_result(comparison, planned, transferred, time.monotonic() - started)
-    return ProjectResult(transferred_adapter(adapter, changes, report), report, notes)
+    return ProjectResult(transferred_adapter(adapter, changes, report), report, notes, kind)
 
 
 def plan_adapter(
@@ -79,7 +91,8 @@ def plan_adapter(
     plan = plan_transfer(comparison, placed.modules, settings, adapter.fingerprint)
     vectors, skipped = plan_vectors(placed.vectors, target.parameters, target.name, comparison.block_map)
     if not plan.pairs and not vectors:
-        raise NothingToTransfer(plan.why_nothing(comparison.source.name, target.name))
+        advice = _advise_on_nothing(plan, comparison, kind_of_comparison(comparison))
+        raise NothingToTransfer(plan.why_nothing(comparison.source.name, target.name, advice))
     return PlannedAdapter(adapter, placed, plan, vectors, skipped)
 
 
@@ -101,6 +114,29 @@ def describe_result(
         unread=placed.unread,
         notes=(*transferred.notes, *notes),
         lost=plan.share_lost(placed.factored, comparison.channels) if placed.factored else None,
+        unread_share=share_unread(placed),
+        doubts=doubt_source(adapter, comparison.source, comparison.target),
         seconds=seconds,
     )
     return changes, report, notes
+
+
+def _from_zeros(kind: PairKind | None) -> str:
+    return "" if kind is None else f": it {advise(kind, 'refuse')}"
+
+
+def _advise_on_nothing(plan: TransferPlan, comparison: Comparison[HostBase], kind: PairKind | None) -> str:
+    """What to do when no layer is left to transfer."""
+    scores = [similarity.score(comparison.measure) for similarity in plan.compared]
+    related = comparison.verdict is not None and comparison.verdict.word != "refuse"
+    if related and any(score is not None and score < plan.settings.threshold for score in scores):
+        return "These bases are related: lower threshold, or set below_threshold to copy."
+    return f"Refine LoRA can still teach it to the target, by a short training{_from_zeros(kind)}."
+
+
+def share_unread(placed: AdapterOnBase) -> float:
+    """The share of the keys that are unread. Those for a text encoder and learned words do not count: a LoRA works
+    without them."""
+    unread = sum(reason not in (OF_TEXT_ENCODER, EMBEDDING) for reason in placed.unread.values())
+    read = sum(len(module.keys) for module in (*placed.modules, *placed.vectors, *placed.skipped))
+    return unread / (unread + read) if unread else 0.0

@@ -48,7 +48,7 @@ def test_a_pruned_child_is_matched_and_judged_with_the_lost_share() -> None:
         "blocks.3",
     ]
     assert found.verdict is not None
-    assert found.verdict.word == "works"
+    assert found.verdict.word == "risky"
     assert 0.1 < (found.verdict.figures.lost or 0) < 0.4
     by_name = looked_at(source, target, match_by="names")
     assert by_name.verdict is not None

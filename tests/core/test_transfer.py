@@ -69,9 +69,10 @@ def test_layers_below_the_threshold_are_skipped_or_copied_as_set() -> None:
     skipped = job.plan(threshold=0.99)
     assert not skipped.pairs
     assert "is below 0.99" in skipped.skipped[0].reason
-    assert "found none among 4 modules" in skipped.why_nothing("A", "B")
+    assert "found none among 4 modules" in skipped.why_nothing("A", "B", "Do this.")
+    assert skipped.why_nothing("A", "B", "Do this.").endswith("Do this.")
     job.modules = []
-    assert "changes no layer" in job.plan().why_nothing("A", "B")
+    assert "changes no layer" in job.plan().why_nothing("A", "B", "Do this.")
     job = Job(drift=3.0)
     copied = job.plan(threshold=0.99, below_threshold="copy", method="rotate")
     assert {one.action for one in copied.pairs} == {"copy"}

@@ -75,7 +75,9 @@ def test_the_reasons_contain_the_figures() -> None:
         ({"weight_cosine": 0.5}, "risky"),
         ({"weight_cosine": 0.05}, "refuse"),
         ({"weight_cosine": None}, "risky"),
-        ({"lost": 0.3}, "works"),
+        ({"lost": 0.05}, "works"),
+        ({"lost": 0.3}, "risky"),
+        ({"lost": 0.4}, "risky"),
         ({"lost": 0.7}, "risky"),
         ({"lost": 0.95}, "refuse"),
         ({"matched": 0.4}, "risky"),
@@ -88,6 +90,12 @@ def test_the_verdict_is_the_most_severe_that_any_figure_calls_for(changes: dict[
     found = judge(dataclasses.replace(GOOD, **changes))  # pyright: ignore[reportArgumentType]
     assert found.word == word
     assert found.reasons
+
+
+def test_a_refusal_for_a_loss_does_not_call_the_bases_close_because_of_the_few_layers_that_match() -> None:
+    found = judge(dataclasses.replace(GOOD, lost=0.99, matched=0.02))
+    assert found.word == "refuse"
+    assert "relative" not in found.summary()
 
 
 def test_bases_without_anything_in_common_are_refused_without_a_crash() -> None:

@@ -248,7 +248,7 @@ def test_a_damaged_result_is_made_anew(disk: Disk, damage: str) -> None:
 
 def test_unrelated_bases_are_refused_with_what_to_do_and_only_copy_loads_the_lora_as_it_is(disk: Disk) -> None:
     stranger = model_at(write_small(disk.models / "stranger.safetensors", FAMILY, 9, torch.float16))
-    with pytest.raises(NothingToTransfer, match=r"lora\.safetensors, from .* Refine LoRA"):
+    with pytest.raises(NothingToTransfer, match=r"source\.safetensors to stranger\.safetensors: .* Refine LoRA"):
         load(stranger)
     assert disk.kept() == []
     copied, again = (load(stranger, settings=TransferSettings("copy")) for _ in range(2))
@@ -312,6 +312,29 @@ def test_a_lora_whose_source_is_not_on_this_disk_is_transferred_by_names_and_kep
 def test_a_lora_that_does_not_say_where_it_comes_from_is_asked_for_with_the_candidates(disk: Disk) -> None:
     with pytest.raises(InvalidSetting, match=r"lora\.safetensors.*trained_on.*not on this disk"):
         load(model_at(disk.target), trained_on=AUTO)
+
+
+def test_auto_takes_the_base_that_the_lora_names_shows_the_evidence_and_reads_no_base_again(disk: Disk) -> None:
+    save_file(load_file(disk.lora), disk.lora, {"ss_sd_model_name": "source.safetensors"})
+    write_small(disk.models / "third.safetensors", FAMILY, 8, torch.float16)
+    disk.settle()
+    model = model_at(disk.target)
+    first = load(model, trained_on=AUTO)
+    assert "was trained on diffusion_models/source.safetensors" in first.lines[0].text
+    assert any("ss_sd_model_name" in line.text for line in first.lines)
+    assert_equal(first, load(model))
+    disk.opened.clear()
+    second = load(model, trained_on=AUTO)
+    assert was_kept(second)
+    assert second.lines[0] == first.lines[0]
+    assert [path.name for path in disk.models.iterdir() if disk.was_opened(path)] == ["lora.safetensors"]
+
+
+def test_auto_on_the_base_that_the_lora_names_loads_it_as_it_is(disk: Disk) -> None:
+    save_file(load_file(disk.lora), disk.lora, {"ss_sd_model_name": "source.safetensors"})
+    result = load(model_at(disk.source), trained_on=AUTO)
+    assert any("as it is" in line.text for line in result.lines)
+    assert result.report is None
 
 
 def test_the_part_for_a_text_encoder_goes_to_the_clip_if_it_is_connected(disk: Disk) -> None:

@@ -17,7 +17,7 @@ from .spelling.endings import rewrite_ending, split_adapter_name
 from .spelling.prefixes import ANY_TEXT_ENCODER
 from .unread_kinds import kinds_of_keys
 
-# A part of a key -> the kind of its module. The first that fits counts: a DoRA has a LoRA's keys too.
+# A part of a key's ending -> the kind of its module. The first that fits counts: a DoRA has a LoRA's keys too.
 _KINDS = (
     ("dora_scale", "DoRA"),
     ("lora_magnitude_vector", "DoRA"),
@@ -80,11 +80,12 @@ class Contents:
 def describe_contents(adapter: Adapter) -> Contents:
     """Read an adapter and describe it. UnreadableFile if it cannot be read, UnsupportedAdapter if it is no adapter."""
     tensors = adapter.state_dict()
-    modules: dict[str, set[str]] = {}
+    modules: dict[str, set[str]] = {}  # module -> the endings of its keys
     for key in tensors:
         rewritten = rewrite_ending(split_adapter_name(key)[0])
-        modules.setdefault(_MODULE_END.sub("", rewritten), set()).add(rewritten)
-    kinds = Counter(kind for keys in modules.values() if (kind := _kind_of(keys)) is not None)
+        module = _MODULE_END.sub("", rewritten)
+        modules.setdefault(module, set()).add(rewritten[len(module) :])
+    kinds = Counter(kind for endings in modules.values() if (kind := _kind_of(endings)) is not None)
     kinds += Counter(kinds_of_keys(tensors).values())  # kinds that are not read
     if not kinds:
         raise UnsupportedAdapter(
@@ -107,8 +108,8 @@ def describe_contents(adapter: Adapter) -> Contents:
     )
 
 
-def _kind_of(keys: set[str]) -> str | None:
-    return next((kind for mark, kind in _KINDS if any(mark in key for key in keys)), None)
+def _kind_of(endings: set[str]) -> str | None:
+    return next((kind for mark, kind in _KINDS if any(mark in ending for ending in endings)), None)
 
 
 def _ranks(tensors: Mapping[str, Tensor]) -> Counter[int]:

@@ -123,15 +123,15 @@ def explain_no_match(adapter: str, base: HostBase, unread: Mapping[str, str]) ->
     if set(unread.values()) == {OF_TEXT_ENCODER}:
         return (
             f"LoRA {adapter}: it changes the text encoder alone, and {base.name} has none. Connect the CLIP too: to "
-            "both Load Base nodes, or to Apply LoRA."
+            "both Load Base nodes, or to Apply LoRA. Check Transfer and Refine LoRA cannot use it."
         )
     reasons = set(unread.values())
     if len(reasons) == 1 and (names_unread_kind(reason := reasons.pop()) or reason == EMBEDDING):
         return f"LoRA {adapter}: nothing of it can be transferred (first: {next(iter(unread))}): {reason}."
     return (
         f"LoRA {adapter}: expected a LoRA for {base.name} ({base.family}), found {len(unread)} keys, none of which "
-        f"names a layer of it (first: {next(iter(unread))}). Either it was trained on another base: choose that as the "
-        "source; or its trainer gives layers names that cannot be read: docs/formats.md lists those that can."
+        f"names a layer of it (first: {next(iter(unread))}). Either it was made for another model: choose or connect "
+        "that one here; or its trainer gives layers names that cannot be read: docs/formats.md lists those that can."
     )
 
 

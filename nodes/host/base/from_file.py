@@ -20,7 +20,7 @@ from ..settings import subspace_cache
 from .detect import DetectedModel, Tensors, detect_model, make_stand_ins, select_diffusion_model
 from .from_model import Fingerprint, HostBase, diffusers_names, find_missing_names, join_encoder, parameters_of
 from .layout import Locations, check_depth, find_views, header_at, mark_of, read_pieces, trace_rows
-from .names import UNET, layers_of
+from .names import UNET, describe_latents, layers_of
 
 # Signs of a quantised file: its weights mean nothing without the scales beside them.
 _QUANTISED = (".comfy_quant", ".scale_weight", ".weight_scale", "scaled_fp8", ".qweight", ".wscales")
@@ -31,11 +31,7 @@ _PICKLED = (".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl")
 def base_from_file(path: Path, name: str) -> HostBase:
     """A base from a safetensors file: a checkpoint, with its text encoder, or a diffusion model. Any shard stands for
     the whole model."""
-    if path.suffix.lower() in _PICKLED:
-        raise UnsupportedBase(
-            f"Base {name}: expected a safetensors file, found a pickled one ({path.suffix}), which cannot be read "
-            "layer by layer. Load it with ComfyUI's own loader and connect that MODEL to this node."
-        )
+    refuse_pickled(path, name)
     file = open_model_file(path)
 
     @cache
@@ -43,13 +39,22 @@ def base_from_file(path: Path, name: str) -> HostBase:
         tick = comfy.model_management.throw_exception_if_processing_interrupted
         return model_fingerprint(file, subspace_cache(), tick)
 
-    return base_from_header(file, name, identify)
+    return replace(base_from_header(file, name, identify), path=path)
 
 
 def known_file_fingerprint(path: Path) -> str | None:
     """The fingerprint of a base file if an earlier run computed it for the file's present state. Reads nothing of the
     file."""
     return known_fingerprint(shard_paths(path), subspace_cache())
+
+
+def refuse_pickled(path: Path, name: str) -> None:
+    """UnsupportedBase for a file whose layers cannot be read one at a time."""
+    if path.suffix.lower() in _PICKLED:
+        raise UnsupportedBase(
+            f"Base {name}: expected a safetensors file, found a pickled one ({path.suffix}), which cannot be read "
+            "layer by layer. Load it with ComfyUI's own loader and connect that MODEL to this node."
+        )
 
 
 def base_from_header(file: TensorFile, name: str, fingerprint: Fingerprint) -> HostBase:
@@ -78,7 +83,8 @@ def base_from_header(file: TensorFile, name: str, fingerprint: Fingerprint) -> H
     in_model_order = {key: locations[key] for key in model_keys if key in locations}
     base = _base(name, fingerprint, detected.family, {**known, **extra}, in_model_order, file)
     diffusers = diffusers_names(detected.config, model_keys)
-    base = replace(base, extra=frozenset(extra), diffusers=diffusers, notes=notes)
+    latents = describe_latents(detected.config.latent_format)
+    base = replace(base, extra=frozenset(extra), diffusers=diffusers, notes=notes, latents=latents)
     return base if encoder is None else join_encoder(base, encoder)
 
 

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import comfy.lora
@@ -20,7 +21,7 @@ from ..adapter.spelling.index import NameIndex
 from ..adapter.spelling.names import extra_names
 from .fingerprint import files_of, fingerprint_loaded
 from .merge import merge_patches, note_loras, note_merge
-from .names import UNET, layers_of, slice_of
+from .names import UNET, describe_latents, layers_of, slice_of
 
 # A hash of everything in a base, or a function that computes it, because that may mean reading every weight.
 Fingerprint = str | Callable[[], str]
@@ -33,7 +34,7 @@ class HostBase:
     family: ComfyUI's class of model (SD15, SDXL, Flux, ...). key_map: adapter names -> model keys, from
     comfy.lora.model_lora_keys_unet and _clip, plus the names in `extra`, which these lack. diffusers: diffusers' name
     of a UNet's module -> the model's key. parameters: the shapes of everything but the layers' weights, by model key.
-    notes: what a reader of the report should know about this base.
+    notes: for the reader of a report. latents: the latent space in words. path: the base's file, if it is known.
     """
 
     name: str
@@ -46,6 +47,8 @@ class HostBase:
     parameters: Mapping[str, tuple[int, ...]]
     reader: Callable[[WeightRef], Tensor]
     notes: tuple[str, ...] = ()
+    latents: str = ""
+    path: Path | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -91,7 +94,8 @@ def base_from_model(model: Any) -> HostBase:
     known = comfy.lora.model_lora_keys_unet(model.model, {})
     extra = find_missing_names(config, stored, known)
     base = _from_patcher(model, model.model, {**known, **extra}, type(config).__name__)
-    return replace(base, extra=frozenset(extra), diffusers=diffusers)
+    latents = describe_latents(model.get_model_object("latent_format"))
+    return replace(base, extra=frozenset(extra), diffusers=diffusers, latents=latents)
 
 
 def base_from_clip(clip: Any) -> HostBase:
@@ -157,16 +161,14 @@ def _from_patcher(patcher: Any, model: torch.nn.Module, key_map: Mapping[str, An
     headers = {key: TensorHeader(_shape(modules, key, value), str(value.dtype)) for key, value in tensors.items()}
     layers = layers_of(key_map, headers)
     files, what = files_of(patcher), "text encoder" if family == "text encoder" else "model"
+    path = files[0] if len(files) == 1 else None
 
     def read(weight: WeightRef) -> Tensor:
         return _weight(patcher, model, weight)
 
-    def identify() -> str:
-        return fingerprint_loaded(patcher, model)
-
     return HostBase(
-        name=files[0].name if len(files) == 1 else f"{family} (connected model)",
-        identity=identify,
+        name=f"{family} (connected model)" if path is None else path.name,
+        identity=lambda: fingerprint_loaded(patcher, model),
         family=family,
         key_map=key_map,
         extra=frozenset(),
@@ -175,6 +177,7 @@ def _from_patcher(patcher: Any, model: torch.nn.Module, key_map: Mapping[str, An
         parameters=parameters_of(headers),
         reader=read,
         notes=(*note_merge(patcher, what), *note_loras(patcher, what)),
+        path=path,
     )
 
 

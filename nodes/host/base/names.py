@@ -16,6 +16,11 @@ UNET = "diffusion_model."
 _BLOCK = re.compile(r"^(?:.*\.)?(?:\w*blocks?|layers|\w+_refiner)\.\d+(?:\.\d+)*(?=\.)")
 
 
+def describe_latents(space: Any) -> str:
+    """ComfyUI's latent format in words: two models with the same words work on the same latents."""
+    return f"{type(space).__name__} ({space.latent_channels} channels)"
+
+
 def parse_target(target: Any) -> tuple[str, Rows | None, bool]:
     """(model key, rows, is_plain) from a value of a key map.
 

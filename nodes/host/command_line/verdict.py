@@ -9,6 +9,7 @@ from ....core.survey import survey
 from ..adapter.adapter import adapter_from_file
 from ..adapter.read import read_adapter
 from ..device import machine_resources
+from ..pair import kind_of_survey
 from ..refine.estimate import estimate_outlook
 from .find import locate_loras, open_base, read_model_paths
 from .progress import Bars
@@ -39,7 +40,7 @@ def verdict(options: argparse.Namespace, comfyui: Path) -> int:
     judgement = surveyed.verdict
     if judgement is None:
         return 0
-    outlook = estimate_outlook(judgement, target)
+    outlook = estimate_outlook(judgement, kind_of_survey(source, target, surveyed), target)
     if options.json:
         refine = None if outlook is None else outlook.as_json()
         text = json.dumps({"source": source.name, "target": target.name, **judgement.as_json(), "refine": refine})

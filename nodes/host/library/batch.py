@@ -13,12 +13,13 @@ from ....core.library.schedule import Job
 from ....core.reports.transfer import Report
 from ....core.resources import Resources
 from ....core.transfer import Transferred, transfer_many
-from ....core.verdict import Verdict
+from ....core.verdict import Verdict, most_severe
 from ..adapter.adapter import LayerChanges
 from ..adapter.metadata import transferred_metadata
 from ..adapter.save import cast_for_file, respell_changes
 from ..base.from_model import HostBase
 from ..project import PlannedAdapter, describe_result, plan_adapter
+from ..source_doubts import doubt_source
 from .open import Failure, OpenFile, fail
 from .settings import LibrarySettings
 from .write import OutputFolder
@@ -39,11 +40,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class Planned:
-    """A LoRA with its plan and the verdict on it."""
+    """A LoRA with its plan, the verdict on it, and doubts whether it belongs to the source."""
 
     opened: OpenFile
     planned: PlannedAdapter
     verdict: Verdict
+    doubts: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,8 @@ def write_result(done: Done, batch: Batch, folder: OutputFolder, before: Output 
     return replace(
         entry_of_plan(done.plan, batch),
         outcome="transferred",
+        verdict=report.word,
+        reasons=(*done.plan.verdict.reasons, *report.doubts),
         counts=report.counts(),
         lost=_finite(report.lost),
         drift_against_lora=_finite(ratio),
@@ -130,8 +134,8 @@ def entry_of_plan(plan: Planned, batch: Batch) -> Entry:
         batch.job.target,
         batch.job.settings,
         "planned",
-        verdict=plan.verdict.word,
-        reasons=plan.verdict.reasons,
+        verdict=most_severe(plan.verdict.word, "risky") if plan.doubts else plan.verdict.word,
+        reasons=(*plan.verdict.reasons, *plan.doubts),
         counts={
             "transferred": actions.count("transfer"),
             "copied": actions.count("copy"),
@@ -182,9 +186,10 @@ def _plan(known: KnownPair[HostBase], opened: OpenFile, verdict: Verdict, batch:
     adapter = opened.adapter
     comparison = known.comparison_of(opened.placed.layers(), adapter.fingerprint, verdict)
     try:
-        return Planned(opened, plan_adapter(comparison, adapter, opened.placed, batch.settings.transfer), verdict)
+        planned = plan_adapter(comparison, adapter, opened.placed, batch.settings.transfer)
     except NothingToTransfer as error:
         return Failure(opened.file, opened.mark, "refused", str(error), verdict, opened.seconds)
+    return Planned(opened, planned, verdict, doubt_source(adapter, batch.source, batch.target))
 
 
 def _finish(known: KnownPair[HostBase], plan: Planned, result: Transferred | Exception, share: float) -> Done | Failure:

@@ -24,6 +24,8 @@ from ..base.merge import note_patched_weights
 from ..sampling.conditioning import Prompt, UnknownContent, hash_prompts, split_conditioning
 from ..sampling.noise import latent_space
 from ..sampling.outputs import latents_of
+from ..source_doubts import doubt_source
+from ..swapped import require_target
 from .bare_answers import add_bare_answers
 from .inputs import TargetSamples, convert_pictures, convert_states, require_convertible
 from .previews import Previews
@@ -82,6 +84,9 @@ def refine_adapter(
     require_convertible(inputs.source, inputs.target, settings.match, with_vaes)
     request = _Request(inputs, settings, teacher_settings, size, say)
     bases = base_from_model(inputs.source), base_from_model(inputs.target)
+    doubts = doubt_source(inputs.adapter, *bases)
+    if inputs.transferred is not None:
+        doubts = (*require_target(inputs.transferred, *bases), *doubts)
     prompts = _pair_prompts(inputs)
     start = _choose_start(inputs, bases, settings)
     on_source = apply(inputs.adapter, inputs.source, None, 1.0, 0.0)
@@ -112,7 +117,7 @@ def refine_adapter(
             scores=run.scores,
             best_step=run.best.step,
             ended=run.ended,
-            notes=(*_write_notes(request, on_source, prompts[0]), *start.notes, *run.notes, *previews.notes),
+            notes=(*doubts, *_write_notes(request, on_source, prompts[0]), *start.notes, *run.notes, *previews.notes),
             seconds=run.seconds,
         )
         unchanged = start.adapter if run.best.step == 0 else None

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ....core.errors import NotMeasurable
+from ..base.names import describe_latents
 
 # (noise, latent) in a noised latent at level 0.5 -> the name that people know this kind of noise by.
 _NOISES = {(0.5, 1.0): "latent + 0.5 noise (diffusion: eps, v)", (0.5, 0.5): "0.5 latent + 0.5 noise (flow)"}
@@ -29,8 +30,7 @@ def noise_of(model: Any) -> str:
 
 
 def latent_space(model: Any) -> str:
-    space = model.get_model_object("latent_format")
-    return f"{type(space).__name__} ({space.latent_channels} channels)"
+    return describe_latents(model.get_model_object("latent_format"))
 
 
 @dataclass(frozen=True)

@@ -6,28 +6,44 @@ import json
 import pytest
 
 from lora_transfer.core.layers import Layer, Rows, WeightRef
+from lora_transfer.core.pair_kinds import KINDS
 from lora_transfer.core.refine.loop import RefineSettings
 from lora_transfer.core.refine.outlook import Device, ModelSize, Outlook, advise, estimate_cost, measure_size
-from lora_transfer.core.verdict import PairFigures, judge
+from lora_transfer.core.verdict import Word
 from tests.core.bases import CountingBase, related_bases
-from tests.core.test_verdict import GOOD
 
 SDXL = ModelSize(parameters=2_565_880_320, sides=3_088_296, bytes=5_131_760_640, unet=True)
 FLUX = ModelSize(parameters=11_898_322_944, sides=4_837_760, bytes=23_796_645_888, unet=False)
 CARD = Device("this card", speed=75e12, memory=24e9)
 
 
-def of(**changes: float | None) -> str:
-    return advise(judge(dataclasses.replace(GOOD, **changes)))  # pyright: ignore[reportArgumentType]
+def of(name: str, word: Word = "works") -> str:
+    return advise(KINDS[name], word)
 
 
-def test_the_advice_depends_on_the_verdict_and_the_lost_share() -> None:
-    assert of().startswith("adds little for a strong LoRA")
-    assert of(lost=0.01) == of()
-    assert of(lost=0.3) == of(weight_cosine=0.7) == of(matched=0.4)
-    assert of(lost=0.3).startswith("is worth it")
-    assert of(weight_cosine=0.01).startswith("must start from zeros")
-    assert advise(judge(PairFigures(sampled=0, matched=0.0))) == of(weight_cosine=0.01)
+def test_the_advice_has_the_figures_of_this_kind_of_pair_and_no_others() -> None:
+    assert of("near").startswith(
+        "is worth it for a subtle style, and adds little to a strong one: on a light fine-tune"
+    )
+    assert "raised 92% to 98% of a trained LoRA's gain for a strong style, 71% to 96% for a subtle one" in of("near")
+    assert "raised 85% to 95%" in of("drifted")
+    assert "74% to 93%" in of("far", "risky")
+    assert "79% to 97%" in of("pruned", "risky")
+    assert of("far").startswith("is worth it: on")
+    assert of("turbo").startswith("adds little here")
+    assert "recovered 91% of a trained LoRA's gain for a strong style, 85% for a subtle one" in of("other seed")
+    assert "88%" in of("UNet to transformer", "refuse")
+    assert len({of(name) for name in KINDS}) == len(KINDS)
+
+
+@pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if not kind.measured])
+def test_a_pair_that_was_not_measured_is_told_no_figures_and_why(name: str) -> None:
+    for word in ("risky", "refuse"):
+        text = of(name, word)
+        assert "no figures" in text
+        assert KINDS[name].target in text
+        assert "%" not in text
+        assert ("from zeros" in text) == (word == "refuse")
 
 
 @pytest.mark.parametrize(
@@ -50,16 +66,17 @@ def test_time_goes_with_steps_batch_and_area_and_memory_with_area_alone() -> Non
     assert cost(steps=160) == (pytest.approx(2 * seconds - without_steps), size)
     assert cost(batch=8) == (pytest.approx((seconds + without_steps) / 2), size)
     smaller = cost(512)
-    assert smaller[0] == pytest.approx(seconds / 4)
+    assert smaller[0] == pytest.approx(seconds / 4, rel=0.1)  # text has as many tokens at every size
+    assert cost(64)[0] > seconds / 64
     assert SDXL.bytes < smaller[1] < size
 
 
 def test_the_sentence_says_what_the_estimate_is_for() -> None:
-    found = Outlook(of(), estimate_cost(SDXL, CARD, 1024))
+    found = Outlook(of("drifted"), estimate_cost(SDXL, CARD, 1024))
     assert found.sentence() == (
-        "Refine LoRA adds little for a strong LoRA (it raised 85% of a trained LoRA's gain to 95%) and most for a "
-        "subtle one (51% to 83%); about 7 minutes and at least 7.6 GB on this card "
-        "(estimated, for 80 steps at 1024 px)"
+        "Refine LoRA is worth it for a subtle style, and adds little to a strong one: on a fine-tune that has drifted "
+        "it raised 85% to 95% of a trained LoRA's gain for a strong style, 51% to 83% for a subtle one; about 7 "
+        "minutes and at least 7.6 GB on this card (estimated, for 80 steps at 1024 px)"
     )
     written = json.loads(json.dumps(found.as_json()))
     assert written["sentence"] == found.sentence()
@@ -68,7 +85,9 @@ def test_the_sentence_says_what_the_estimate_is_for() -> None:
 
 
 def test_the_sentence_names_the_device_on_which_the_speed_was_measured() -> None:
-    measured = Outlook(of(), estimate_cost(SDXL, dataclasses.replace(CARD, measured_on="an H100 with SDXL"), 1024))
+    measured = Outlook(
+        of("near"), estimate_cost(SDXL, dataclasses.replace(CARD, measured_on="an H100 with SDXL"), 1024)
+    )
     assert measured.sentence().endswith("(by the speed measured on an H100 with SDXL, for 80 steps at 1024 px)")
     assert "estimated" not in measured.sentence()
     assert measured.as_json()["basis"] == "measured on an H100 with SDXL"
