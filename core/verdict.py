@@ -160,7 +160,7 @@ def measure_pair(
 
     If no layers match, layers of the same name are measured, so that a refusal shows figures.
     """
-    matching = _without_text_encoders(source, matching)
+    matching = without_text_encoders(source, matching)
     unpaired = (skipped.layer for skipped in matching.unpaired)
     sample = sample_pairs(matching.pairs or match_by_name(source.layers, target.layers, unpaired).pairs)
     cosines: list[float | None] = []
@@ -196,7 +196,7 @@ def measure_pair(
     )
 
 
-def _without_text_encoders(source: Base, matching: Matching) -> Matching:
+def without_text_encoders(source: Base, matching: Matching) -> Matching:
     """The diffusion model's layers only: unrelated models often share a text encoder to the last bit. An adapter that
     changes nothing but text encoders keeps them."""
     pairs = tuple(pair for pair in matching.pairs if not pair.source.text_encoder)
