@@ -71,8 +71,7 @@ class HostBase:
     def _slices(self) -> dict[str, dict[Rows, str]]:
         """The layers that are slices, by the fused layer and their rows."""
         slices: dict[str, dict[Rows, str]] = {}
-        for part in self.layers:
-            fused, rows = slice_of(part)
+        for part, (fused, rows) in ((name, slice_of(name)) for name in self.layers):
             if fused is not None and rows is not None:
                 slices.setdefault(fused, {})[rows] = part
         return slices
@@ -80,8 +79,7 @@ class HostBase:
     def parts_of(self, name: str) -> list[str]:
         """The slices of a fused layer in the order of their rows; empty if they do not cover all of it."""
         slices = self._slices.get(name, {})
-        parts: list[str] = []
-        row = 0
+        parts, row = list[str](), 0
         while (rows := min((rows for rows in slices if rows.start == row), default=None)) is not None:
             parts.append(slices[rows])
             row = rows.stop
