@@ -96,7 +96,7 @@ def test_a_set_that_does_not_fit_raises_and_leaves_the_old_one(tmp_path: Path) -
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # a write beyond it fails, as on a full disk
     try:
-        with pytest.raises(OSError, match="(?i)large"):
+        with pytest.raises(OSError, match=r"(?i)large"):
             store.write("key", some_set(2, 100_000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
