@@ -9,6 +9,7 @@ import numpy
 from ...core.pair_kinds import PairKind
 from ...core.pictures.block_map import block_map_picture
 from ...core.pictures.depth import depth_picture
+from ...core.pictures.drawing import Size
 from ...core.pictures.heatmap import similarity_heatmap
 from ...core.reports.envelope import Identity
 from ...core.reports.line import Line
@@ -33,7 +34,7 @@ class CompareSettings:
     """How two bases are compared. block_map: the user's own pairs of blocks as JSON; empty to pair them by weights."""
 
     rule: RankRule = _HALF
-    measure: Measure = "subspace"
+    measure: Measure = "weight_cosine"
     match_by: str = "blocks"
     block_map: str = ""
 
@@ -51,13 +52,12 @@ class CompareResult:
         """What the node says: will it work, how well, what has no partner and why, what to do next."""
         return tuple(comparison_lines(self.report, self.kind))
 
-    def pictures(self) -> Iterator[numpy.ndarray]:
+    def pictures(self, size: Size) -> Iterator[numpy.ndarray]:
         """The heatmap of all layers, the map of all blocks, and the similarity along the depth."""
-        yield similarity_heatmap(self.report)
-        yield block_map_picture(
-            self.survey.scores, self.survey.block_map, self.comparison.source.name, self.comparison.target.name
-        )
-        yield depth_picture(self.report)
+        names = self.comparison.source.name, self.comparison.target.name
+        yield similarity_heatmap(self.report, size)
+        yield block_map_picture(self.survey.scores, self.survey.block_map, *names, size)
+        yield depth_picture(self.report, size)
 
 
 def compare_bases(

@@ -161,7 +161,7 @@ def _copy_between_strangers(adapter: Adapter, target: HostBase, gain: float, com
 
 
 def _result_of(projected: ProjectResult) -> KeptResult:
-    return KeptResult(projected.adapter, projected.lines(applied=True), projected.report.as_json())
+    return KeptResult(projected.adapter, projected.lines(applied=True), projected.report.for_picture())
 
 
 def _lines_of_application(applied: ApplyResult) -> tuple[Line, ...]:

@@ -38,9 +38,13 @@ class ProjectResult:
     def lines(self, *, applied: bool = False) -> tuple[Line, ...]:
         """What the node says: did it work, how well, what was left out and why, which strength, what to do next.
 
-        applied: whether the node applies the LoRA too.
+        applied: whether the node applies the LoRA too; such a node has a CLIP input of its own.
         """
-        return tuple(transfer_lines(self.report, self.kind, self.notes, applied=applied))
+        lines = tuple(transfer_lines(self.report, self.kind, self.notes, applied=applied))
+        if (count := sum(reason == OF_TEXT_ENCODER for reason in self.report.unread.values())) == 0:
+            return lines
+        where = "this node" if applied else "both Load Base nodes"
+        return (*lines, Line("next", f"Next: connect the CLIP to {where} to transfer these {count} keys too."))
 
     def summary(self) -> str:
         """The result in one line, for the user."""
@@ -76,7 +80,7 @@ def project(
     """
     started = time.monotonic()
     kind = kind_of_comparison(comparison)
-    refuse_unless_forced(comparison, force, f"Refine LoRA can, by a short training{_from_zeros(kind)}.")
+    refuse_unless_forced(comparison, force, advise_refine(kind))
     planned = plan_adapter(comparison, adapter, read_adapter(adapter, comparison.source), settings)
     transferred = transfer(comparison, planned.plan, planned.placed.deltas, using)
     changes, report, notes = describe_result(comparison, planned, transferred, time.monotonic() - started)
@@ -121,8 +125,10 @@ def describe_result(
     return changes, report, notes
 
 
-def _from_zeros(kind: PairKind | None) -> str:
-    return "" if kind is None else f": it {advise(kind, 'refuse')}"
+def advise_refine(kind: PairKind | None) -> str:
+    """What to do where nothing can be transferred, with the figures of such a pair if there are any."""
+    figures = "" if kind is None else f" It {advise(kind, 'refuse')}."
+    return f"Teach it to the target with Refine LoRA instead: a short training, without pictures of yours.{figures}"
 
 
 def _advise_on_nothing(plan: TransferPlan, comparison: Comparison[HostBase], kind: PairKind | None) -> str:
@@ -130,8 +136,8 @@ def _advise_on_nothing(plan: TransferPlan, comparison: Comparison[HostBase], kin
     scores = [similarity.score(comparison.measure) for similarity in plan.compared]
     related = comparison.verdict is not None and comparison.verdict.word != "refuse"
     if related and any(score is not None and score < plan.settings.threshold for score in scores):
-        return "These bases are related: lower threshold, or set below_threshold to copy."
-    return f"Refine LoRA can still teach it to the target, by a short training{_from_zeros(kind)}."
+        return "These bases are related: lower threshold."
+    return advise_refine(kind)
 
 
 def share_unread(placed: AdapterOnBase) -> float:
