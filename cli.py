@@ -41,7 +41,7 @@ def main() -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")  # ComfyUI describes the machine at length
     make_importable(comfyui)
     try:
-        from lora_transfer.nodes.host.command_line.main import run
+        from lora_transfer.nodes.host.command_line.main import run  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
         if str(error.name).partition(".")[0] == "lora_transfer":
             raise

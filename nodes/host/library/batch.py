@@ -92,7 +92,10 @@ def write_result(done: Done, batch: Batch, folder: OutputFolder, before: Output 
     """Write a transferred LoRA, and give its line for the manifest. before: what an earlier run wrote for it."""
     started = time.monotonic()
     opened, report = done.plan.opened, done.report
-    output = attempt(lambda: _write(done, batch.settings, folder, before))
+    try:
+        output = attempt(lambda: _write(done, batch.settings, folder, before))
+    except (MemoryError, RuntimeError) as error:  # out of memory
+        output = error
     if isinstance(output, Exception):
         return entry_of_failure(fail(opened.file, opened.mark, output, done.seconds, done.plan.verdict), batch.job)
     ratio = None if report.verdict is None else report.verdict.figures.drift_against_lora

@@ -4,6 +4,8 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import psutil
+
 from ....core.attempt import attempt
 from ....core.delta import LowRankDelta
 from ....core.errors import (
@@ -25,6 +27,9 @@ from .files import hash_of, mark_at
 
 # Errors that come again with every attempt until the file changes.
 _OF_THE_FILE = (UnreadableFile, UnsupportedAdapter, ShapeMismatch, NothingToTransfer, InvalidSetting)
+
+# Bytes of memory for each byte of a file, at least. Beyond the free memory the system would end the whole run.
+_MEMORY = 3
 
 
 @dataclass(frozen=True)
@@ -64,12 +69,21 @@ def open_file(file: LibraryFile, source: HostBase) -> OpenFile | Failure:
             f"File {file.path}: expected a file, found none, or something that is not a file. Remove it or try again."
         )
         return Failure(file, FileMark(0, 0), "failed", reason)
+    if mark.size * _MEMORY > (available := psutil.virtual_memory().available):
+        return Failure(file, mark, "failed", _too_large(file, mark, available))
     result = attempt(lambda: _read(file, source))
     seconds = time.monotonic() - started
     if isinstance(result, Exception):
         return fail(file, mark, result, seconds)
     adapter, placed = result
     return OpenFile(file, replace(mark, fingerprint=adapter.fingerprint), adapter, placed, seconds)
+
+
+def _too_large(file: LibraryFile, mark: FileMark, available: int) -> str:
+    return (
+        f"File {file.path}: expected a LoRA that fits into memory, found {mark.size / 1e9:.1f} GB, which need about "
+        f"{mark.size * _MEMORY / 1e9:.1f} GB ({available / 1e9:.1f} GB are free). Close other programs, or leave it out."
+    )
 
 
 def _read(file: LibraryFile, source: HostBase) -> tuple[Adapter, AdapterOnBase]:

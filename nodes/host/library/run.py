@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 
-from ....core.errors import InvalidSetting, LoraTransferError
+from ....core.errors import InvalidSetting, LoraTransferError, UnwritableFile
 from ....core.files.folder_lock import lock_folder
 from ....core.library.entry import Entry, FileMark, same_result
 from ....core.library.manifest import NAME, Manifest, open_manifest
@@ -50,8 +50,14 @@ class Library:
         return entry
 
     def write_page(self) -> None:
-        """Write the page that shows the manifest."""
-        write_page(self.manifest, self.output.path, self.output.unfinished)
+        """Write the page that shows the manifest. UnwritableFile if that is impossible; the results are not touched."""
+        try:
+            write_page(self.manifest, self.output.path, self.output.unfinished)
+        except OSError as error:
+            raise UnwritableFile(
+                f"Summary in {self.output.path}: it cannot be written ({error.strerror or error}). The results and the "
+                "manifest are whole: free disk space, and start the same run again."
+            ) from error
 
     def _is_done(self, file: LibraryFile, job: Job) -> bool:
         return is_done(self.entries.get(file.name), file, job, mark_at(file.path), self.output.size, hash_of)
