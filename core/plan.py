@@ -44,7 +44,7 @@ class TransferSettings:
     out_rank: exact keeps the rank that the method returns. keep cuts it to the adapter's rank. cut limits every layer
     to dense_rank, or to the smallest rank that holds dense_energy, a share of ||dW||^2. Kinds without a low-rank form
     (DoRA, OFT, full differences) are always cut in this way. The report shows the loss.
-    gain: factor on every delta; more than 1 compensates for blocks that the target lacks.
+    gain: factor on every delta; 1 measured best or nearly best, also where the target lacks blocks.
     """
 
     method: str = DEFAULT.name

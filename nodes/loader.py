@@ -5,13 +5,12 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..core.files.shards import shard_paths
 from ..core.methods import METHODS
 from ..core.plan import TransferSettings
 from .host.loader import LoaderInputs, load_from_another_base
-from .host.paths import adapter_names, adapter_path, base_path, state_of
+from .host.paths import adapter_names, adapter_path, state_of
 from .host.session import resources, show
-from .host.source import AUTO, trained_on_options, watched_files
+from .host.source import AUTO, trained_on_options, watch_source
 from .inputs import strength_input, threshold_input
 from .messages import message
 from .sockets import CATEGORY, LoraModelSocket
@@ -22,20 +21,23 @@ class LoadLoraFromAnotherBase(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="LoraTransferLoader",
-            display_name="Load LoRA from Another Base",
+            # The page ranks a word in the name above every alias, and finds other nodes for these two by their aliases.
+            display_name="Load LoRA from Another Base (Convert, Rebase)",
             category=CATEGORY,
             description="Loads a LoRA that was trained on another base model, in place of Load LoRA: it transfers the "
             "LoRA to the connected model once, and keeps the result.",
             search_aliases=[
-                "load lora",
-                "lora loader",
                 "convert lora",
                 "lora converter",
                 "rebase lora",
                 "migrate lora",
                 "port lora",
+                "transfer lora",
+                "lora transfer",
+                "adapt lora",
                 "sdxl to ssd",
                 "lora for another model",
+                "change base model",
             ],
             inputs=[
                 io.Model.Input("model", tooltip="The model to use the LoRA on. LoRAs on it stay."),
@@ -80,8 +82,8 @@ class LoadLoraFromAnotherBase(io.ComfyNode):
                     step=0.05,
                     optional=True,
                     advanced=True,
-                    tooltip="Multiplies the whole LoRA. Raise it if the model lacks blocks and the LoRA comes out "
-                    "weak.",
+                    tooltip="Multiplies the whole LoRA, like a strength. 1 measured best or nearly best, also where "
+                    "blocks are missing; use less for a subtle style that comes out too strong.",
                 ),
             ],
             hidden=[io.Hidden.unique_id],
@@ -97,8 +99,7 @@ class LoadLoraFromAnotherBase(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, lora_name: str, trained_on: str, **_: Any) -> list[str]:
-        bases = [path for name in watched_files(trained_on) for path in shard_paths(base_path(name))]
-        return [lora_name, trained_on, *state_of(adapter_path(lora_name), *bases)]
+        return [*state_of(adapter_path(lora_name)), *watch_source(trained_on)]
 
     @classmethod
     def validate_inputs(cls, lora_name: str, trained_on: str) -> bool:

@@ -29,8 +29,6 @@ class ProjectLora(io.ComfyNode):
                 "prolora",
                 "lora-x",
                 "lorax",
-                "transfer lora",
-                "lora transfer",
                 "project lora",
                 "rotate lora",
                 "restore lora",
@@ -65,8 +63,8 @@ class ProjectLora(io.ComfyNode):
                     step=0.05,
                     optional=True,
                     advanced=True,
-                    tooltip="Multiplies the whole LoRA. Raise it if the target lacks blocks and the LoRA comes out "
-                    "weak.",
+                    tooltip="Multiplies the whole LoRA, like a strength. 1 measured best or nearly best, also where "
+                    "blocks are missing; use less for a subtle style that comes out too strong.",
                 ),
                 io.Boolean.Input(
                     "force",

@@ -6,6 +6,7 @@ from typing import Any, get_args
 from comfy_api.latest import io, ui
 
 from ..core.methods import list_methods
+from ..core.pictures.drawing import FILE, NODE
 from ..core.similarity import Measure
 from ..core.subspace import RankRule
 from ..core.survey import MATCH_BY
@@ -164,8 +165,8 @@ class ComputeSimilarity(io.ComfyNode):
         settings = CompareSettings(_rank_rule(rank_rule), measure, match_by, block_map)
         tell = partial(show, cls.hidden.unique_id)
         compared = compare_bases(source, target, adapter, settings, resources(), tell)
-        heatmap, blocks, depth = map(image_of, compared.pictures())
-        images = [ui.PreviewImage(picture, cls=cls) for picture in (heatmap, blocks, depth)]
+        heatmap, blocks, depth = map(image_of, compared.pictures(FILE))
+        images = [ui.PreviewImage(image_of(picture), cls=cls) for picture in compared.pictures(NODE)]
         shown = message(compared.lines(), compared.report.for_picture(), images)
         report, chosen_map = compared.report.dumps(), compared.survey.block_map.dumps()
         return io.NodeOutput(compared.comparison, report, chosen_map, heatmap, blocks, depth, ui=shown)

@@ -68,6 +68,8 @@ ALLOWED = (
     ("benchmarks/speed/ours.py", "ours", "our transfer beside its rivals, as the tables call it"),
     ("benchmarks/device/ours.py", "ours", "our transfer beside its rivals, as the tables call it"),
     ("*.py", "object_info", "ComfyUI's name"),
+    ("*.py", ".civitai.info", "a download tool's ending"),
+    ("docs/formats.md", ".civitai.info", "a download tool's ending"),
     ("core/lapack.py", "info", "LAPACK's name for its error code"),
     ("benchmarks/device/pack.py", "utils/", "a folder of ComfyUI"),
     ("benchmarks/speed/by_shape.py", "ours", "our transfer beside its rivals, as the tables call it"),

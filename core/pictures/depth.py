@@ -7,12 +7,15 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..reports.layer import LayerReport
 from ..reports.transfer import Report
-from .drawing import BACKGROUND, FAINT, GREEN, LINE, MARGIN, ORANGE, TEXT, BlockRun, block_runs, shorten
+from .drawing import BACKGROUND, FAINT, FILE, GREEN, LINE, MARGIN, ORANGE, Size, draw_titles
+from .labels import block_runs, draw_columns
 
 _SIMILARITY, _COSINE = GREEN, ORANGE
-_HEADER, _HEIGHT, _LEGEND = 88, 260, 56
-_AXIS, _PLOT = 44, (860, 1240)  # pixels left of the plot; its smallest and largest width
+_HEIGHT = 300  # pixels of the plot
 _STEP = (4, 28)  # smallest and largest width of a block in pixels
+_ABOVE = 400  # pixels above the plot while it is drawn: more than any header needs
+
+_Drawing = ImageDraw.ImageDraw
 
 
 @dataclass(frozen=True)
@@ -24,31 +27,59 @@ class _Column:
     cosine: tuple[float, float, float] | None
 
 
-def depth_picture(report: Report) -> numpy.ndarray:
+@dataclass(frozen=True)
+class _Plot:
+    """The edges of the plot, and the width of a block, in pixels."""
+
+    left: float
+    top: int
+    step: float
+    blocks: int
+
+    @property
+    def right(self) -> float:
+        return self.left + self.step * max(1, self.blocks)
+
+    @property
+    def bottom(self) -> int:
+        return self.top + _HEIGHT
+
+    def x(self, index: int) -> float:
+        return self.left + (index + 0.5) * self.step
+
+    def y(self, figure: float) -> float:
+        """The height of a figure; negative figures are no better than chance, and are drawn on the axis."""
+        return self.bottom - max(0.0, min(1.0, figure)) * (_HEIGHT - 12)
+
+
+def depth_picture(report: Report, size: Size = FILE) -> numpy.ndarray:
     """Draw a report as uint8 (height, width, 3).
 
     Each block of the target, in model order, has the mean over its layers of similarity above chance and weight cosine,
     and a bar from the smallest to the largest value.
     """
     columns = _columns(report.layers)
-    step = max(_STEP[0], min(_STEP[1], _PLOT[1] // max(1, len(columns))))
-    left, bottom = MARGIN + _AXIS, _HEADER + _HEIGHT
-    width = max(_PLOT[0], left + step * len(columns) + MARGIN)
-    labels = _label_height(columns)
-    picture = Image.new("RGB", (width, bottom + labels + _LEGEND), BACKGROUND)
+    axis = 3 * size.label
+    step = max(_STEP[0], min(_STEP[1], (size.width - 2 * MARGIN - axis) / max(1, len(columns))))
+    width = max(size.width, round(axis + step * len(columns)) + 2 * MARGIN)
+    picture = Image.new("RGB", (width, _ABOVE + _HEIGHT + 8 * size.label), BACKGROUND)
     draw = ImageDraw.Draw(picture)
-    draw.text((MARGIN, 18), "Similarity along depth", TEXT, ImageFont.load_default(28))
-    names = f"{shorten(report.source.name, 60)}  to  {shorten(report.target.name, 60)},  {len(columns)} blocks"
-    draw.text((MARGIN, 54), names, TEXT, ImageFont.load_default(16))
-    _draw_axis(draw, left, left + step * max(1, len(columns)))
-    for colour, figures in (
-        (_COSINE, [column.cosine for column in columns]),
-        (_SIMILARITY, [column.similarity for column in columns]),
-    ):
-        _draw_curve(draw, figures, colour, left, step)
-    _draw_labels(picture, columns, left, step, bottom)
-    _draw_legend(draw, bottom + labels + 20)
-    return numpy.asarray(picture)
+    names, text = (report.source.name, report.target.name), f"{len(columns)} blocks of the target, from input to output"
+    top = draw_titles(draw, size, "Similarity along the depth", names, (text,), width)
+    plot = _Plot(MARGIN + axis, top, step, len(columns))
+    _draw_axis(draw, plot, size)
+    curves = {
+        "weight cosine": (_COSINE, [column.cosine for column in columns]),
+        "similarity above chance": (_SIMILARITY, [column.similarity for column in columns]),
+    }
+    shown = {name: curve for name, curve in curves.items() if any(figure is not None for figure in curve[1])}
+    for colour, figures in shown.values():
+        _draw_curve(draw, figures, colour, plot)
+    font = ImageFont.load_default(size.label)
+    draw_columns(draw, block_runs(column.block for column in columns), plot.left, plot.bottom + 6, step, font, width)
+    bottom = plot.bottom + 3 * size.label
+    _draw_legend(draw, {name: colour for name, (colour, _) in shown.items()}, bottom, size)
+    return numpy.asarray(picture.crop((0, 0, width, bottom + 3 * size.label)))
 
 
 def _columns(layers: tuple[LayerReport, ...]) -> list[_Column]:
@@ -70,64 +101,34 @@ def _range(figures: list[float | None]) -> tuple[float, float, float] | None:
     return (min(known), sum(known) / len(known), max(known)) if known else None
 
 
-def _y(figure: float) -> float:
-    """The height of a figure; negative figures are no better than chance, and are drawn on the axis."""
-    return _HEADER + _HEIGHT - max(0.0, min(1.0, figure)) * (_HEIGHT - 12)
-
-
-def _draw_axis(draw: ImageDraw.ImageDraw, left: int, right: int) -> None:
-    font = ImageFont.load_default(13)
+def _draw_axis(draw: _Drawing, plot: _Plot, size: Size) -> None:
+    font = ImageFont.load_default(size.label)
     for figure in (0.0, 0.25, 0.5, 0.75, 1.0):
-        draw.line((left, _y(figure), right, _y(figure)), LINE)
-        draw.text((left - 8, _y(figure)), f"{figure:g}", FAINT, font, anchor="rm")
+        draw.line((plot.left, plot.y(figure), plot.right, plot.y(figure)), LINE)
+        draw.text((plot.left - 8, plot.y(figure)), f"{figure:g}", FAINT, font, anchor="rm")
 
 
-def _draw_curve(
-    draw: ImageDraw.ImageDraw, figures: list[tuple[float, float, float] | None], colour: str, left: int, step: int
-) -> None:
+def _draw_curve(draw: _Drawing, figures: list[tuple[float, float, float] | None], colour: str, plot: _Plot) -> None:
     """Draw bars, and a line through the means with gaps where a block has no figure."""
     previous: tuple[float, float] | None = None
     for index, figure in enumerate(figures):
-        x = left + (index + 0.5) * step
         if figure is None:
             previous = None
             continue
         least, mean, largest = figure
-        draw.line((x, _y(least), x, _y(largest)), colour, 1)
+        x, y = plot.x(index), plot.y(mean)
+        draw.line((x, plot.y(least), x, plot.y(largest)), colour, 1)
         if previous is not None:
-            draw.line((*previous, x, _y(mean)), colour, 2)
-        radius = 3 if step > 8 else 2
-        draw.ellipse((x - radius, _y(mean) - radius, x + radius, _y(mean) + radius), colour)
-        previous = x, _y(mean)
+            draw.line((*previous, x, y), colour, 2)
+        radius = 3 if plot.step > 8 else 2
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), colour)
+        previous = x, y
 
 
-def _runs(columns: list[_Column]) -> list[BlockRun]:
-    return block_runs(column.block for column in columns)
-
-
-def _label_height(columns: list[_Column]) -> int:
-    font = ImageFont.load_default(12)
-    return int(max((font.getlength(run.label) for run in _runs(columns)), default=0)) + 16
-
-
-def _draw_labels(picture: Image.Image, columns: list[_Column], left: int, step: int, top: int) -> None:
-    """Draw the rotated names of the runs, and a line where each starts. A name that would overlap the previous one is
-    left out."""
-    draw, font, height, label_end = ImageDraw.Draw(picture), ImageFont.load_default(12), _label_height(columns), 0.0
-    for run in _runs(columns):
-        x, middle = left + run.start * step, left + (run.start + run.count / 2) * step
-        draw.line((x, _HEADER, x, top + 5), LINE)
-        if middle - 7 >= label_end:
-            label = Image.new("RGB", (height, 14), BACKGROUND)
-            ImageDraw.Draw(label).text((height - 4, 0), run.label, TEXT if run.count > 1 else FAINT, font, anchor="ra")
-            picture.paste(label.rotate(90, expand=True), (int(middle) - 7, top + 6))
-            label_end = middle + 7
-
-
-def _draw_legend(draw: ImageDraw.ImageDraw, top: int) -> None:
-    font, left = ImageFont.load_default(14), MARGIN
-    for colour, name in ((_SIMILARITY, "similarity above chance"), (_COSINE, "weight cosine")):
-        draw.line((left, top + 9, left + 26, top + 9), colour, 3)
+def _draw_legend(draw: _Drawing, colours: dict[str, str], top: int, size: Size) -> None:
+    font, left = ImageFont.load_default(size.label), float(MARGIN)
+    for name, colour in colours.items():
+        draw.line((left, top + size.label * 0.6, left + 26, top + size.label * 0.6), colour, 3)
         draw.text((left + 34, top), name, FAINT, font)
-        left += 54 + int(font.getlength(name))
-    draw.text((left, top), "bars: from the least to the most similar layer of a block", FAINT, font)
+        left += 60 + font.getlength(name)
+    draw.text((left, top), "bars: least to most similar layer", FAINT, font)

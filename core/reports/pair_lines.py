@@ -10,6 +10,7 @@ from ..methods import DEFAULT, method_named
 from ..pair_kinds import PairKind
 from ..refine.outlook import advise
 from ..verdict import RELATED, Verdict, Word, judge_loss
+from .envelope import MISSING
 from .line import Line, Tone
 from .transfer import Report
 
@@ -19,6 +20,8 @@ _MEANINGS: dict[Word, str] = {
     "risky": "risky: expect only a part of the LoRA's effect.",
     "refuse": "refuse: nothing that is computed from weights alone transfers a LoRA between these bases.",
 }
+_LOOK = "Next: look at it with Apply LoRA (Transfer), and save it with Save LoRA (Transfer)."
+_KEEP = "Next: look at the picture. To save the LoRA as a file, connect lora_model to Load LoRA (Transfer)."
 _MOST_REASONS = 3  # lines about what was left out; the report has all of it
 
 
@@ -29,7 +32,7 @@ def comparison_lines(report: Report, kind: PairKind | None) -> Iterator[Line]:
         return
     if kind is not None and report.word != "refuse":
         yield _expect(kind, DEFAULT.name)
-    yield from _left_out(report)
+        yield from _left_out(report)
     yield Line.sentence("plain", report.counted())
     if report.word is not None and report.word != "refuse":
         yield Line("next", "Next: connect similarity to Project LoRA.")
@@ -37,11 +40,15 @@ def comparison_lines(report: Report, kind: PairKind | None) -> Iterator[Line]:
         yield Line.sentence("plain" if report.word == "works" else "next", report.refine.sentence())
 
 
-def transfer_lines(report: Report, kind: PairKind | None, notes: Iterable[str]) -> Iterator[Line]:
-    """The lines of a transfer. kind: of the pair; None without a verdict. notes: what the user should see at once."""
+def transfer_lines(
+    report: Report, kind: PairKind | None, notes: Iterable[str], *, applied: bool = False
+) -> Iterator[Line]:
+    """The lines of a transfer. kind: of the pair; None without a verdict. notes: what the user should see at once.
+    applied: whether the LoRA is on the model already."""
     counts = report.counts()
     layers = counts["transferred"] + counts["copied"]
-    copied = f", {counts['copied']} of them as a plain copy" if counts["copied"] else ""
+    number = "all" if counts["copied"] == layers else counts["copied"]
+    copied = f", {number} of them as a plain copy" if counts["copied"] else ""
     yield from _opening(report, f"{layers} of {layers + counts['skipped']} layers transferred{copied}")
     if report.is_between_equal_bases():
         return
@@ -51,7 +58,7 @@ def transfer_lines(report: Report, kind: PairKind | None, notes: Iterable[str]) 
     for note in notes:
         yield Line.sentence("plain" if report.word is not None else "warn", note)
     yield _strength(report, kind)
-    yield from _next_steps(report, kind)
+    yield from _next_steps(report, kind, applied=applied)
 
 
 def _opening(report: Report, done: str | None = None) -> Iterator[Line]:
@@ -111,7 +118,7 @@ def _left_out(report: Report) -> Iterator[Line]:
 
 def _by_reason(left_out: Iterable[tuple[str, str]], unit: str) -> Iterator[tuple[int, str]]:
     """(count, sentence) for each reason. Reasons that differ only in their figures count as the same."""
-    listed = [(name, reason, re.sub(r"\d+", "0", reason)) for name, reason in left_out]
+    listed = [(name, reason, re.sub(r"-?\d+(?:\.\d+)?", "0", reason)) for name, reason in left_out]
     for alike, count in Counter(alike for _, _, alike in listed).items():
         name, reason, _ = next(entry for entry in listed if entry[2] == alike)
         first = f" (first: {name})" if count > 1 else f" ({name})"
@@ -128,7 +135,7 @@ def _strength(report: Report, kind: PairKind | None) -> Line:
     return Line("plain", f"{text}.{inside}" if subtle == 1 else f"{text}; for a subtle style, {subtle:g}.{inside}")
 
 
-def _next_steps(report: Report, kind: PairKind | None) -> Iterator[Line]:
+def _next_steps(report: Report, kind: PairKind | None, *, applied: bool) -> Iterator[Line]:
     below = report.below_threshold()
     if below and _is_related(report) and report.settings["below_threshold"] == "skip":
         least = math.floor(100 * min(below)) / 100
@@ -138,7 +145,14 @@ def _next_steps(report: Report, kind: PairKind | None) -> Iterator[Line]:
             f"{report.settings['threshold']:g} too: these bases are related.",
         )
     if report.word == "works":
-        yield Line("next", "Next: look at it with Apply LoRA (Transfer), and save it with Save LoRA (Transfer).")
+        yield Line("next", _KEEP if applied else _LOOK)
+        return
+    if report.source.fingerprint == MISSING:
+        yield Line(
+            "next",
+            "Next: compare a picture with the LoRA and one without. With the LoRA's own base on this disk, the "
+            "transfer can be checked and measured.",
+        )
         return
     yield Line("next", "Next: measure with Check Transfer how much of the LoRA comes through.")
     if kind is not None and report.word is not None:

@@ -9,6 +9,7 @@ import numpy
 from ...core.pair_kinds import PairKind
 from ...core.pictures.block_map import block_map_picture
 from ...core.pictures.depth import depth_picture
+from ...core.pictures.drawing import Size
 from ...core.pictures.heatmap import similarity_heatmap
 from ...core.reports.envelope import Identity
 from ...core.reports.line import Line
@@ -54,13 +55,12 @@ class CompareResult:
         on disk."""
         return (*comparison_lines(self.report, self.kind), *self.kept)
 
-    def pictures(self) -> Iterator[numpy.ndarray]:
+    def pictures(self, size: Size) -> Iterator[numpy.ndarray]:
         """The heatmap of all layers, the map of all blocks, and the similarity along the depth."""
-        yield similarity_heatmap(self.report)
-        yield block_map_picture(
-            self.survey.scores, self.survey.block_map, self.comparison.source.name, self.comparison.target.name
-        )
-        yield depth_picture(self.report)
+        names = self.comparison.source.name, self.comparison.target.name
+        yield similarity_heatmap(self.report, size)
+        yield block_map_picture(self.survey.scores, self.survey.block_map, *names, size)
+        yield depth_picture(self.report, size)
 
 
 def compare_bases(

@@ -71,7 +71,7 @@ class KeptResults:
         return Line("plain", f"Kept for the next run: {size / 1e6:,.1f} MB in {self.store.folder}.")
 
 
-def result_key(settings: TransferSettings, **fingerprints: str | None) -> str:
-    """The key of a result: a hash of everything that it depends on. fingerprints: of the LoRA and of the bases."""
-    facts = {"algorithm": _ALGORITHM, "pack": VERSION, "schema": SCHEMA, "settings": vars(settings), **fingerprints}
+def result_key(settings: TransferSettings, **inputs: str | None) -> str:
+    """The key of a result: a hash of all that it depends on. inputs: fingerprints and names of LoRA and bases."""
+    facts = {"algorithm": _ALGORITHM, "pack": VERSION, "schema": SCHEMA, "settings": vars(settings), **inputs}
     return blake3(json.dumps(facts, sort_keys=True).encode()).hexdigest()

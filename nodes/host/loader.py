@@ -6,23 +6,21 @@ from typing import Any
 
 from torch import Tensor
 
-from ...core.errors import NothingToTransfer
 from ...core.methods.copy import COPY
 from ...core.plan import TransferSettings
 from ...core.reports.line import Line
 from ...core.resources import Resources
-from ...core.verdict import Verdict
 from .adapter.adapter import Adapter, adapter_from_file
 from .adapter.apply import ApplyResult, apply
 from .adapter.group import group_by_module
 from .adapter.strength import scale_adapter
 from .base.encoder import with_encoder_of
 from .base.from_model import HostBase, base_from_clip
-from .compare import CompareSettings, compare_bases
+from .compare import CompareResult, CompareSettings, compare_bases
 from .kept_results import KeptResult, KeptResults, result_key
 from .paths import adapter_path
 from .project import ProjectResult, project
-from .source import NOT_ON_DISK, Source, base_without_loras, choose_source
+from .source import Source, base_without_loras, choose_source
 from .without_source import transfer_without_source
 
 
@@ -73,17 +71,17 @@ def load_from_another_base(
     """Apply a LoRA to a model of another base. Only the first run on the same content transfers it.
 
     using: called before a transfer. tell: gets what is known while a transfer runs. NothingToTransfer if the bases are
-    unrelated and the method is not copy; InvalidSetting if the LoRA does not say which base it was trained on.
+    unrelated and the method is not copy; InvalidSetting if the source has to be guessed and the guess is not sure.
     """
     adapter = adapter_from_file(adapter_path(inputs.lora_name), inputs.lora_name)
     target = _open_target(inputs, adapter)
     source = choose_source(inputs.trained_on, inputs.source_model, adapter, target.base)
     if source is not None and source.is_loaded_as(inputs.model):
-        chosen = _as_it_is(adapter, source)
+        chosen = _as_it_is(adapter, source.name)
     else:
         chosen = _transfer_once(adapter, source, target, settings, using, tell)
     strength_clip = 0.0 if inputs.clip is None else strength_clip
-    applied = apply(chosen.adapter, inputs.model, inputs.clip, strength_model, strength_clip)
+    applied = apply(chosen.adapter, inputs.model, inputs.clip, strength_model, strength_clip, base=target.base)
     lines = (*(() if source is None else source.lines), *chosen.lines, *_lines_of_application(applied))
     return LoaderResult(applied.model, applied.clip, chosen.adapter.state_dict(), lines, chosen.report or None)
 
@@ -96,8 +94,8 @@ def _open_target(inputs: LoaderInputs, adapter: Adapter) -> _Target:
     return _Target(inputs.model, base, inputs.clip if not_in_model else None)
 
 
-def _as_it_is(adapter: Adapter, source: Source) -> KeptResult:
-    said = f"{adapter.name} was trained on the connected model ({source.name}): it is loaded as it is."
+def _as_it_is(adapter: Adapter, source: str) -> KeptResult:
+    said = f"The connected model is the LoRA's own base ({source}): the LoRA is loaded as it is."
     return KeptResult(adapter, (Line("good", said),), {})
 
 
@@ -114,14 +112,17 @@ def _transfer_once(
     key = result_key(
         settings,
         lora=adapter.fingerprint,
-        source=NOT_ON_DISK if source is None else source.fingerprint,
+        source=None if source is None else source.fingerprint,
         target=target.base.fingerprint,
         encoder=target.encoder_fingerprint,
+        # Names are part of the advice: a name can be that of the LoRA's base, or of a distilled model.
+        source_name=None if source is None else source.name,
+        target_name=target.base.name,
     )
     if (kept := results.find(key)) is not None:
         return kept.saying(Line("plain", "This transfer was kept from an earlier run: no base was read."))
     if source is not None and source.equals(target.model):
-        return _as_it_is(adapter, source)
+        return _as_it_is(adapter, source.name)
     result = _transfer(adapter, source, target, settings, using(), tell)
     if source is not None and source.base.fingerprint != source.fingerprint:
         return result.saying(Line("warn", f"{source.name} changed while it was read: the result is not kept."))
@@ -143,30 +144,24 @@ def _transfer(
     base = with_encoder_of(source.base, target.clip)
     compared = compare_bases(base, on, adapter, CompareSettings(measure="weight_cosine"), using, tell)
     verdict = compared.survey.verdict
-    if verdict is None or verdict.word != "refuse":
-        return _result_of(project(compared.comparison, adapter, settings, using))
-    if settings.method == COPY.name:
-        return _copy_between_strangers(adapter, on, settings.gain, verdict)
-    raise NothingToTransfer(
-        f"LoRA {adapter.name}, from {base.name} to {on.name}: expected related bases, found that "
-        f"{'; '.join(verdict.reasons)}. Train the LoRA for this model with Refine LoRA, which needs no pictures, or "
-        "choose the method copy to load it as it is."
-    )
+    if verdict is not None and verdict.word == "refuse" and settings.method == COPY.name:
+        return _copy_between_strangers(adapter, on, settings.gain, compared)
+    projected = project(compared.comparison, adapter, settings, using)
+    return _as_it_is(adapter, base.name) if projected.report.is_between_equal_bases() else _result_of(projected)
 
 
-def _copy_between_strangers(adapter: Adapter, target: HostBase, gain: float, verdict: Verdict) -> KeptResult:
+def _copy_between_strangers(adapter: Adapter, target: HostBase, gain: float, compared: CompareResult) -> KeptResult:
     scaled = scale_adapter(adapter, gain, target)
     lines = (
-        Line("bad", "These bases are unrelated: the LoRA is loaded as it is, and will hardly do what it was made for."),
-        *(Line.sentence("plain", reason) for reason in verdict.reasons),
+        Line("bad", "The LoRA is loaded as it is, as the method says: these bases are unrelated."),
+        *compared.lines(),
         *(Line.sentence("warn", note) for note in scaled.notes),
-        Line("next", "Next: train the LoRA for this model with Refine LoRA, which needs no pictures."),
     )
     return KeptResult(scaled.adapter, lines, {})
 
 
 def _result_of(projected: ProjectResult) -> KeptResult:
-    return KeptResult(projected.adapter, projected.lines(), projected.report.as_json())
+    return KeptResult(projected.adapter, projected.lines(applied=True), projected.report.for_picture())
 
 
 def _lines_of_application(applied: ApplyResult) -> tuple[Line, ...]:

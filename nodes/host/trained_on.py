@@ -67,8 +67,11 @@ def guess_source(
 
 
 def _base_file(name: str, path: Path, target: HostBase) -> _BaseFile:
-    # A loaded model knows the name of its file, but not its folder.
-    return _BaseFile(name, path, ModelName.of(name), target.name in (name, name.rpartition("/")[2], path.name))
+    # Some loaders do not say which file their model is from; then its name counts, which may be without a folder.
+    is_target = target.name in (name, name.rpartition("/")[2], path.name)
+    if target.path is not None and target.path.exists():
+        is_target = path.samefile(target.path)
+    return _BaseFile(name, path, ModelName.of(name), is_target)
 
 
 def _is_of_family(fits: BaseFits, name: str, clues: BaseClues) -> bool:
@@ -98,6 +101,8 @@ def _by_name(files: Sequence[_BaseFile], clues: BaseClues) -> Guess | None:
     named = [file for file in files if _has_name(file, clues)]
     exact = [file for file in named if any(name.plain == file.model.plain for name in _names(clues))]
     hits = _without_copies([file for file in exact or named if file.hash_agrees is not False])
+    if len(hits) == 1 and not hits[0].hash_agrees and len({name.core for name in _names(clues)}) > 1:
+        return Guess(hits[0].name, False, (f"the LoRA names several bases, of which only {hits[0].name} is here",))
     if len(hits) == 1:
         agrees = " and the same hash at its beginning" if hits[0].hash_agrees else ""
         what = "the name" if hits[0] in exact else "the name, in another precision,"
@@ -145,8 +150,6 @@ def _complete(guess: Guess, files: Sequence[_BaseFile], evidence: Iterable[str])
     """The guess with all evidence and the candidates: first its own, then those that no hash speaks against."""
     is_target = any(file.is_target for file in files if file.name == guess.base_name)
     sentences = [*evidence, *guess.evidence, *([_ITSELF] if is_target else [])]
-    if not guess.sure:
-        sentences.append("choose trained_on yourself, or 'not on this disk' if the base is not in the list")
     others = [file for file in files if not file.is_target]
     likely = (guess.base_name, *guess.candidates)
     others.sort(key=lambda file: (file.name not in likely, file.hash_agrees is False))
@@ -176,7 +179,7 @@ def _describe_clues(clues: BaseClues) -> list[str]:
 def _describe_fits(fits: BaseFits, clues: BaseClues, files: Sequence[_BaseFile]) -> list[str]:
     """What the base files' layers say; also why a file that has the LoRA's name for its base cannot be it."""
     total = len(fits.fitting) + len(fits.misfits) + len(fits.unreadable)
-    sentences = [f"{len(files)} of {total} base files on this disk have the layers and the kind that it needs"]
+    sentences = [f"the LoRA fits {len(files)} of the {total} base files on this disk"]
     cores = {name.core for name in _names(clues)}
     for name, share in fits.misfits.items():
         if ModelName.of(name).core in cores:

@@ -23,7 +23,7 @@ from .adapter.read import AdapterOnBase, read_adapter
 from .adapter.save import note_growth
 from .base.from_model import HostBase
 from .base.stand_in import stand_in_for_source
-from .project import ProjectResult
+from .project import ProjectResult, share_unread
 
 _UNCHECKED = "the source base is not on this disk: whether this LoRA suits the target could not be checked"
 _BY_NAMES = "layers of the same name and shape were copied"
@@ -31,6 +31,8 @@ _REPLACES = (
     "it replaces the layer's weight, and without the source base its change cannot be told from the source's own weight"
 )
 _OF_TARGET = "computed from the target's weight, as ComfyUI does when it loads the LoRA on the target"
+
+_FIND_SOURCE = "Find the base that it was trained on, put it on this disk, and choose it in trained_on."
 
 _NOT_MEASURED = LayerSimilarity(WeightFigures(None, None, (0.0, 0.0)))
 _NO_RULE = RankRule("fraction", 0.5)  # a comparison has one; nothing is decomposed here
@@ -52,7 +54,7 @@ def transfer_without_source(
     plan = _plan_copies(comparison, placed, settings, adapter.fingerprint)
     vectors, skipped = plan_vectors(placed.vectors, target.parameters, target.name, comparison.block_map)
     if not plan.pairs and not vectors:
-        raise NothingToTransfer(_explain_nothing(adapter, target, plan))
+        raise NothingToTransfer(plan.why_nothing(source.name, target.name, _FIND_SOURCE))
     transferred = transfer(comparison, plan, placed.deltas, using)
     scales, widened = plan.by_target(placed.scales), plan.by_target(placed.widened())
     changes = LayerChanges(target, transferred.deltas, scales, vectors, widened)
@@ -67,6 +69,7 @@ def transfer_without_source(
         unread=placed.unread,
         notes=(*transferred.notes, *notes),
         lost=plan.share_lost(placed.factored, {}) if placed.factored else None,
+        unread_share=share_unread(placed),
         seconds=time.monotonic() - started,
     )
     return ProjectResult(_mark(transferred_adapter(adapter, changes, report), known), report, notes)
@@ -178,10 +181,6 @@ def _note_kinds(plan: TransferPlan) -> tuple[str, ...]:
         f"the change of {count} layers depends on the base's weight or has full rank (DoRA, OFT, GLoRA, full "
         f"differences): it was {_OF_TARGET}, and cut to rank {plan.settings.dense_rank}",
     )
-
-
-def _explain_nothing(adapter: Adapter, target: HostBase, plan: TransferPlan) -> str:
-    return plan.why_nothing(f"the base of {adapter.name}", target.name)
 
 
 def _mark(adapter: Adapter, known: KnownMap | None) -> Adapter:

@@ -24,6 +24,7 @@ from lora_transfer.nodes.host.base.from_model import base_from_model
 from lora_transfer.nodes.host.loader import LoaderInputs, LoaderResult, load_from_another_base
 from lora_transfer.nodes.host.settings import PRECISION
 from lora_transfer.nodes.host.source import AUTO, NOT_ON_DISK
+from lora_transfer.nodes.loader import LoadLoraFromAnotherBase
 from tests.host.small_families import write_small
 from tests.host.test_merges import small_clip
 
@@ -248,7 +249,7 @@ def test_a_damaged_result_is_made_anew(disk: Disk, damage: str) -> None:
 
 def test_unrelated_bases_are_refused_with_what_to_do_and_only_copy_loads_the_lora_as_it_is(disk: Disk) -> None:
     stranger = model_at(write_small(disk.models / "stranger.safetensors", FAMILY, 9, torch.float16))
-    with pytest.raises(NothingToTransfer, match=r"lora\.safetensors, from .* Refine LoRA"):
+    with pytest.raises(NothingToTransfer, match=r"source\.safetensors to stranger\.safetensors: .* Refine LoRA"):
         load(stranger)
     assert disk.kept() == []
     copied, again = (load(stranger, settings=TransferSettings("copy")) for _ in range(2))
@@ -314,6 +315,29 @@ def test_a_lora_that_does_not_say_where_it_comes_from_is_asked_for_with_the_cand
         load(model_at(disk.target), trained_on=AUTO)
 
 
+def test_auto_takes_the_base_that_the_lora_names_shows_the_evidence_and_reads_no_base_again(disk: Disk) -> None:
+    save_file(load_file(disk.lora), disk.lora, {"ss_sd_model_name": "source.safetensors"})
+    write_small(disk.models / "third.safetensors", FAMILY, 8, torch.float16)
+    disk.settle()
+    model = model_at(disk.target)
+    first = load(model, trained_on=AUTO)
+    assert "was trained on diffusion_models/source.safetensors" in first.lines[0].text
+    assert any("ss_sd_model_name" in line.text for line in first.lines)
+    assert_equal(first, load(model))
+    disk.opened.clear()
+    second = load(model, trained_on=AUTO)
+    assert was_kept(second)
+    assert second.lines[0] == first.lines[0]
+    assert [path.name for path in disk.models.iterdir() if disk.was_opened(path)] == ["lora.safetensors"]
+
+
+def test_auto_on_the_base_that_the_lora_names_loads_it_as_it_is(disk: Disk) -> None:
+    save_file(load_file(disk.lora), disk.lora, {"ss_sd_model_name": "source.safetensors"})
+    result = load(model_at(disk.source), trained_on=AUTO)
+    assert any("as it is" in line.text for line in result.lines)
+    assert result.report is None
+
+
 def test_the_part_for_a_text_encoder_goes_to_the_clip_if_it_is_connected(disk: Disk) -> None:
     module = "text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc1"
     tensors = load_file(disk.lora)
@@ -367,3 +391,21 @@ def test_a_later_process_does_not_hash_a_model_again_whose_file_is_older_than_it
     os.utime(disk.target)
     assert base_from_model(model_at(disk.target)).fingerprint == young[0]
     assert len(hashed) == 4
+
+
+@pytest.mark.parametrize("trained_on", [AUTO, "diffusion_models/source.safetensors"])
+def test_the_node_watches_the_files_that_its_result_depends_on(disk: Disk, trained_on: str) -> None:
+    def states(trained_on: str = trained_on) -> list[str]:
+        return LoadLoraFromAnotherBase.fingerprint_inputs("lora.safetensors", trained_on)
+
+    before = states()
+    assert states() == before
+    for path in (disk.lora, disk.source):
+        path.write_bytes(path.read_bytes())
+        assert states() != before
+        before = states()
+    disk.target.write_bytes(disk.target.read_bytes())
+    assert (states() == before) == (trained_on != AUTO)
+    before = states(NOT_ON_DISK)
+    disk.source.write_bytes(disk.source.read_bytes())
+    assert states(NOT_ON_DISK) == before

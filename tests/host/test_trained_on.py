@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import comfy.supported_models
@@ -90,7 +91,6 @@ def test_a_lora_without_metadata_gets_no_guess_but_every_file_that_it_fits(folde
     assert (guessed.base_name, guessed.sure, guessed.is_target) == (None, False, False)
     assert guessed.candidates == (OLD, OTHER, "diffusion_models/fast.safetensors")
     assert "do not name its base" in words(guessed)
-    assert "choose trained_on" in guessed.evidence[-1]
 
 
 @pytest.mark.parametrize(
@@ -140,6 +140,12 @@ def test_equal_beginnings_alone_are_no_proof(folder: Path) -> None:
     assert (contradicted.base_name, contradicted.sure) == (None, False)
 
 
+def test_a_lora_that_names_two_bases_is_not_sure_of_the_only_one_on_the_disk(folder: Path) -> None:
+    guessed = guess(folder, lora({"ss_sd_model_name": "gone_v2.safetensors", "base_model": "someone/old_v1"}))
+    assert (guessed.base_name, guessed.sure) == (OLD, False)
+    assert "several bases" in words(guessed)
+
+
 def test_a_file_of_the_right_name_with_another_hash_is_a_weak_guess(folder: Path) -> None:
     guessed = guess(folder, lora({"ss_sd_model_name": "old_v1.safetensors", "ss_sd_model_hash": "01234567"}))
     assert (guessed.base_name, guessed.sure) == (OLD, False)
@@ -163,9 +169,16 @@ def test_the_target_is_the_guess_where_the_lora_names_it_and_the_guess_says_that
 
 
 def test_the_targets_name_without_its_folder_is_enough(folder: Path) -> None:
-    target = base_from_file(folder / TARGET, "new.safetensors")  # as a loaded MODEL is called
+    target = replace(base_from_file(folder / TARGET, "new.safetensors"), path=None)  # as some loaders' models are
     guessed = guess_source(lora(), target, [TARGET, OLD], lambda name: folder / name)
     assert guessed.candidates == (OLD,)
+
+
+def test_a_file_of_the_targets_name_in_another_folder_is_not_the_target(folder: Path) -> None:
+    (folder / "checkpoints/copy").mkdir(exist_ok=True)
+    namesake = "checkpoints/copy/new.safetensors"
+    shutil.copy(folder / OTHER, folder / namesake)
+    assert namesake in guess(folder, lora(), namesake).candidates
 
 
 def test_a_transferred_lora_belongs_to_its_new_base_whatever_older_entries_say(folder: Path) -> None:
@@ -226,6 +239,16 @@ def test_copies_in_two_folders_are_the_same_base_and_other_files_of_the_name_are
     guessed = guess(folder, lora({"ss_sd_model_name": "old_v1"}), copy)
     assert (guessed.base_name, guessed.sure) == (None, False)
     assert set(guessed.candidates[:2]) == {OLD, copy}
+
+
+def test_modules_that_do_not_fit_a_base_leave_no_error_in_the_log(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    layer = "lora_unet_double_blocks_0_img_mlp_0"
+    dora = {f"{layer}.lora_up.weight": torch.ones(999, 1), f"{layer}.lora_down.weight": torch.ones(1, 128)}
+    adapter = Adapter("dora", "dora", {}, tensors=dora | {f"{layer}.dora_scale": torch.ones(999, 1)})
+    assert guess(folder, adapter).candidates == ()
+    assert not caplog.records
 
 
 def test_folder_and_file_name_of_the_lora_are_weak_evidence(folder: Path) -> None:

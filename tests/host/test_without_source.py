@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lora_transfer.core.errors import UnsupportedAdapter
+from lora_transfer.core.errors import NothingToTransfer, UnsupportedAdapter
 from lora_transfer.core.files import TensorFile
 from lora_transfer.core.plan import TransferSettings
 from lora_transfer.core.resources import Resources
@@ -208,7 +208,7 @@ def test_by_names_everything_that_fits_is_copied_with_the_text_encoder() -> None
     tensors = marked({lora: 2.0}, 320, 320) | marked({"lora_te_text_model_encoder_layers_0_mlp_fc1": 1.0}, 3072, 768)
     result = transferred(tensors, base_from_header(header_of("SD15"), "target", "header"))
     assert list(marks_of(result).values()) == [2.0]
-    assert "connect the CLIP" in next(iter(result.report.unread.values()))
+    assert "no CLIP is connected" in next(iter(result.report.unread.values()))
     with_encoder = base_from_header(header_of("SD15", text_encoder=True), "target", "header")
     assert sorted(marks_of(transferred(tensors, with_encoder)).values()) == [1.0, 2.0]
 
@@ -217,9 +217,18 @@ def test_the_gain_counts_and_the_report_names_a_source_that_is_not_there() -> No
     adapter = Adapter("old", "hash", {}, tensors=marked({"lora_unet_blocks_0_cross_attn_q_proj": 1.0}, 2048, 2048))
     result = transfer_without_source(adapter, anima(), TransferSettings(gain=3.0), Resources())
     assert list(marks_of(result).values()) == [3.0]
+    said = " ".join(line.text for line in result.lines())
+    assert "could not be checked" in said
+    assert "Check Transfer" not in said  # it would need the source
     written = json.loads(result.adapter.metadata["lora_transfer"])
     assert "not on this disk" in written["source"]["name"]
     assert json.loads(result.report.dumps())["settings"]["method"] == "copy"
+
+
+def test_a_lora_of_replaced_weights_alone_needs_its_source() -> None:
+    tensors = {"lora_unet_blocks_1_cross_attn_q_proj.set_weight": torch.zeros(2048, 2048)}
+    with pytest.raises(NothingToTransfer, match=r"to target: .*without the source base.*put it on this disk"):
+        transferred(tensors, anima())
 
 
 def test_a_lora_that_fits_nothing_is_refused() -> None:

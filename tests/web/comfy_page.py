@@ -105,6 +105,7 @@ class ComfyPage:
         return self.page.evaluate(_MESSAGE, node) is None
 
     def wait_for_pictures(self, node: int) -> None:
+        self.look_at(node)  # the canvas loads the pictures of a node when it draws the node
         self.page.wait_for_function(_PICTURES, arg=node)
 
     def errors_of_pack(self) -> list[str]:
@@ -119,6 +120,26 @@ class ComfyPage:
               widget.callback?.(value, window.app.canvas, node);
             }""",
             [node, name, value],
+        )
+
+    def replace_node(self, node: int, kind: str) -> int:
+        """Puts a new node in the place of another: connects what the old one's first input and output were connected
+        to, as a user does by hand. Returns the new node's id."""
+        return self.page.evaluate(
+            """([id, kind]) => {
+              const { graph } = window.app;
+              const old = graph.getNodeById(id);
+              const added = LiteGraph.createNode(kind);
+              added.pos = [...old.pos];
+              graph.add(added);
+              const input = graph.getLink(old.inputs[0].link);
+              graph.getNodeById(input.origin_id).connect(input.origin_slot, added, 0);
+              for (const link of old.outputs[0].links.map(link => graph.getLink(link)))
+                added.connect(0, graph.getNodeById(link.target_id), link.target_slot);
+              graph.remove(old);
+              return Number(added.id);
+            }""",
+            [node, kind],
         )
 
     def look_at(self, *nodes: int) -> None:

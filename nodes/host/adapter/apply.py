@@ -51,7 +51,9 @@ class ApplyResult:
         if not self.keys:
             return (Line.sentence("plain", self.summary()),)
         applied = Line.sentence("warn" if self.not_applied else "good", self._applied())
-        return (applied, *(Line.sentence("plain", difference) for difference in self._differences()))
+        connect = (Line("next", "Next: connect the CLIP to apply the LoRA's part for the text encoder too."),)
+        advice = connect if OF_TEXT_ENCODER in self.not_applied.values() else ()
+        return (applied, *(Line.sentence("plain", difference) for difference in self._differences()), *advice)
 
     def _applied(self) -> str:
         if not self.not_applied:
@@ -74,15 +76,24 @@ class _Patches:
     differs: tuple[str, ...] = ()
 
 
-def apply(adapter: Adapter, model: Any, clip: Any | None, strength_model: float, strength_clip: float) -> ApplyResult:
+def apply(
+    adapter: Adapter,
+    model: Any,
+    clip: Any | None,
+    strength_model: float,
+    strength_clip: float,
+    *,
+    base: HostBase | None = None,
+) -> ApplyResult:
     """Apply the adapter to a model and its text encoder: the changes that Project LoRA transfers, as ComfyUI's patches.
 
-    ComfyUI's loader does the same wherever it reads the file as its trainer meant it; `differs` says where it does not.
-    UnsupportedAdapter if nothing of the adapter fits the model.
+    base: that of the model, if the caller has it. ComfyUI's loader does the same wherever it reads the file as its
+    trainer meant it; `differs` says where it does not. UnsupportedAdapter if nothing of the adapter fits the model.
     """
     if strength_model == 0 and strength_clip == 0:
         return ApplyResult(model, clip)  # the very same model, as ComfyUI's own loader returns it
-    base = base_from_model(model) if clip is None else join_encoder(base_from_model(model), base_from_clip(clip))
+    base = base or base_from_model(model)
+    base = base if clip is None else join_encoder(base, base_from_clip(clip))
     groups, reasons = group_by_module(adapter.state_dict(), base)
     if not groups:
         raise UnsupportedAdapter(explain_no_match(adapter.name, base, reasons))

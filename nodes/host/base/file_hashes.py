@@ -61,8 +61,8 @@ def _sha256_beside(path: Path) -> str | None:
     for beside, read in (
         (path.with_name(f"{path.name}.sha256"), _from_text),
         (path.with_suffix(".sha256"), _from_text),
-        (path.with_suffix(".metadata.json"), _from_lora_manager),
-        (path.with_suffix(".civitai.info"), _from_civitai),
+        (path.with_suffix(".metadata.json"), _from_metadata_json),
+        (path.with_suffix(".civitai.info"), _from_civitai_version),
     ):
         with contextlib.suppress(OSError, ValueError):  # a hash that cannot be read is computed
             status, model = beside.stat(), path.stat()
@@ -79,14 +79,14 @@ def _from_text(text: str, _name: str, _size: int) -> str | None:
     return None if digest is None else digest[0]
 
 
-def _from_lora_manager(text: str, _name: str, size: int) -> str | None:
+def _from_metadata_json(text: str, _name: str, size: int) -> str | None:
     entry = read_json(text)
     if not isinstance(entry, dict) or entry.get("size", size) != size:
         return None
     return _text_or_none(entry.get("sha256"))
 
 
-def _from_civitai(text: str, name: str, size: int) -> str | None:
+def _from_civitai_version(text: str, name: str, size: int) -> str | None:
     """The hash of the version's file that has the model's size or, where no size is given, its name."""
     entry = read_json(text)
     files = entry.get("files") if isinstance(entry, dict) else None

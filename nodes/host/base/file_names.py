@@ -20,10 +20,14 @@ _GENERIC = {
     *("sd", "sd1", "sd15", "sd2", "sd21", "sd3", "sdxl", "xl", "flux", "flux1", "flux2", "anima", "wan", "qwen"),
 }
 
-# The hub's names of models whose files have other names, as `ModelName.core` spells both.
+# Names of models whose files have other names, most of them the hub's, as `ModelName.core` spells both.
 _SAME_MODELS = {
     "stablediffusionv15": "v15",
+    "sd15": "v15",
+    "sdv15": "v15",
     "stablediffusionxlbase10": "sdxlbase10",
+    "sdxlbase100vaefix": "sdxlbase10",
+    "sdxlbasev10": "sdxlbase10",
     "stablediffusionxlrefiner10": "sdxlrefiner10",
     "stablediffusion21": "v21768",
     "stablediffusion21base": "v21512",

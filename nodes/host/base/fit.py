@@ -1,6 +1,9 @@
 """Which base files a LoRA fits: read from headers, once for all files with the same layers."""
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,7 +19,7 @@ from ..adapter.adapter import Adapter
 from ..adapter.group import EMBEDDING, NOT_IN_TEXT_ENCODER, OF_SECOND_EXPERT, OF_TEXT_ENCODER
 from ..adapter.read import AdapterOnBase, read_adapter
 from .file_hashes import state_mark
-from .from_file import base_from_file
+from .from_file import base_from_file, refuse_pickled
 from .from_model import HostBase
 
 # A LoRA fits a base if this share of its keys for the diffusion model names layers of the right shape. It is not 1,
@@ -45,20 +48,32 @@ def find_fitting_bases(
     fitting: dict[str, str] = {}
     misfits: dict[str, float] = {}
     unreadable: dict[str, str] = {}
-    without_values = _without_values(adapter)
+
+    @functools.cache
+    def tensors_without_values() -> Adapter:
+        return _without_values(adapter)  # read only if the adapter was not tested on one of these models before
+
     by_structure: dict[str, tuple[str, float]] = {}
     for name in bases:
         comfy.model_management.throw_exception_if_processing_interrupted()
+        base: HostBase | None = None
         try:
             path = path_of(name)
             if path != shard_paths(path)[0]:
                 continue  # the first file of a model stands for all of them
+            refuse_pickled(path, name)
             structure = _structure_of(path, cache)
-            if structure not in by_structure:
-                by_structure[structure] = _measure(without_values, structure, path, name, cache)
+            key = f"fit {VERSION} {structure} {adapter.fingerprint}"
+            if structure not in by_structure and (known := _stored_fit(key, cache)) is not None:
+                by_structure[structure] = known
+            elif structure not in by_structure:
+                base = base_from_file(path, name)
         except LoraTransferError as error:
             unreadable[name] = str(error)
             continue
+        if base is not None:  # outside of `try`: an error of the adapter is not one of this base
+            by_structure[structure] = base.family, _share_that_fits(tensors_without_values(), base)
+            _store_fit(key, by_structure[structure], cache)
         family, share = by_structure[structure]
         if share >= _FITS:
             fitting[name] = family
@@ -82,22 +97,21 @@ def _structure_of(path: Path, cache: SubspaceCache | None) -> str:
     return digest.hexdigest()
 
 
-def _measure(adapter: Adapter, structure: str, path: Path, name: str, cache: SubspaceCache | None) -> tuple[str, float]:
-    """(the family of a base, the share of the adapter's keys that fit it)."""
-    key = f"fit {VERSION} {structure} {adapter.fingerprint}"
+def _stored_fit(key: str, cache: SubspaceCache | None) -> tuple[str, float] | None:
+    """(the family of a base, the share of the adapter's keys that fit it), if it was tested before."""
     known = None if cache is None else cache.figures(key)
-    if known is not None:
-        return known["family"], known["share"]
-    base = base_from_file(path, name)
-    share = _share_that_fits(adapter, base)
+    return None if known is None else (known["family"], known["share"])
+
+
+def _store_fit(key: str, fit: tuple[str, float], cache: SubspaceCache | None) -> None:
     if cache is not None:
-        cache.store_figures(key, {"family": base.family, "share": share})
-    return base.family, share
+        cache.store_figures(key, {"family": fit[0], "share": fit[1]})
 
 
 def _share_that_fits(adapter: Adapter, base: HostBase) -> float:
     try:
-        placed = read_adapter(adapter, base)
+        with _without_log_of_misfits():
+            placed = read_adapter(adapter, base)
     except UnsupportedAdapter:
         return 0.0
     of_encoder = {name for name, layer in base.layers.items() if layer.text_encoder}
@@ -106,6 +120,21 @@ def _share_that_fits(adapter: Adapter, base: HostBase) -> float:
     unread = sum(reason not in _OF_NO_LAYER for reason in placed.unread.values())
     total = fitting + skipped + unread
     return fitting / total if total else 0.0
+
+
+@contextmanager
+def _without_log_of_misfits() -> Iterator[None]:
+    """Leaves out what ComfyUI logs for each module that does not fit a weight: here that is a result, not an error."""
+
+    def is_kept(record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith("ERROR ")
+
+    log = logging.getLogger()
+    log.addFilter(is_kept)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_kept)
 
 
 def _count_keys(placed: AdapterOnBase, of_encoder: set[str]) -> int:

@@ -30,11 +30,7 @@ _PICKLED = (".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl")
 def base_from_file(path: Path, name: str) -> HostBase:
     """A base from a safetensors file: a checkpoint, with its text encoder, or a diffusion model. Any shard stands for
     the whole model."""
-    if path.suffix.lower() in _PICKLED:
-        raise UnsupportedBase(
-            f"Base {name}: expected a safetensors file, found a pickled one ({path.suffix}), which cannot be read "
-            "layer by layer. Load it with ComfyUI's own loader and connect that MODEL to this node."
-        )
+    refuse_pickled(path, name)
     file = open_model_file(path)
 
     @cache
@@ -49,6 +45,15 @@ def known_file_fingerprint(path: Path) -> str | None:
     """The fingerprint of a base file if an earlier run computed it for the file's present state. Reads nothing of the
     file."""
     return known_fingerprint(shard_paths(path), subspace_cache())
+
+
+def refuse_pickled(path: Path, name: str) -> None:
+    """UnsupportedBase for a file whose layers cannot be read one at a time."""
+    if path.suffix.lower() in _PICKLED:
+        raise UnsupportedBase(
+            f"Base {name}: expected a safetensors file, found a pickled one ({path.suffix}), which cannot be read "
+            "layer by layer. Load it with ComfyUI's own loader and connect that MODEL to this node."
+        )
 
 
 def base_from_header(file: TensorFile, name: str, fingerprint: Fingerprint) -> HostBase:

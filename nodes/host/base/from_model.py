@@ -124,11 +124,8 @@ def base_from_clip(clip: Any) -> HostBase:
 def with_text_encoder(base: HostBase, clip: Any) -> HostBase:
     """The base with the layers of a CLIP instead of its own text encoder."""
     encoder = base_from_clip(clip)
-
-    def identify() -> str:
-        return f"{base.fingerprint} + {encoder.fingerprint}"
-
-    return join_encoder(replace(base, identity=identify), encoder)
+    identified = replace(base, identity=lambda: f"{base.fingerprint} + {encoder.fingerprint}")
+    return join_encoder(identified, encoder)
 
 
 def join_encoder(base: HostBase, encoder: HostBase) -> HostBase:
@@ -173,7 +170,6 @@ def _from_patcher(patcher: Any, model: torch.nn.Module, key_map: Mapping[str, An
     # ComfyUI-GGUF adds a tensor of its own to the state dict, which belongs to no module.
     tensors = {key: value for key, value in _stored(model).items() if key.rpartition(".")[0] in modules}
     headers = {key: TensorHeader(_shape(modules, key, value), str(value.dtype)) for key, value in tensors.items()}
-    layers = layers_of(key_map, headers)
     files, what = files_of(patcher), "text encoder" if family == "text encoder" else "model"
     path = files[0] if len(files) == 1 else None
 
@@ -187,7 +183,7 @@ def _from_patcher(patcher: Any, model: torch.nn.Module, key_map: Mapping[str, An
         key_map=key_map,
         extra=frozenset(),
         diffusers={},
-        layers=layers,
+        layers=layers_of(key_map, headers),
         parameters=parameters_of(headers),
         reader=read,
         notes=(*note_merge(patcher, what), *note_loras(patcher, what)),

@@ -9,10 +9,9 @@ from torch import Tensor
 
 from ....core.layers import Layer, WeightRef
 from ....core.matching.known_maps import KnownMap
+from ....core.reports.envelope import MISSING
 from .from_model import HostBase
 from .names import UNET, block_and_role, layer_name, parse_target
-
-_UNKNOWN = "not on this disk"
 
 
 def stand_in_for_source(target: HostBase, known: KnownMap | None) -> HostBase:
@@ -22,8 +21,8 @@ def stand_in_for_source(target: HostBase, known: KnownMap | None) -> HostBase:
     target's, so that a change that depends on the weight (DoRA, OFT) is computed as ComfyUI does when it loads the LoRA
     on the target.
     """
-    name = f"a base that is {_UNKNOWN}" if known is None else f"{known.source}, {_UNKNOWN}"
-    base = replace(target, name=name, identity=_UNKNOWN, notes=())
+    name = f"a base that is {MISSING}" if known is None else f"{known.source}, {MISSING}"
+    base = replace(target, name=name, identity=MISSING, notes=())
     return base if known is None else _renumber(base, known)
 
 

@@ -3,12 +3,17 @@ import pytest
 import torch
 
 from lora_transfer.core.matching import match_by_name
-from lora_transfer.core.pictures.drawing import similarity_colour
+from lora_transfer.core.pictures.drawing import EMPTY, FILE, NODE, Size, similarity_colour
 from lora_transfer.core.pictures.heatmap import similarity_heatmap
 from lora_transfer.core.reports.transfer import Report, similarity_report
 from lora_transfer.core.similarity import compare
 from lora_transfer.core.subspace import RankRule
 from tests.core.bases import CountingBase
+
+
+def whole_base(names: list[str]) -> CountingBase:
+    generator = torch.Generator().manual_seed(5)
+    return CountingBase("source", {name: torch.randn(12, 12, generator=generator) for name in names})
 
 
 def report_of(names: list[str], drift: float = 0.2) -> Report:
@@ -40,6 +45,20 @@ def test_equal_layers_are_bright_and_unrelated_ones_dark() -> None:
     assert similarity_colour(-3) == similarity_colour(0)
 
 
+def test_a_layer_without_a_partner_is_drawn_and_differs_from_no_layer() -> None:
+    """The columns of a heatmap are all blocks that the LoRA changes, including those that the target lacks."""
+    whole, partly = report_of(["blocks.0.q", "blocks.1.q", "blocks.2.q"]), report_of(["blocks.0.q", "blocks.1.q"])
+    source, rule = whole_base(["blocks.0.q", "blocks.1.q", "blocks.2.q"]), RankRule("fraction", 0.5)
+    matching = match_by_name(source.layers, whole_base(["blocks.0.q", "blocks.1.q"]).layers, list(source.layers))
+    removed = similarity_report(compare(source, whole_base(["blocks.0.q", "blocks.1.q"]), matching, rule), None, 0.0)
+    hatched = tuple(int(EMPTY[start : start + 2], 16) for start in (1, 3, 5))
+
+    def holds(report: Report) -> bool:
+        return bool((similarity_heatmap(report)[:-80] == numpy.array(hatched)).all(-1).any())
+
+    assert [holds(report) for report in (whole, partly, removed)] == [False, False, True]
+
+
 @pytest.mark.parametrize(
     "names",
     [
@@ -56,7 +75,8 @@ def test_equal_layers_are_bright_and_unrelated_ones_dark() -> None:
     ],
     ids=["none", "one", "a hundred blocks", "long names", "sixty roles"],
 )
-def test_any_report_gives_a_picture_of_a_size_that_a_browser_shows(names: list[str]) -> None:
-    height, width, _ = similarity_heatmap(report_of(names)).shape
+@pytest.mark.parametrize(("size", "widest"), [(NODE, 1024), (FILE, 3600)], ids=["node", "file"])
+def test_any_report_gives_a_picture_of_a_size_that_a_browser_shows(names: list[str], size: Size, widest: int) -> None:
+    height, width, _ = similarity_heatmap(report_of(names), size).shape
     assert 150 < height < 2600
-    assert 900 < width < 3600
+    assert 900 < width <= widest
