@@ -1,120 +1,99 @@
+/* global LiteGraph */
 import { app } from "../../scripts/app.js";
 import { parseReport } from "./layer_picture/parse.js";
-import { pack, unpack } from "./layer_picture/store.js";
+import { unpack } from "./layer_picture/store.js";
 import { LayerPicture } from "./layer_picture/view.js";
 
-// Shows the interactive picture on the nodes whose output has a report. The report and what is open are kept in the
-// node's properties, which are saved with the workflow and not sent in a prompt.
+// Puts the interactive picture on a node: in a widget of its own, with the line at the node's threshold. What is open
+// and filtered is kept in the node's properties, which are saved with the workflow and not sent in a prompt.
 
-const NODES = ["LoraTransferSimilarity", "LoraTransferProject", "LoraTransferLoader"];
-const OUTPUT = "lora_transfer"; // nodes/messages.py
-const REPORT = "lora_transfer_report";
 const VIEW = "lora_transfer_view";
 const WIDGET = "lora_transfer_picture";
 const WIDTH = 400; // a node with a picture is at least this wide, in pixels
-const MARGIN = 20; // that ComfyUI leaves around a widget
+const MARGIN = 4; // pixels around the picture
 
-const pictures = new WeakMap(); // node -> LayerPicture
+const pictures = new WeakMap(); // node -> {picture, packed}
 
-app.registerExtension({
-  name: "LoraTransfer.LayerPicture",
-
-  beforeRegisterNodeDef(nodeType, nodeData) {
-    if (!NODES.includes(nodeData.name)) return;
-    extend(nodeType.prototype, "onExecuted", function (output) {
-      const report = output?.[OUTPUT]?.at(-1)?.report;
-      if (report) keep(this, report);
-    });
-    extend(nodeType.prototype, "onConfigure", function (saved) {
-      if (isCopy(saved)) delete this.properties[REPORT];
-      else restore(this);
-    });
-    extend(nodeType.prototype, "onRemoved", function () {
-      pictures.get(this)?.destroy();
-    });
-  },
-});
-
-/** Runs `more` after the method, whoever defined it. */
-function extend(prototype, method, more) {
-  const before = prototype[method];
-  prototype[method] = function (...values) {
-    const result = before?.apply(this, values);
-    more.apply(this, values);
-    return result;
-  };
+/** Shows the picture of a packed report (layer_picture/store.js) on a node, or removes it if there is none. */
+export async function showPicture(node, packed) {
+  if (typeof packed !== "string") return removePicture(node);
+  if (pictures.get(node)?.packed === packed) return;
+  const shown = { packed, picture: null };
+  pictures.get(node)?.picture?.destroy();
+  pictures.set(node, shown);
+  const model = parseReport(await unpack(packed));
+  if (model && pictures.get(node) === shown) shown.picture = createPicture(node, model);
 }
 
-/** Whether a node is configured from a copy of another, which has not run: copies get their id later. */
-function isCopy(saved) {
-  return saved.id === undefined || saved.id === null || saved.id === -1;
-}
-
-async function keep(node, report) {
-  show(node, report);
-  node.properties[REPORT] = await pack(report);
-}
-
-async function restore(node) {
-  const text = node.properties[REPORT];
-  const report = typeof text === "string" ? await unpack(text) : null;
-  if (report) show(node, report);
-}
-
-function show(node, report) {
-  const model = parseReport(report);
-  if (!model) return;
-  pictures.get(node)?.destroy();
+function createPicture(node, model) {
   const container = pictureWidget(node).element;
   const threshold = thresholdWidget(node);
-  const picture = new LayerPicture(container, model, {
+  if (threshold) follow(threshold, node);
+  return new LayerPicture(container, model, {
     threshold: threshold?.value ?? null,
     onThreshold: (value, isFinal) => setThreshold(node, value, isFinal),
     view: node.properties[VIEW],
     onView: (view) => {
       node.properties[VIEW] = view;
+      noteChange();
     },
-    onHeight: (height) => fit(node, container, height),
+    onHeight: (height) => makeRoom(node, container, height),
   });
-  pictures.set(node, picture);
-  if (threshold) follow(threshold, node);
 }
 
-/** The widget that holds the picture, made when there is one for the first time. */
+function removePicture(node) {
+  const widget = node.widgets?.find((candidate) => candidate.name === WIDGET);
+  if (widget) node.removeWidget(widget);
+  pictures.get(node)?.picture?.destroy();
+  pictures.delete(node);
+}
+
+/** The widget that holds the picture, made when there is a picture for the first time. */
 function pictureWidget(node) {
   const existing = node.widgets?.find((widget) => widget.name === WIDGET);
   if (existing) return existing;
   const container = document.createElement("div");
-  const height = () => (pictures.get(node)?.height ?? 0) + MARGIN;
+  const height = () => (parseFloat(container.style.minHeight) || 0) + 2 * MARGIN;
   const widget = node.addDOMWidget(WIDGET, WIDGET, container, {
     serialize: false, // not sent in the prompt
     hideOnZoom: false,
+    margin: MARGIN,
     getValue: () => "",
     setValue: () => {},
     getMinHeight: height,
     getMaxHeight: height,
   });
-  widget.serialize = false; // not saved among the workflow's widget values
+  widget.serialize = false; // not saved among the values of the node's widgets
+  const { onRemove } = widget;
+  widget.onRemove = function () {
+    pictures.get(node)?.picture?.destroy();
+    return onRemove?.apply(this, arguments);
+  };
   return widget;
 }
 
-/** Give the node the height that its widgets need. It shrinks only by as much as the picture does. */
-function fit(node, container, height) {
+/** Gives the node the height that its widgets need. It shrinks only by as much as the picture does. */
+function makeRoom(node, container, height) {
   const before = parseFloat(container.style.minHeight) || height;
   container.style.minHeight = `${height}px`; // Nodes 2.0 lays widgets out by their CSS
   requestAnimationFrame(() => {
     const [width, needed] = node.computeSize();
     const kept = node.size[1] + Math.min(0, height - before); // ComfyUI itself lets a node grow, and never shrink
-    node.setSize([Math.max(node.size[0], width, WIDTH), Math.max(kept, needed)]);
+    node.setSize([Math.max(node.size[0], width, WIDTH), LiteGraph.vueNodesMode ? kept : Math.max(kept, needed)]);
     node.setDirtyCanvas?.(true, true);
   });
+}
+
+/** Tells the page that the workflow has changed. By itself it looks on mouseup, which comes before a click. */
+function noteChange() {
+  app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.captureCanvasState?.();
 }
 
 function thresholdWidget(node) {
   return node.widgets?.find((widget) => widget.name === "threshold");
 }
 
-/** Put the value of the dragged line into the node's own widget. */
+/** Puts the value of the dragged line into the node's own widget. */
 function setThreshold(node, value, isFinal) {
   const widget = thresholdWidget(node);
   if (!widget) return;
@@ -123,13 +102,13 @@ function setThreshold(node, value, isFinal) {
   node.setDirtyCanvas?.(true, true);
 }
 
-/** Let the line follow the widget when the user types into it. */
+/** Lets the line follow the widget when the user types into it. */
 function follow(widget, node) {
   if (widget.isFollowedByPicture) return;
   widget.isFollowedByPicture = true;
   const before = widget.callback;
   widget.callback = function (value, ...rest) {
-    pictures.get(node)?.setThreshold(value);
+    pictures.get(node)?.picture?.setThreshold(value);
     return before?.call(this, value, ...rest);
   };
 }

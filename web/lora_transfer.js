@@ -1,6 +1,8 @@
 /* global LiteGraph */
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
+import { showPicture } from "./layer_picture.js";
+import { pack } from "./layer_picture/store.js";
 import { createMessageBox, drawLines, messageHeight, readLines } from "./node_message.js";
 import { keepInStates, PROPERTY } from "./saved_messages.js";
 
@@ -28,13 +30,14 @@ app.registerExtension({
       configure?.apply(this, arguments);
       if (saved.id == null) delete this.properties[PROPERTY]; // a copy of a node, which has not run
       showMessage(this);
+      showPicture(this, this.properties[PROPERTY]?.report);
     };
   },
 
   setup() {
     rememberWorkflows();
-    api.addEventListener("executed", ({ detail }) => {
-      if (detail.output?.[OUTPUT]) keep(detail, detail.display_node || detail.node, readOutput(detail.output));
+    api.addEventListener("executed", async ({ detail }) => {
+      if (detail.output?.[OUTPUT]) keep(detail, detail.display_node || detail.node, await readOutput(detail.output));
     });
     api.addEventListener("execution_error", ({ detail }) => {
       if (!detail.node_type?.startsWith(PACK)) return;
@@ -70,9 +73,12 @@ function openWorkflow() {
   return app.extensionManager?.workflow?.activeWorkflow;
 }
 
-/** Sentences and pictures of an output. A node that ran on a list of inputs has several messages. */
-function readOutput(output) {
-  return { lines: output[OUTPUT].flatMap(readLines), images: output.images ?? [] };
+/** Sentences and pictures of an output, and the report for the interactive picture. A node that ran on a list of inputs
+ * has several messages. */
+async function readOutput(output) {
+  const { report } = output[OUTPUT].at(-1) ?? {};
+  const message = { lines: output[OUTPUT].flatMap(readLines), images: output.images ?? [] };
+  return report ? { ...message, report: await pack(report) } : message;
 }
 
 function say(tone, text) {
@@ -91,11 +97,14 @@ function keep(event, executionId, message) {
   const workflow = workflowOfRun.get(event.prompt_id) ?? openWorkflow();
   const isOpen = workflow?.path === openWorkflow()?.path;
   const node = isOpen ? findNode(executionId) : undefined;
+  // After an error the picture of the last run stays: its line may show which threshold was too high.
+  if (!message.images && node?.properties[PROPERTY]?.report) message.report = node.properties[PROPERTY].report;
   const changed = JSON.stringify(node?.properties[PROPERTY]) !== JSON.stringify(message);
   if (node) {
     node.properties[PROPERTY] = message;
     removeProgressText(node);
     showMessage(node);
+    showPicture(node, message.report);
   }
   const tracker = workflow?.changeTracker;
   if (!tracker) return;
