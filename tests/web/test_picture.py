@@ -88,7 +88,7 @@ def test_a_filter_leaves_out_a_role_and_stays_after_a_reload(page: ComfyPage) ->
     picture.part('button[aria-pressed="true"]').click()
     filtered = sum(picture.counts().values())
     assert 0 < filtered < whole
-    page.wait_for_draft('"open":true')
+    page.wait_for_draft("lora_transfer_view")
     page.reload()
     again = Picture(page, PROJECT)
     again.part(".lt-heatmap").wait_for_element_state("visible")
