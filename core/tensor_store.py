@@ -16,6 +16,7 @@ from uuid import uuid4
 
 import torch
 from blake3 import blake3
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -72,6 +73,8 @@ class TensorStore:
             save_file(tensors, unfinished, {_CHECKSUM: _checksum(key, tensors)})
             size = unfinished.stat().st_size
             os.replace(unfinished, self._path(key))
+        except SafetensorError as error:  # safetensors' error for a full disk
+            raise OSError(str(error)) from error
         finally:
             _remove(unfinished)
         self._sweep(self._path(key))

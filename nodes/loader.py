@@ -5,14 +5,13 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..core.files.shards import shard_paths
 from ..core.methods import METHODS
 from ..core.plan import TransferSettings
 from .host.loader import LoaderInputs, load_from_another_base
-from .host.paths import adapter_names, adapter_path, base_path, state_of
+from .host.paths import adapter_names, adapter_path, state_of
 from .host.session import resources, show
-from .host.source import AUTO, trained_on_options, watched_files
-from .inputs import strength_input
+from .host.source import AUTO, trained_on_options, watch_source
+from .inputs import strength_input, threshold_input
 from .messages import message
 from .sockets import CATEGORY, LoraModelSocket
 
@@ -74,17 +73,7 @@ class LoadLoraFromAnotherBase(io.ComfyNode):
                     advanced=True,
                     tooltip="\n".join(f"{method.name}: {method.summary}" for method in METHODS),
                 ),
-                io.Float.Input(
-                    "threshold",
-                    default=TransferSettings.threshold,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    optional=True,
-                    advanced=True,
-                    tooltip="The lowest similarity at which a layer is transferred. Lower it if the node says that "
-                    "layers of related bases were skipped.",
-                ),
+                threshold_input(optional=True, advanced=True),
                 io.Float.Input(
                     "gain",
                     default=TransferSettings.gain,
@@ -93,8 +82,8 @@ class LoadLoraFromAnotherBase(io.ComfyNode):
                     step=0.05,
                     optional=True,
                     advanced=True,
-                    tooltip="Multiplies the whole LoRA. Raise it if the model lacks blocks and the LoRA comes out "
-                    "weak.",
+                    tooltip="Multiplies the whole LoRA, like a strength. 1 measured best or nearly best, also where "
+                    "blocks are missing; use less for a subtle style that comes out too strong.",
                 ),
             ],
             hidden=[io.Hidden.unique_id],
@@ -110,8 +99,7 @@ class LoadLoraFromAnotherBase(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, lora_name: str, trained_on: str, **_: Any) -> list[str]:
-        bases = [path for name in watched_files(trained_on) for path in shard_paths(base_path(name))]
-        return [lora_name, trained_on, *state_of(adapter_path(lora_name), *bases)]
+        return [*state_of(adapter_path(lora_name)), *watch_source(trained_on)]
 
     @classmethod
     def validate_inputs(cls, lora_name: str, trained_on: str) -> bool:

@@ -1,35 +1,72 @@
 /* global LiteGraph */
 import { app } from "../../scripts/app.js";
+import { api } from "../../scripts/api.js";
+import { elementOf, keep } from "./kept_properties.js";
 import { parseReport } from "./layer_picture/parse.js";
-import { unpack } from "./layer_picture/store.js";
+import { pack, unpack } from "./layer_picture/store.js";
 import { LayerPicture } from "./layer_picture/view.js";
 
-// Puts the interactive picture on a node: in a widget of its own, with the line at the node's threshold. What is open
-// and filtered is kept in the node's properties, which are saved with the workflow and not sent in a prompt.
+// Shows the interactive picture on the nodes whose output has a report. The report and what is open are kept in the
+// node's properties, which are saved with the workflow and not sent in a prompt.
 
+const NODES = ["LoraTransferSimilarity", "LoraTransferProject", "LoraTransferLoader"];
+const OUTPUT = "lora_transfer"; // nodes/messages.py
+const REPORT = "lora_transfer_report";
 const VIEW = "lora_transfer_view";
 const WIDGET = "lora_transfer_picture";
 const WIDTH = 400; // a node with a picture is at least this wide, in pixels
 const MARGIN = 4; // pixels around the picture
 
-const pictures = new WeakMap(); // node -> {picture, packed}
+const pictures = new WeakMap(); // node -> LayerPicture
 
-/** Shows the picture of a packed report (layer_picture/store.js) on a node, or removes it if there is none. */
-export async function showPicture(node, packed) {
-  if (typeof packed !== "string") return removePicture(node);
-  if (pictures.get(node)?.packed === packed) return;
-  const shown = { packed, picture: null };
-  pictures.get(node)?.picture?.destroy();
-  pictures.set(node, shown);
-  const model = parseReport(await unpack(packed));
-  if (model && pictures.get(node) === shown) shown.picture = createPicture(node, model);
+app.registerExtension({
+  name: "LoraTransfer.LayerPicture",
+
+  beforeRegisterNodeDef(nodeType, nodeData) {
+    if (!NODES.includes(nodeData.name)) return;
+    extend(nodeType.prototype, "onConfigure", function () {
+      if (this.graph) restore(this);
+      else delete this.properties[REPORT]; // a copy of a node, which has not run
+    });
+    extend(nodeType.prototype, "onRemoved", function () {
+      pictures.get(this)?.destroy();
+    });
+  },
+
+  setup() {
+    api.addEventListener("executed", async ({ detail }) => {
+      if (!detail.output?.[OUTPUT]) return;
+      const { report } = detail.output[OUTPUT].at(-1) ?? {};
+      const kept = { [REPORT]: report && (await pack(report)) };
+      keep(detail, detail.display_node || detail.node, kept, (node) => (report ? show(node, report) : remove(node)));
+    });
+  },
+});
+
+/** Runs `more` after the method, whoever defined it. */
+function extend(prototype, method, more) {
+  const before = prototype[method];
+  prototype[method] = function (...values) {
+    const result = before?.apply(this, values);
+    more.apply(this, values);
+    return result;
+  };
 }
 
-function createPicture(node, model) {
+async function restore(node) {
+  const text = node.properties[REPORT];
+  const report = typeof text === "string" ? await unpack(text) : null;
+  if (report) show(node, report);
+}
+
+function show(node, report) {
+  const model = parseReport(report);
+  if (!model) return;
+  pictures.get(node)?.destroy();
   const container = pictureWidget(node).element;
+  container.replaceChildren();
   const threshold = thresholdWidget(node);
-  if (threshold) follow(threshold, node);
-  return new LayerPicture(container, model, {
+  const picture = new LayerPicture(container, model, {
     threshold: threshold?.value ?? null,
     onThreshold: (value, isFinal) => setThreshold(node, value, isFinal),
     view: node.properties[VIEW],
@@ -37,14 +74,17 @@ function createPicture(node, model) {
       node.properties[VIEW] = view;
       noteChange();
     },
-    onHeight: (height) => makeRoom(node, container, height),
+    onHeight: (height) => fit(node, container, height),
   });
+  pictures.set(node, picture);
+  if (threshold) follow(threshold, node);
 }
 
-function removePicture(node) {
+/** Removes the picture of an earlier run: the last one had nothing to draw. */
+function remove(node) {
   const widget = node.widgets?.find((candidate) => candidate.name === WIDGET);
   if (widget) node.removeWidget(widget);
-  pictures.get(node)?.picture?.destroy();
+  pictures.get(node)?.destroy();
   pictures.delete(node);
 }
 
@@ -52,8 +92,8 @@ function removePicture(node) {
 function pictureWidget(node) {
   const existing = node.widgets?.find((widget) => widget.name === WIDGET);
   if (existing) return existing;
-  const container = document.createElement("div");
-  const height = () => (parseFloat(container.style.minHeight) || 0) + 2 * MARGIN;
+  const container = elementOf(node, WIDGET, () => document.createElement("div"));
+  const height = () => (pictures.get(node)?.height ?? 0) + 2 * MARGIN;
   const widget = node.addDOMWidget(WIDGET, WIDGET, container, {
     serialize: false, // not sent in the prompt
     hideOnZoom: false,
@@ -63,17 +103,12 @@ function pictureWidget(node) {
     getMinHeight: height,
     getMaxHeight: height,
   });
-  widget.serialize = false; // not saved among the values of the node's widgets
-  const { onRemove } = widget;
-  widget.onRemove = function () {
-    pictures.get(node)?.picture?.destroy();
-    return onRemove?.apply(this, arguments);
-  };
+  widget.serialize = false; // not saved among the workflow's widget values
   return widget;
 }
 
 /** Gives the node the height that its widgets need. It shrinks only by as much as the picture does. */
-function makeRoom(node, container, height) {
+function fit(node, container, height) {
   const before = parseFloat(container.style.minHeight) || height;
   container.style.minHeight = `${height}px`; // Nodes 2.0 lays widgets out by their CSS
   requestAnimationFrame(() => {
@@ -108,7 +143,7 @@ function follow(widget, node) {
   widget.isFollowedByPicture = true;
   const before = widget.callback;
   widget.callback = function (value, ...rest) {
-    pictures.get(node)?.picture?.setThreshold(value);
+    pictures.get(node)?.setThreshold(value);
     return before?.call(this, value, ...rest);
   };
 }

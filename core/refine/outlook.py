@@ -27,6 +27,7 @@ _BYTES_PER_TOKEN = 0.76e6  # stored for the backward pass, with checkpoints: 1.0
 _BYTES_PER_FACTOR_ENTRY = 16  # the value, its gradient and Adam's two moments in float32
 _MARGIN = 1.1  # for temporary gradients and the allocator's gaps
 
+_FROM_ZEROS = "must start from zeros here (leave its input transferred empty)"
 _WORTH_IT = 0.12  # of a trained LoRA's gain: by eye nobody told apart what lay closer together (benchmarks/quality)
 
 
@@ -76,12 +77,12 @@ class Cost:
     device: Device
 
     def sentence(self) -> str:
-        cost = f"about {_format_time(self.seconds)} and at least {_gigabytes(self.bytes)} on {self.device.name}"
+        cost = f"about {_format_time(self.seconds)} and at least {_format_memory(self.bytes)} on {self.device.name}"
         is_measured = self.device.measured_on is not None
         basis = f"by the speed {self.device.basis()}" if is_measured else self.device.basis()
         run = f"{basis}, for {self.steps} steps at {self.pixels} px"
         if self.bytes > self.device.memory:
-            available = f"which has {_gigabytes(self.device.memory)}: use weights in fp8, or smaller pictures"
+            available = f"which has {_format_memory(self.device.memory)}: use weights in fp8, or smaller pictures"
             return f"{cost}, {available} ({run})"
         return f"{cost} ({run})"
 
@@ -112,10 +113,10 @@ class Outlook:
 def advise(kind: PairKind, word: Word) -> str:
     """Say whether refining is worth it on this kind of pair, with the figures that were measured on it."""
     if kind.refined is None:
-        start = "must start from zeros here" if word == "refuse" else "may bring more of the LoRA"
+        start = _FROM_ZEROS if word == "refuse" else "may bring more of the LoRA"
         return f"{start}; there are no figures, because {kind.target}"
     if kind.start is None:
-        return f"must start from zeros here: on {kind.target} it recovered {_of_trained(kind.refined)}"
+        return f"{_FROM_ZEROS}: on {kind.target} it recovered {_of_trained(kind.refined)}"
     return f"{_worth(kind.start, kind.refined)}: on {kind.target} it raised {_of_trained(kind.start, kind.refined)}"
 
 
@@ -181,5 +182,7 @@ def _format_time(seconds: float) -> str:
     return f"{seconds / 86400:.0f} days"
 
 
-def _gigabytes(size: float) -> str:
+def _format_memory(size: float) -> str:
+    if size < 0.95e9:
+        return f"{size / 1e6:.0f} MB"
     return f"{size / 1e9:.0f} GB" if size > 9.5e9 else f"{size / 1e9:.1f} GB"

@@ -32,7 +32,7 @@ def comparison_lines(report: Report, kind: PairKind | None) -> Iterator[Line]:
         return
     if kind is not None and report.word != "refuse":
         yield _expect(kind, DEFAULT.name)
-    yield from _left_out(report)
+        yield from _left_out(report)
     yield Line.sentence("plain", report.counted())
     if report.word is not None and report.word != "refuse":
         yield Line("next", "Next: connect similarity to Project LoRA.")
@@ -47,7 +47,8 @@ def transfer_lines(
     applied: whether the LoRA is on the model already."""
     counts = report.counts()
     layers = counts["transferred"] + counts["copied"]
-    copied = f", {counts['copied']} of them as a plain copy" if counts["copied"] else ""
+    number = "all" if counts["copied"] == layers else counts["copied"]
+    copied = f", {number} of them as a plain copy" if counts["copied"] else ""
     yield from _opening(report, f"{layers} of {layers + counts['skipped']} layers transferred{copied}")
     if report.is_between_equal_bases():
         return
@@ -117,7 +118,7 @@ def _left_out(report: Report) -> Iterator[Line]:
 
 def _by_reason(left_out: Iterable[tuple[str, str]], unit: str) -> Iterator[tuple[int, str]]:
     """(count, sentence) for each reason. Reasons that differ only in their figures count as the same."""
-    listed = [(name, reason, re.sub(r"\d+", "0", reason)) for name, reason in left_out]
+    listed = [(name, reason, re.sub(r"-?\d+(?:\.\d+)?", "0", reason)) for name, reason in left_out]
     for alike, count in Counter(alike for _, _, alike in listed).items():
         name, reason, _ = next(entry for entry in listed if entry[2] == alike)
         first = f" (first: {name})" if count > 1 else f" ({name})"

@@ -1,19 +1,21 @@
 """Which base a LoRA was trained on: the user's choice, a connected model, or a guess; opened only when it is needed."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from ...core.errors import InvalidSetting
+from ...core.errors import InvalidSetting, UnreadableFile
+from ...core.files.shards import shard_paths
 from ...core.reports.line import Line
 from .adapter.adapter import Adapter
 from .base.fingerprint import files_of
 from .base.from_file import base_from_file, known_file_fingerprint
 from .base.from_model import HostBase, base_from_model
 from .base.merge import find_merged_weights, note_loras, note_merge
-from .paths import base_names, base_path
+from .paths import base_names, base_path, state_of
 from .trained_on import Guess, guess_source
 
 AUTO: Literal["auto"] = "auto"
@@ -61,11 +63,19 @@ def trained_on_options() -> list[str]:
     return [AUTO, NOT_ON_DISK, *base_names()]
 
 
-def watched_files(trained_on: str) -> list[str]:
-    """The base files that the result depends on, as names: all of them for a guess."""
-    if trained_on == AUTO:
-        return base_names()
-    return [] if trained_on == NOT_ON_DISK else [trained_on]
+def watch_source(trained_on: str) -> list[str]:
+    """The states of the files that the choice depends on, for ComfyUI's cache: all base files for a guess."""
+    if trained_on == NOT_ON_DISK:
+        return []
+    if trained_on != AUTO:
+        return state_of(*shard_paths(base_path(trained_on)))
+    return [f"{name} {state}" for name in base_names() for state in _states_of(name)]
+
+
+def _states_of(base_name: str) -> list[str]:
+    with contextlib.suppress(UnreadableFile):  # the list of names can be older than the folder
+        return state_of(base_path(base_name))
+    return ["missing"]
 
 
 def choose_source(trained_on: str, source_model: Any | None, adapter: Adapter, target: HostBase) -> Source | None:
@@ -94,19 +104,18 @@ def base_without_loras(model: Any) -> HostBase:
 
 
 def _ask(lora: str, guess: Guess) -> str:
-    evidence = "; ".join(guess.evidence) or "its file says nothing about it"
+    """The sentence for a guess that is not sure."""
     return (
-        f"LoRA {lora}: it is not certain which base it was trained on ({evidence}). Choose it in trained_on"
-        f"{_list(guess.candidates)}; if it is not on this disk, choose {NOT_ON_DISK!r}."
+        f"LoRA {lora}: it is not certain which base it was trained on: {'; '.join(guess.evidence)}. It fits "
+        f"{_list(guess.candidates)}: choose in trained_on, or choose {NOT_ON_DISK!r} there."
     )
 
 
 def _list(candidates: Sequence[str]) -> str:
     if not candidates:
-        return ""
+        return "no base file on this disk but the connected model's"
     more = len(candidates) - _MOST_CANDIDATES
-    names = ", ".join(candidates[:_MOST_CANDIDATES])
-    return f", most likely {names}" + (f" or {more} others" if more > 0 else "")
+    return ", ".join(candidates[:_MOST_CANDIDATES]) + (f" and {more} others" if more > 0 else "")
 
 
 def _only_file(model: Any) -> tuple[Path, ...]:

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from ...core.errors import InvalidSetting
 from ...core.layers import Layer
 from .adapter.adapter import Adapter
+from .adapter.base_clues import read_base_clues
 from .adapter.metadata import PROVENANCE
-from .adapter.stated_base import stated_base
 from .base.from_model import HostBase
+from .source_doubts import is_named, telling_names
 
 _LAYERS = 12  # that are compared; fine-tunes leave many layers as they were, but not twelve of different roles
 _SAME = 0.005  # relative distance of weights that are equal but for rounding to bfloat16
@@ -35,9 +36,9 @@ def require_target(transferred: Adapter, source: HostBase, target: HostBase) -> 
 
 def _require_names(transferred: Adapter, source: HostBase, target: HostBase) -> None:
     """A LoRA from a file says the name of its base, and nothing of its weights."""
-    stated = stated_base(transferred.metadata)
-    if stated.names_file(source.name) and not stated.names_file(target.name):
-        raise _swapped(transferred, stated.names[0], source, target)
+    names = telling_names(read_base_clues(transferred.metadata))
+    if is_named(names, source) and not is_named(names, target):
+        raise _swapped(transferred, names[0].shown(), source, target)
 
 
 def _swapped(transferred: Adapter, made_for: str, source: HostBase, target: HostBase) -> InvalidSetting:

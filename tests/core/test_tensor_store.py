@@ -87,6 +87,23 @@ def test_a_folder_that_cannot_be_written_raises_and_leaves_nothing(tmp_path: Pat
     assert store.read("key") is None
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no limit for the size of a file")
+def test_a_set_that_does_not_fit_raises_and_leaves_the_old_one(tmp_path: Path) -> None:
+    import resource
+
+    store = TensorStore(tmp_path, ROOMY)
+    store.write("key", some_set(1))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # a write beyond it fails, as on a full disk
+    try:
+        with pytest.raises(OSError, match=r"(?i)large"):
+            store.write("key", some_set(2, 100_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert_same(store.read("key"), some_set(1))
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 def test_what_a_crash_left_is_removed_after_a_day(tmp_path: Path) -> None:
     old, new = tmp_path / "old.unfinished", tmp_path / "new.unfinished"
     for path in (old, new):

@@ -133,7 +133,7 @@ def test_keys_that_are_not_applied_are_reported_with_their_reason(model: Any) ->
     tensors = module(LORA) | module(LORA, "lora_te_text_model_encoder_layers_0_mlp_fc1")
     applied = apply(adapter(tensors), model, None, 1.0, 1.0)
     assert applied.summary() == (
-        "2 of 4 keys applied; not applied: 2 (2: it belongs to a text encoder: connect the CLIP to take it along)"
+        "2 of 4 keys applied; not applied: 2 (2: it belongs to a text encoder, and no CLIP is connected)"
     )
 
 

@@ -45,11 +45,11 @@ class Picture:
 
     def drag_to(self, share: float) -> None:
         """Drags the line of the threshold to a share of the scale's width."""
-        box = self.part(".lt-scale").bounding_box()
-        mouse, y = self.page.page.mouse, box["y"] + box["height"] / 3
-        mouse.move(box["x"] + 0.5 * box["width"], y)
+        scale, mouse = self.part(".lt-scale"), self.page.page.mouse
+        scale.hover()  # waits until the node stands still
+        box = scale.bounding_box()
         mouse.down()
-        mouse.move(box["x"] + share * box["width"], y, steps=4)
+        mouse.move(box["x"] + share * box["width"], box["y"] + box["height"] / 2, steps=4)
         mouse.up()
 
     def download(self, kind: str) -> bytes:
@@ -85,10 +85,11 @@ def test_a_filter_leaves_out_a_role_and_stays_after_a_reload(page: ComfyPage) ->
     picture = _picture_of(page, PROJECT)
     picture.open()
     whole = sum(picture.counts().values())
-    picture.part('button[aria-pressed="true"]').click()
+    role = picture.part('button[aria-pressed="true"]')
+    role.click()
     filtered = sum(picture.counts().values())
     assert 0 < filtered < whole
-    page.wait_for_draft("lora_transfer_view")
+    page.wait_for_draft(role.text_content())
     page.reload()
     again = Picture(page, PROJECT)
     again.part(".lt-heatmap").wait_for_element_state("visible")

@@ -51,7 +51,9 @@ class ApplyResult:
         if not self.keys:
             return (Line.sentence("plain", self.summary()),)
         applied = Line.sentence("warn" if self.not_applied else "good", self._applied())
-        return (applied, *(Line.sentence("plain", difference) for difference in self._differences()))
+        connect = (Line("next", "Next: connect the CLIP to apply the LoRA's part for the text encoder too."),)
+        advice = connect if OF_TEXT_ENCODER in self.not_applied.values() else ()
+        return (applied, *(Line.sentence("plain", difference) for difference in self._differences()), *advice)
 
     def _applied(self) -> str:
         if not self.not_applied:

@@ -13,7 +13,7 @@ from .spelling.numbered import name_by_number
 from .spelling.prefixes import ANY_TEXT_ENCODER, SECOND_PART
 from .unread_kinds import check_not_packed, explain_unread_kind, kinds_of_keys, names_unread_kind
 
-OF_TEXT_ENCODER = "it belongs to a text encoder: connect the CLIP to take it along"
+OF_TEXT_ENCODER = "it belongs to a text encoder, and no CLIP is connected"
 
 NO_SUCH_LAYER = "the base has no layer of this name"
 
