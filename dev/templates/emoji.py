@@ -37,7 +37,9 @@ _NAMES = {
     names.NEGATIVE: "",
     "auto": f"diffusion_models/{SOURCE}",
 }
-_LATENT = [64, 64, len(PROMPTS.splitlines())]
+_SIZE = 64  # pixels
+_SIZE_PLACE = {"LoraTransferCheck": 5, "LoraTransferRefine": 4}  # among the values of the node's widgets
+_LATENT = [_SIZE, _SIZE, len(PROMPTS.splitlines())]
 _SAMPLING = [7, "fixed", 20, 4.0, "euler", "simple", 1.0]
 _ENCODER = f"{DEMO}EmojiPrompts"
 
@@ -50,6 +52,8 @@ def with_emoji_models(workflow: Workflow) -> Workflow:
     vae = workflow["last_node_id"] + 1
     for node in workflow["nodes"]:
         node["widgets_values"] = [_NAMES.get(value, value) for value in node["widgets_values"]]
+        if node["type"] in _SIZE_PLACE:  # 0 would be Flux's own size
+            node["widgets_values"][_SIZE_PLACE[node["type"]]] = _SIZE
         _REPLACE.get(node["type"], _keep)(node)
     _rewire(workflow, vae)
     workflow["nodes"].append(_vae_loader(workflow, vae))

@@ -15,7 +15,7 @@ SIDE = 640  # pixels; the template browser shows squares
 GROUND, TEXT, QUIET = "#15181f", "#f2f4f8", "#9aa4b5"
 _PICTURE, _MARGIN, _HEAD, _CAPTION = 200, 10, 84, 34  # pixels
 
-# Template -> (heading, the template whose pictures are shown). The template that only saves a file draws none.
+# Template -> heading.
 HEADINGS = {
     "Use an SDXL LoRA on a fine-tune": "Your LoRA on a fine-tune",
     "Use an SDXL LoRA on a pruned model (SSD-1B)": "Your LoRA on a pruned model",
@@ -23,6 +23,7 @@ HEADINGS = {
     "Check a transfer and find the best strength": "How well does it work?",
     "Refine a LoRA on a turbo model": "Better by a short training",
 }
+# The template that only saves a file, its heading, and the template whose pictures it shows.
 SAVED = "Save for other programs", "line_art_for_target.safetensors", "Use an SDXL LoRA on a fine-tune"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from dev.paths import BLUEPRINTS, TEMPLATES
+from dev.paths import BLUEPRINTS, DEMO_WORKFLOW, REFINE_WORKFLOW, TEMPLATES
 from dev.templates.graph import NOTE, TITLE_HEIGHT, pyproject_value
 
 FILES = sorted(TEMPLATES.glob("*.json"))
@@ -51,7 +51,7 @@ def test_every_node_names_its_pack_and_version_so_that_a_manager_can_install_it(
             assert entry["ver"]
 
 
-@every_template
+@pytest.mark.parametrize("path", [*FILES, DEMO_WORKFLOW, REFINE_WORKFLOW], ids=lambda path: path.stem)
 def test_no_two_nodes_and_no_two_groups_overlap(path: Path) -> None:
     workflow = json.loads(path.read_text(encoding="utf-8"))
     nodes = {f"{node['type']} {node['id']}": _box_of_node(node) for node in workflow["nodes"]}

@@ -1,4 +1,4 @@
-"""The templates in ComfyUI's page: they open in both modes, run with the emoji models, and lead to a picture quickly."""
+"""The templates in ComfyUI's page: they open in both modes, run with the emoji models, and need few clicks."""
 
 import json
 import os
