@@ -22,6 +22,10 @@ class UnwritableFile(LoraTransferError):
     """A file cannot be written at the requested path."""
 
 
+class FolderInUse(LoraTransferError):
+    """Another process is writing to the same folder."""
+
+
 class UnsupportedBase(LoraTransferError):
     """A base model has layers without known names, or weights that cannot be read."""
 

@@ -1,9 +1,9 @@
 """What the engine knows of a base model: named layers, and how to read one weight at a time."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -97,6 +97,23 @@ class Base(Protocol):
     def read(self, layer: Layer) -> torch.Tensor:
         """The layer's weight as a float32 matrix (m, n) in memory of its own, on any device."""
         ...
+
+
+@runtime_checkable
+class ReadsParts(Protocol):
+    """A base that can read rows of a weight without the rest of it."""
+
+    def read_parts(self, layer: Layer, parts: Sequence[Rows]) -> Iterator[torch.Tensor]:
+        """These rows of the layer's weight (m, n) as float32, one part (rows, n) after another."""
+        ...
+
+
+def read_parts(base: Base, layer: Layer, parts: Sequence[Rows]) -> Iterator[torch.Tensor]:
+    """Rows of a layer's weight, one part (rows, n) after another; a base that cannot read rows reads all of it once."""
+    if isinstance(base, ReadsParts):
+        return base.read_parts(layer, parts)
+    weight = base.read(layer)
+    return (weight[rows.as_slice] for rows in parts)
 
 
 @dataclass(frozen=True)

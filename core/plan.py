@@ -11,7 +11,7 @@ from .layers import LayerPair, Skipped
 from .matching import share_outside
 from .matching.channels import Channels
 from .methods import DEFAULT, Method, list_methods, method_named
-from .similarity import Comparison, LayerSimilarity
+from .similarity import THRESHOLDS, Comparison, LayerSimilarity
 from .subspace import RankRule
 
 Value = TypeVar("Value")
@@ -19,6 +19,9 @@ Value = TypeVar("Value")
 BelowThreshold = Literal["skip", "copy"]
 Rescale = Literal["off", "relative_norm"]
 OutRank = Literal["exact", "keep", "cut"]
+
+
+BY_MEASURE = -1.0  # a threshold that leaves the choice to the measure; 0 transfers all layers but negative cosines
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Module:
 class TransferSettings:
     """The settings of a transfer, and their defaults. InvalidSetting if one is out of range.
 
-    threshold: layers with a similarity Phi below it are skipped or copied (ProLoRA, arXiv 2506.04244, uses 0.8).
+    threshold: layers with a similarity below it are skipped or copied. BY_MEASURE: the measure's own.
     rescale: relative_norm sets ||dW_t|| / ||W_t|| to ||dW_s|| / ||W_s||.
     out_rank: exact keeps the rank that the method returns. keep cuts it to the adapter's rank. cut limits every layer
     to dense_rank, or to the smallest rank that holds dense_energy, a share of ||dW||^2. Kinds without a low-rank form
@@ -45,7 +48,7 @@ class TransferSettings:
     """
 
     method: str = DEFAULT.name
-    threshold: float = 0.8
+    threshold: float = BY_MEASURE
     below_threshold: BelowThreshold = "skip"
     rescale: Rescale = "off"
     out_rank: OutRank = "exact"
@@ -54,7 +57,7 @@ class TransferSettings:
     gain: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1:
+        if self.threshold != BY_MEASURE and not 0 <= self.threshold <= 1:
             raise InvalidSetting(f"Threshold: expected a similarity in [0, 1], found {self.threshold}.")
         if self.dense_rank < 1:
             raise InvalidSetting(f"Dense rank: expected at least 1, found {self.dense_rank}.")
@@ -143,6 +146,7 @@ def plan_transfer(
 
     adapter: the fingerprint of the adapter that the modules belong to; None if they come from no file.
     """
+    settings = replace(settings, threshold=_threshold(comparison, settings))
     planned: list[PlannedPair] = []
     skipped: list[Skipped] = []
     pairs_of: dict[str, list[tuple[LayerPair, LayerSimilarity]]] = {}
@@ -190,20 +194,24 @@ def _decide(
         return PlannedPair(
             pair, similarity, "copy", "the text encoders have the same weights here: copied unchanged", module
         )
-    by_subspace = comparison.measure == "subspace"
+    by_subspace, threshold = comparison.measure == "subspace", _threshold(comparison, settings)
     score, label = similarity.score(comparison.measure), "similarity" if by_subspace else "weight cosine"
     if score is None:
         reason = f"{label} shows nothing here: the subspaces are complete, or the weight is zero"
         return _by_method(pair, similarity, reason, module, comparison, settings)
-    if score >= settings.threshold:
-        reason = f"{label} {score:.3f} is at least {settings.threshold:g}"
+    if score >= threshold:
+        reason = f"{label} {score:.3f} is at least {threshold:g}"
         return replace(_by_method(pair, similarity, reason, module, comparison, settings), by_threshold=True)
-    reason = f"{label} {score:.3f} is below {settings.threshold:g}"
+    reason = f"{label} {score:.3f} is below {threshold:g}"
     if pair.target.name != pair.source.name:
         reason += f" for {pair.target.name}"
     if settings.below_threshold == "copy":
         return PlannedPair(pair, similarity, "copy", reason, module, by_threshold=True)
     return Skipped(module.layer, reason, module.keys, pair.target.name)
+
+
+def _threshold(comparison: Comparison[Any], settings: TransferSettings) -> float:
+    return THRESHOLDS[comparison.measure] if settings.threshold == BY_MEASURE else settings.threshold
 
 
 def _by_method(

@@ -1,7 +1,6 @@
 """Reads and decomposes one layer of a base: each at most once in a run, and not at all if the cache has the result."""
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor
 
 from .cache import hash_weight
 from .drift import block_rows
-from .layers import Base, Layer, Rows
+from .layers import Base, Layer, Rows, read_parts
 from .matching.channels import Channels
 from .resources import Resources
 from .subspace import Decomposition, RankRule, Subspace, decompose, decompose_leading
@@ -48,13 +47,11 @@ class LayerReader:
     def _location(self) -> str | None:
         return self._layer.weight.location if self._channels is None else None
 
-    def rows(self, rows: Rows) -> Tensor:
-        """These rows of the weight, (rows, n)."""
-        weight = self._layer.weight
+    def parts(self, parts: Sequence[Rows]) -> Iterator[Tensor]:
+        """Rows of the weight, one part (rows, n) after another."""
         if self._location is None:
-            return self.weight[rows.as_slice]
-        part = replace(weight, shape=(rows.length, *weight.shape[1:]), rows=rows.within(weight.rows))
-        return self._base.read(replace(self._layer, weight=part))
+            return (self.weight[rows.as_slice] for rows in parts)
+        return read_parts(self._base, self._layer, parts)
 
     @cached_property
     def digest(self) -> str:
@@ -118,9 +115,8 @@ def weight_blocks(source: LayerReader, target: LayerReader) -> Iterator[tuple[Te
     is in memory, and a block is still in the processor's cache when it is used."""
     outputs, inputs = source.shape
     step = block_rows(inputs)
-    for first in range(0, outputs, step):
-        rows = Rows(first, min(first + step, outputs))
-        yield source.rows(rows), target.rows(rows)
+    parts = [Rows(first, min(first + step, outputs)) for first in range(0, outputs, step)]
+    yield from zip(source.parts(parts), target.parts(parts), strict=True)
 
 
 def pair_subspaces(

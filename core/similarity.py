@@ -18,7 +18,7 @@ from .reader import LayerReader, pair_subspaces, weight_blocks
 from .resources import Resources
 from .subspace import RankRule, Subspace
 from .survey import Survey
-from .verdict import Verdict
+from .verdict import RELATED, Verdict
 
 AnyBase = TypeVar("AnyBase", bound=Base)
 
@@ -27,7 +27,12 @@ AnyBase = TypeVar("AnyBase", bound=Base)
 _DRIFT_SHARE = 0.5
 
 # subspace: Phi of the leading singular directions. weight_cosine: the cosine of the weights, without any decomposition.
-Measure = Literal["subspace", "weight_cosine"]
+Measure = Literal["weight_cosine", "subspace"]
+
+# The similarity from which a layer is transferred if the user sets no threshold. subspace: ProLoRA's 0.8; 0.7 gave the
+# same, 0.9 lost layers of relatives (benchmarks/quality/RESULTS.md). weight_cosine: the floor of related weights; a
+# layer whose Phi reaches 0.8 has 0.7 or more.
+THRESHOLDS: Mapping[Measure, float] = {"weight_cosine": RELATED, "subspace": 0.8}
 
 
 @dataclass(frozen=True)

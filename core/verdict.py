@@ -26,7 +26,7 @@ RISKY_LOSS = 0.1  # lost share of the LoRA: targets that lost .37 to .40 kept .6
 LOST = 0.9  # lost share above which a transfer is refused: a guess, because nothing between 0.4 and 1 was measured
 
 # The number of sampled layers, and the side of the part of each whose subspaces are compared.
-_SAMPLE, _SIDE = 16, 512
+_SAMPLE, _SIDE = 16, 256
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def measure_pair(
 
     If no layers match, layers of the same name are measured, so that a refusal shows figures.
     """
-    matching = _without_text_encoders(source, matching)
+    matching = without_text_encoders(source, matching)
     unpaired = (skipped.layer for skipped in matching.unpaired)
     sample = sample_pairs(matching.pairs or match_by_name(source.layers, target.layers, unpaired).pairs)
     cosines: list[float | None] = []
@@ -196,7 +196,7 @@ def measure_pair(
     )
 
 
-def _without_text_encoders(source: Base, matching: Matching) -> Matching:
+def without_text_encoders(source: Base, matching: Matching) -> Matching:
     """The diffusion model's layers only: unrelated models often share a text encoder to the last bit. An adapter that
     changes nothing but text encoders keeps them."""
     pairs = tuple(pair for pair in matching.pairs if not pair.source.text_encoder)

@@ -4,6 +4,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..core.plan import BY_MEASURE, TransferSettings
+from ..core.similarity import THRESHOLDS
 from .sockets import AdapterSocket
 
 
@@ -18,6 +20,20 @@ def comparison_inputs() -> list[Any]:
 
 def original_adapter_input() -> Any:
     return AdapterSocket.Input("adapter", tooltip="The LoRA as it was trained, from Load LoRA (Transfer).")
+
+
+def threshold_input(**options: Any) -> Any:
+    values = " and ".join(f"{value:g} for {measure}" for measure, value in THRESHOLDS.items())
+    return io.Float.Input(
+        "threshold",
+        default=TransferSettings.threshold,
+        min=BY_MEASURE,
+        max=1.0,
+        step=0.01,
+        tooltip=f"The lowest similarity at which a layer is transferred; {BY_MEASURE:g} stands for {values}. Lower it "
+        "if the node says that layers of related bases were skipped.",
+        **options,
+    )
 
 
 def target_conditioning_input() -> Any:

@@ -11,7 +11,7 @@ from .host.loader import LoaderInputs, load_from_another_base
 from .host.paths import adapter_names, adapter_path, state_of
 from .host.session import resources, show
 from .host.source import AUTO, trained_on_options, watch_source
-from .inputs import strength_input
+from .inputs import strength_input, threshold_input
 from .messages import message
 from .sockets import CATEGORY, LoraModelSocket
 
@@ -73,17 +73,7 @@ class LoadLoraFromAnotherBase(io.ComfyNode):
                     advanced=True,
                     tooltip="\n".join(f"{method.name}: {method.summary}" for method in METHODS),
                 ),
-                io.Float.Input(
-                    "threshold",
-                    default=TransferSettings.threshold,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    optional=True,
-                    advanced=True,
-                    tooltip="The lowest similarity at which a layer is transferred. Lower it if the node says that "
-                    "layers of related bases were skipped.",
-                ),
+                threshold_input(optional=True, advanced=True),
                 io.Float.Input(
                     "gain",
                     default=TransferSettings.gain,

@@ -11,7 +11,7 @@ from .host.adapter.adapter import Adapter
 from .host.base.from_model import HostBase
 from .host.project import project
 from .host.session import resources
-from .inputs import original_adapter_input
+from .inputs import original_adapter_input, threshold_input
 from .messages import message
 from .sockets import CATEGORY, AdapterSocket, LoraModelSocket, SimilaritySocket
 
@@ -45,15 +45,7 @@ class ProjectLora(io.ComfyNode):
                     default=TransferSettings.method,
                     tooltip="\n".join(f"{method.name}: {method.summary}" for method in METHODS),
                 ),
-                io.Float.Input(
-                    "threshold",
-                    default=TransferSettings.threshold,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="The lowest similarity at which the method transfers a layer. Lower it if the report says "
-                    "that layers of related bases were skipped.",
-                ),
+                threshold_input(),
                 io.Combo.Input(
                     "below_threshold",
                     options=list(get_args(BelowThreshold)),

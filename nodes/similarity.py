@@ -95,9 +95,9 @@ class ComputeSimilarity(io.ComfyNode):
                     default=CompareSettings.measure,
                     optional=True,
                     advanced=True,
-                    tooltip="subspace: compares the leading singular directions, as the papers do.\n"
-                    "weight_cosine: compares the weights themselves; takes seconds, and is enough for "
-                    f"{list_methods(lambda method: not method.needs_subspaces)}.",
+                    tooltip="weight_cosine: compares the weights themselves, which takes seconds.\n"
+                    "subspace: compares the leading singular directions, as the papers do; takes minutes and gigabytes "
+                    "of disk for a large model. Project LoRA computes what its method needs either way.",
                 ),
                 io.Combo.Input(
                     "match_by",

@@ -1,4 +1,6 @@
 import { app } from "../../scripts/app.js";
+import { api } from "../../scripts/api.js";
+import { elementOf, keep } from "./kept_properties.js";
 import { parseReport } from "./layer_picture/parse.js";
 import { pack, unpack } from "./layer_picture/store.js";
 import { LayerPicture } from "./layer_picture/view.js";
@@ -21,16 +23,21 @@ app.registerExtension({
 
   beforeRegisterNodeDef(nodeType, nodeData) {
     if (!NODES.includes(nodeData.name)) return;
-    extend(nodeType.prototype, "onExecuted", function (output) {
-      const report = output?.[OUTPUT]?.at(-1)?.report;
-      if (report) keep(this, report);
-    });
-    extend(nodeType.prototype, "onConfigure", function (saved) {
-      if (isCopy(saved)) delete this.properties[REPORT];
-      else restore(this);
+    extend(nodeType.prototype, "onConfigure", function () {
+      if (this.graph) restore(this);
+      else delete this.properties[REPORT]; // a copy of a node, which has not run
     });
     extend(nodeType.prototype, "onRemoved", function () {
       pictures.get(this)?.destroy();
+    });
+  },
+
+  setup() {
+    api.addEventListener("executed", async ({ detail }) => {
+      const report = detail.output?.[OUTPUT]?.at(-1)?.report;
+      if (!report) return;
+      const kept = { [REPORT]: await pack(report) };
+      keep(detail, detail.display_node || detail.node, kept, (node) => show(node, report));
     });
   },
 });
@@ -43,16 +50,6 @@ function extend(prototype, method, more) {
     more.apply(this, values);
     return result;
   };
-}
-
-/** Whether a node is configured from a copy of another, which has not run: copies get their id later. */
-function isCopy(saved) {
-  return saved.id === undefined || saved.id === null || saved.id === -1;
-}
-
-async function keep(node, report) {
-  show(node, report);
-  node.properties[REPORT] = await pack(report);
 }
 
 async function restore(node) {
@@ -84,7 +81,7 @@ function show(node, report) {
 function pictureWidget(node) {
   const existing = node.widgets?.find((widget) => widget.name === WIDGET);
   if (existing) return existing;
-  const container = document.createElement("div");
+  const container = elementOf(node, WIDGET, () => document.createElement("div"));
   const height = () => (pictures.get(node)?.height ?? 0) + MARGIN;
   const widget = node.addDOMWidget(WIDGET, WIDGET, container, {
     serialize: false, // not sent in the prompt

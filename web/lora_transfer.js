@@ -1,22 +1,22 @@
 /* global LiteGraph */
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
+import { elementOf, findNode, keep, rememberWorkflows } from "./kept_properties.js";
 import { createMessageBox, drawLines, messageHeight, readLines } from "./node_message.js";
-import { keepInStates, PROPERTY } from "./saved_messages.js";
 
-// What a node of the pack says arrives as `lora_transfer` in its output, and is kept in the node's properties: they are
-// saved with the workflow and not sent in a prompt. A widget's value would shift the values of saved workflows.
+// Shows what a node of the pack said. It arrives as `lora_transfer` in the node's output (nodes/messages.py).
 
 const PACK = "LoraTransfer"; // how the ids of the pack's nodes begin
 const OUTPUT = "lora_transfer";
+const PROPERTY = "lora_transfer_message";
 const WIDGET = "lora_transfer_message";
+const PROGRESS_TEXT = "$$node-text-preview"; // ComfyUI's widget for texts that a node shows while it runs
 const ERROR_TIME = 15_000; // milliseconds: long enough to read two sentences; the node keeps them
 const REDRAW_TIME = 500; // milliseconds; the canvas draws a node at its old size in the frame in which pictures arrive
 const MARGIN = 4; // pixels around the box
-const PROGRESS_TEXT = "$$node-text-preview"; // ComfyUI's widget for texts that a node shows while it runs
 
-const workflowOfRun = new Map(); // id of a prompt -> the workflow that it was started from
 let lastText = {}; // {node, text}: the last text of the run, which says where an interrupted run stopped
+let announced; // the error in the corner of the page
 
 app.registerExtension({
   name: "LoraTransfer.Messages",
@@ -24,9 +24,9 @@ app.registerExtension({
   beforeRegisterNodeDef(nodeType, nodeData) {
     if (!nodeData.name?.startsWith(PACK)) return;
     const configure = nodeType.prototype.onConfigure;
-    nodeType.prototype.onConfigure = function (saved) {
+    nodeType.prototype.onConfigure = function () {
       configure?.apply(this, arguments);
-      if (saved.id == null) delete this.properties[PROPERTY]; // a copy of a node, which has not run
+      if (!this.graph) delete this.properties[PROPERTY]; // a copy of a node, which has not run
       showMessage(this);
     };
   },
@@ -34,11 +34,11 @@ app.registerExtension({
   setup() {
     rememberWorkflows();
     api.addEventListener("executed", ({ detail }) => {
-      if (detail.output?.[OUTPUT]) keep(detail, detail.display_node || detail.node, readOutput(detail.output));
+      if (detail.output?.[OUTPUT]) keepMessage(detail, detail.display_node || detail.node, readOutput(detail.output));
     });
     api.addEventListener("execution_error", ({ detail }) => {
       if (!detail.node_type?.startsWith(PACK)) return;
-      keep(detail, detail.node_id, say("bad", detail.exception_message));
+      keepMessage(detail, detail.node_id, say("bad", detail.exception_message));
       announce(detail);
     });
     api.addEventListener("progress_text", ({ detail }) => {
@@ -46,7 +46,7 @@ app.registerExtension({
     });
     api.addEventListener("execution_interrupted", ({ detail }) => {
       const isOurs = detail.node_type?.startsWith(PACK) && lastText.node === String(detail.node_id);
-      if (isOurs) keep(detail, detail.node_id, say("warn", lastText.text));
+      if (isOurs) keepMessage(detail, detail.node_id, say("warn", lastText.text));
     });
   },
 
@@ -54,21 +54,6 @@ app.registerExtension({
     for (const node of app.graph.nodes ?? []) restorePictures(node);
   },
 });
-
-/** Remembers the workflow of every run, because its tab may no longer be open when a node has something to say. */
-function rememberWorkflows() {
-  const { queuePrompt } = api;
-  api.queuePrompt = async function () {
-    const workflow = openWorkflow();
-    const answer = await queuePrompt.apply(this, arguments);
-    if (answer?.prompt_id) workflowOfRun.set(answer.prompt_id, workflow);
-    return answer;
-  };
-}
-
-function openWorkflow() {
-  return app.extensionManager?.workflow?.activeWorkflow;
-}
 
 /** Sentences and pictures of an output. A node that ran on a list of inputs has several messages. */
 function readOutput(output) {
@@ -79,30 +64,21 @@ function say(tone, text) {
   return { lines: readLines({ lines: [{ tone, text }] }) };
 }
 
+function keepMessage(event, executionId, message) {
+  keep(event, executionId, { [PROPERTY]: message }, (node) => {
+    removeProgressText(node);
+    showMessage(node);
+  });
+}
+
 /** Shows an error's sentence in the corner, where ComfyUI itself only says that a node failed. */
 function announce(error) {
   const summary = findNode(error.node_id)?.title ?? error.node_type;
   const detail = error.exception_message?.trim();
-  app.extensionManager?.toast?.add({ severity: "error", summary, detail, life: ERROR_TIME });
-}
-
-/** Shows a message on the node of an event and keeps it in the workflow that the run was started from. */
-function keep(event, executionId, message) {
-  const workflow = workflowOfRun.get(event.prompt_id) ?? openWorkflow();
-  const isOpen = workflow?.path === openWorkflow()?.path;
-  const node = isOpen ? findNode(executionId) : undefined;
-  const changed = JSON.stringify(node?.properties[PROPERTY]) !== JSON.stringify(message);
-  if (node) {
-    node.properties[PROPERTY] = message;
-    removeProgressText(node);
-    showMessage(node);
-  }
-  const tracker = workflow?.changeTracker;
-  if (!tracker) return;
-  keepInStates(tracker, executionId, message);
-  // Writes the page's draft of the workflow, for a reload. It counts as a change, which can start the next run.
-  const runsOnChange = app.extensionManager.queueSettings?.mode === "change";
-  if (isOpen && changed && !runsOnChange) tracker.updateModified?.();
+  const toast = app.extensionManager?.toast;
+  if (announced) toast?.remove?.(announced);
+  announced = { severity: "error", summary, detail, life: ERROR_TIME };
+  toast?.add(announced);
 }
 
 function showMessage(node) {
@@ -125,7 +101,7 @@ function messageWidget(node) {
   const existing = node.widgets?.find((widget) => widget.name === WIDGET);
   if (existing) return existing;
   const height = () => messageHeight(readLines(node.properties[PROPERTY]), node.size[0]) + 2 * MARGIN;
-  const widget = node.addDOMWidget(WIDGET, WIDGET, createMessageBox(), {
+  const widget = node.addDOMWidget(WIDGET, WIDGET, elementOf(node, WIDGET, createBox), {
     serialize: false, // not sent in the prompt
     hideOnZoom: false,
     margin: MARGIN,
@@ -138,17 +114,19 @@ function messageWidget(node) {
   return widget;
 }
 
+/** A box that scrolls if its text is long. Otherwise the wheel zooms, as it does beside the box. */
+function createBox() {
+  const box = createMessageBox();
+  box.addEventListener("wheel", (event) => {
+    if (box.scrollHeight > box.clientHeight) event.stopPropagation();
+    else if (!LiteGraph.vueNodesMode) app.canvas.processMouseWheel(event);
+  });
+  return box;
+}
+
 function removeProgressText(node) {
   const widget = node.widgets?.find((candidate) => candidate.name === PROGRESS_TEXT);
   if (widget) node.removeWidget(widget);
-}
-
-/** The node of an execution id: "12", or "12:5" for node 5 inside the subgraph of node 12. */
-function findNode(executionId) {
-  const ids = String(executionId).split(":");
-  const last = ids.pop();
-  const graph = ids.reduce((outer, id) => outer?.getNodeById(Number(id))?.subgraph, app.rootGraph ?? app.graph);
-  return graph?.getNodeById(Number(last));
 }
 
 /** Shows a node's pictures again after a reload, if the server still has them. ComfyUI keeps them only while the page

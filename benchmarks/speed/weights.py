@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from core.delta import LowRankDelta
 from core.files import TensorFile, open_tensor_file
-from core.layers import Layer, WeightRef
+from core.layers import Layer, Rows, WeightRef
 
 Shape = tuple[int, ...]
 
@@ -54,7 +54,10 @@ class FileBase:
     notes: Sequence[str] = ()
 
     def read(self, layer: Layer) -> Tensor:
-        return self.file.read(layer.weight.key, layer.weight.rows).flatten(1)
+        return self.file.read(layer.weight.key).flatten(1)
+
+    def read_parts(self, layer: Layer, parts: Sequence[Rows]) -> Iterator[Tensor]:
+        return (part.flatten(1) for part in self.file.read_parts(layer.weight.key, parts))
 
 
 def write_pair(folder: Path, shapes: Mapping[str, Shape], drift: float = 0.2) -> tuple[FileBase, FileBase]:

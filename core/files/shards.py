@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,8 +30,8 @@ class ShardedFile(TensorFile):
     def mark(self, key: str) -> str | None:
         return self.shards[key].mark(key)
 
-    def read(self, key: str, rows: Rows | None = None) -> Tensor:
-        return self.shards[key].read(key, rows)
+    def read_parts(self, key: str, parts: Sequence[Rows]) -> Iterator[Tensor]:
+        return self.shards[key].read_parts(key, parts)
 
 
 def open_model_file(path: Path) -> TensorFile:

@@ -6,7 +6,7 @@
 import hashlib
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from io import BufferedReader
@@ -84,6 +84,13 @@ class TensorFile:
         all pages that were read while it is open, and was five times slower. UnreadableFile for a dtype that weights do
         not have, ChangedFile if the file changed.
         """
+        shape = self.tensors[key].shape
+        (values,) = self.read_parts(key, (rows or Rows(0, shape[0] if shape else 1),))
+        return values
+
+    def read_parts(self, key: str, parts: Sequence[Rows]) -> Iterator[Tensor]:
+        """Read rows of a tensor, one part after another, as `read` does but through one opening of the file. Use all
+        parts before you trust any: the last check that the file did not change comes after the last part."""
         header = self.tensors[key]
         dtype = TORCH_DTYPES.get(header.dtype)
         if dtype is None:
@@ -91,18 +98,19 @@ class TensorFile:
                 f"File {self.path}, tensor {key}: expected {', '.join(TORCH_DTYPES)}, found {header.dtype}. "
                 "Convert the file to one of these."
             )
-        rows = rows or Rows(0, header.shape[0] if header.shape else 1)
         row = math.prod(header.shape[1:])
-        values = torch.empty((rows.length, *header.shape[1:]) if header.shape else (), dtype=torch.float32)
+        largest = max((rows.length for rows in parts), default=0) * row * dtype.itemsize
+        buffer = torch.empty(min(_BLOCK, largest), dtype=torch.uint8)
         with open_unchanged(self.path, self.state) as stream:
-            stream.seek(header.start + rows.start * row * dtype.itemsize)
-            buffer = torch.empty(min(_BLOCK, values.numel() * dtype.itemsize), dtype=torch.uint8)
-            for block in values.view(-1).split(_BLOCK // dtype.itemsize):
-                stored = buffer[: len(block) * dtype.itemsize]
-                if stream.readinto(stored.numpy().data) != len(stored):
-                    raise ChangedFile(f"File {self.path}: it was cut short while it was read. Load it again.")
-                block.copy_(stored.view(dtype))
-        return values
+            for rows in parts:
+                stream.seek(header.start + rows.start * row * dtype.itemsize)
+                values = torch.empty((rows.length, *header.shape[1:]) if header.shape else (), dtype=torch.float32)
+                for block in values.view(-1).split(_BLOCK // dtype.itemsize):
+                    stored = buffer[: len(block) * dtype.itemsize]
+                    if stream.readinto(stored.numpy().data) != len(stored):
+                        raise ChangedFile(f"File {self.path}: it was cut short while it was read. Load it again.")
+                    block.copy_(stored.view(dtype))
+                yield values
 
 
 def open_tensor_file(path: Path) -> TensorFile:

@@ -1,7 +1,7 @@
 """Matches whole blocks: each target block gets the source block most like it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +14,7 @@ from .alignment import align_freely, align_in_order
 from .block_map import BlockMap, BlockMatch, UnusedBlock
 from .blocks import Block, Kind, blocks_of, kinds_of
 from .decisions import ScoredKind, describe_matches, describe_unused
+from .namesakes import confirm_names
 from .scores import MEASURES, count_free_numbers, score_all_pairs
 
 # Small weights score high by chance. Their floor is this many standard deviations, each 1 / sqrt(free numbers), if that
@@ -42,6 +43,11 @@ class BlockScores:
     targets: tuple[Block, ...]
     kinds: tuple[ScoredKind, ...]
     measure: str
+
+    @property
+    def sampled(self) -> bool:
+        """Whether a sample confirmed the names of some blocks, so that their scores are from a few rows."""
+        return any(scored.sampled for scored in self.kinds)
 
     def table(self) -> Tensor:
         """All scores (sources, targets); NaN where two blocks are of different kinds."""
@@ -88,7 +94,10 @@ def score_blocks(
     device: torch.device,
     progress: Progress = ignore_progress,
 ) -> BlockScores:
-    """Score all blocks of each kind against each other. Memory: the vectors of one role of all source blocks."""
+    """Score all blocks of each kind against each other. Memory: the vectors of one role of all source blocks.
+
+    Where a few rows of each block confirm that every block kept its name (namesakes), no more is read of that kind.
+    """
     sources, targets = blocks_of(source.layers.values()), blocks_of(target.layers.values())
     kinds = kinds_of(sources, targets)
     roles = [sample_roles(kind) for kind in kinds]
@@ -99,22 +108,15 @@ def score_blocks(
 
     def report_read(layer: Layer) -> None:
         nonlocal done
-        progress(done, total, layer.name)
+        progress(min(done, total), total, layer.name)  # a kind that is scored in full after its sample counts twice
         done += 1
 
     scored: list[ScoredKind] = []
     for kind, sampled in zip(kinds, roles, strict=True):
-        tables = [
-            score_all_pairs(
-                (source, [block.layers[role] for block in kind.sources]),
-                (target, [block.layers[role] for block in kind.targets]),
-                measure,
-                device=device,
-                on_read=report_read,
-            )
-            for role in sampled
-        ]
-        scored.append(_score_kind(kind, sampled, tables, measure))
+        confirmed = None
+        if measure == "weight_cosine":
+            confirmed = confirm_names(source, target, kind, sampled, on_read=report_read)
+        scored.append(confirmed or _score_in_full(source, target, kind, sampled, measure, device, report_read))
     progress(total, total, "")
     return BlockScores(sources, targets, tuple(scored), measure)
 
@@ -131,7 +133,25 @@ def sample_roles(kind: Kind) -> list[str]:
     return [cheap[index * (len(cheap) - 1) // max(1, count - 1)] for index in range(count)]
 
 
-def _score_kind(kind: Kind, roles: Sequence[str], tables: Sequence[Tensor], measure: str) -> ScoredKind:
+def _score_in_full(
+    source: Base,
+    target: Base,
+    kind: Kind,
+    roles: Sequence[str],
+    measure: str,
+    device: torch.device,
+    on_read: Callable[[Layer], None],
+) -> ScoredKind:
+    tables = [
+        score_all_pairs(
+            (source, [block.layers[role] for block in kind.sources]),
+            (target, [block.layers[role] for block in kind.targets]),
+            measure,
+            device=device,
+            on_read=on_read,
+        )
+        for role in roles
+    ]
     no_scores = torch.full((len(kind.sources), len(kind.targets)), torch.nan)
     layers = [kind.sources[0].layers[role] for role in roles]
     return ScoredKind(kind, torch.stack(list(tables)).nanmean(0) if tables else no_scores, floor_of(layers, measure))

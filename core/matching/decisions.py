@@ -12,11 +12,15 @@ from .scores import MEASURES
 
 @dataclass(frozen=True)
 class ScoredKind:
-    """Blocks of one kind with their scores (sources, targets), and the floor that a score must pass."""
+    """Blocks of one kind with their scores (sources, targets), and the floor that a score must pass.
+
+    sampled: the scores are from a few rows of each block, which were enough to confirm the names (namesakes).
+    """
 
     kind: Kind
     scores: Tensor
     floor: float
+    sampled: bool = False
 
 
 def describe_matches(scored: ScoredKind, assigned: Sequence[int | None], measure: str) -> list[BlockMatch]:

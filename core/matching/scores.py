@@ -80,10 +80,10 @@ MEASURES: Mapping[str, Measure] = {
 }
 
 
-def unit_vector(matrix: Tensor, measure: str) -> Tensor | None:
+def unit_vector(matrix: Tensor, measure: str, side: int = _SIDE) -> Tensor | None:
     """The comparable part of a weight (m, n) as a vector of length 1; None for a weight that shows nothing (zeros, or
-    the same number everywhere)."""
-    sampled = sample_evenly(matrix, _SIDE)
+    the same number everywhere). side: the largest number of rows and columns that are compared."""
+    sampled = sample_evenly(matrix, side)
     part = MEASURES[measure].comparable_part(sampled)
     norm = frobenius(part)
     return part.flatten() / norm if norm > NUMERICAL_RANK * frobenius(sampled) else None

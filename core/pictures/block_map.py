@@ -114,7 +114,8 @@ def _draw_legend(draw: ImageDraw.ImageDraw, top: int, scores: BlockScores, size:
     font, side, line = ImageFont.load_default(size.label), size.label - 4, round(1.5 * size.label)
     ramp = 8 * size.label
     draw_ramp(draw, MARGIN, top + 2, ramp, side)
-    measured = f"unrelated to equal: {MEASURES[scores.measure].label} of a few layers of each block"
+    sample = "a sample of each block, which confirms the names" if scores.sampled else "a few layers of each block"
+    measured = f"unrelated to equal: {MEASURES[scores.measure].label} of {sample}"
     draw.text((MARGIN + ramp + 12, top), measured if scores.kinds else "by name, not measured", FAINT, font)
     top += line
     draw.rectangle((MARGIN, top + 2, MARGIN + side, top + 2 + side), outline=_CHOSEN, width=2)

@@ -16,6 +16,7 @@ class LayerReport:
     norm_ratio: ||dW_t|| / ||dW_s||, where dW_s is cut to the channels of a narrower target. cosine_to_copy: of dW_t and
     dW_s. energy_lost: share of ||dW_t||^2 lost by cutting the rank. block_energies: shares of ||dW_s||^2 in the
     source's subspace/subspace, subspace/null, null/subspace and null/null blocks (output/input side).
+    drift_against_lora: ||(W_t - W_s) V|| / ||dW_s|| on the inputs V that the delta reads, if the method needs it.
     """
 
     pair: LayerPair
@@ -32,6 +33,7 @@ class LayerReport:
     energy_lost: float = 0.0
     undefined_directions: int = 0
     block_energies: tuple[float, float, float, float] | None = None
+    drift_against_lora: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         pair, similarity = self.pair, self.similarity
@@ -65,6 +67,7 @@ class LayerReport:
             "energy_lost": self.energy_lost,
             "undefined_directions": self.undefined_directions,
             "block_energies": None if self.block_energies is None else list(self.block_energies),
+            "drift_against_lora": self.drift_against_lora,
         }
 
 

@@ -15,8 +15,9 @@ from .envelope import Identity, dumps, envelope
 from .layer import LayerReport, SkippedLayer, describe_skipped
 from .picture import BlockPair, pair_blocks, picture_tables
 
+# Not in a saved file: long lists, and what would make the bytes of two equal runs differ.
+_NOT_IN_FILES = ("layers", "vectors", "skipped", "unread", "block_map", "seconds")
 _ROUNDING = 0.005  # drift of a base against itself in another precision: bfloat16 0.002 at most, a fine-tune 0.02
-_LISTS = ("layers", "vectors", "skipped", "unread", "block_map")
 
 
 @dataclass(frozen=True)
@@ -145,8 +146,8 @@ class Report:
         )
 
     def provenance(self) -> dict[str, Any]:
-        """The report without its lists, for the metadata of a saved adapter."""
-        return {key: value for key, value in self.as_json().items() if key not in _LISTS}
+        """The report without its lists and its time, for the metadata of a saved adapter."""
+        return {key: value for key, value in self.as_json().items() if key not in _NOT_IN_FILES}
 
     def for_picture(self) -> dict[str, Any]:
         """The part of the report that the interactive picture draws, in a compact form (picture.py): it is stored in

@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass
 
 from ...core.errors import NothingToTransfer
+from ...core.layers import Skipped
 from ...core.pair_kinds import PairKind
 from ...core.plan import TransferPlan, TransferSettings, plan_transfer, refuse_unless_forced
 from ...core.refine.outlook import advise
@@ -13,13 +14,14 @@ from ...core.reports.pair_lines import transfer_lines
 from ...core.reports.transfer import Report, transfer_report
 from ...core.resources import Resources
 from ...core.similarity import Comparison
-from ...core.transfer import transfer
-from ...core.vectors import plan_vectors
+from ...core.transfer import Transferred, TransferTask, transfer
+from ...core.vectors import Vector, plan_vectors
 from .adapter.adapter import Adapter, LayerChanges, transferred_adapter
 from .adapter.group import EMBEDDING, OF_TEXT_ENCODER
 from .adapter.read import AdapterOnBase, read_adapter
 from .adapter.save import note_growth
 from .base.from_model import HostBase
+from .kept import cache_lines
 from .pair import kind_of_comparison
 from .source_doubts import doubt_source
 
@@ -33,13 +35,15 @@ class ProjectResult:
     report: Report
     notes: tuple[str, ...]
     kind: PairKind | None = None
+    kept: tuple[Line, ...] = ()
 
     def lines(self, *, applied: bool = False) -> tuple[Line, ...]:
-        """What the node says: did it work, how well, what was left out and why, which strength, what to do next.
+        """What the node says: did it work, how well, what was left out and why, which strength, what to do
+        next, and what was kept on disk.
 
         applied: whether the node applies the LoRA too; such a node has a CLIP input of its own.
         """
-        lines = tuple(transfer_lines(self.report, self.kind, self.notes, applied=applied))
+        lines = (*transfer_lines(self.report, self.kind, self.notes, applied=applied), *self.kept)
         if (count := sum(reason == OF_TEXT_ENCODER for reason in self.report.unread.values())) == 0:
             return lines
         where = "this node" if applied else "both Load Base nodes"
@@ -48,6 +52,21 @@ class ProjectResult:
     def summary(self) -> str:
         """The result in one line, for the user."""
         return "; ".join((self.report.summary(), *self.notes))
+
+
+@dataclass(frozen=True)
+class PlannedAdapter:
+    """An adapter on its source, and what is to happen to every module of it. vectors: changes of biases and norms that
+    are copied; skipped: those that are not."""
+
+    adapter: Adapter
+    placed: AdapterOnBase
+    plan: TransferPlan
+    vectors: tuple[Vector, ...]
+    skipped: tuple[Skipped, ...]
+
+    def task(self, comparison: Comparison[HostBase]) -> TransferTask:
+        return TransferTask(self.plan, self.placed.deltas, comparison.drifts_for(self.plan.adapter))
 
 
 def project(
@@ -63,33 +82,50 @@ def project(
     NothingToTransfer if the verdict on the bases is refuse and `force` is off, or if no layer is left.
     """
     started = time.monotonic()
-    source, target = comparison.source, comparison.target
     kind = kind_of_comparison(comparison)
     refuse_unless_forced(comparison, force, advise_refine(kind))
-    placed = read_adapter(adapter, source)
+    planned = plan_adapter(comparison, adapter, read_adapter(adapter, comparison.source), settings)
+    transferred = transfer(comparison, planned.plan, planned.placed.deltas, using)
+    changes, report, notes = describe_result(comparison, planned, transferred, time.monotonic() - started)
+    return ProjectResult(transferred_adapter(adapter, changes, report), report, notes, kind, cache_lines(using))
+
+
+def plan_adapter(
+    comparison: Comparison[HostBase], adapter: Adapter, placed: AdapterOnBase, settings: TransferSettings
+) -> PlannedAdapter:
+    """Plan every module. NothingToTransfer if no layer is left."""
+    target = comparison.target
     plan = plan_transfer(comparison, placed.modules, settings, adapter.fingerprint)
     vectors, skipped = plan_vectors(placed.vectors, target.parameters, target.name, comparison.block_map)
     if not plan.pairs and not vectors:
-        raise NothingToTransfer(plan.why_nothing(source.name, target.name, _advise_on_nothing(plan, comparison, kind)))
-    transferred = transfer(comparison, plan, placed.deltas, using)
+        advice = _advise_on_nothing(plan, comparison, kind_of_comparison(comparison))
+        raise NothingToTransfer(plan.why_nothing(comparison.source.name, target.name, advice))
+    return PlannedAdapter(adapter, placed, plan, vectors, skipped)
+
+
+def describe_result(
+    comparison: Comparison[HostBase], planned: PlannedAdapter, transferred: Transferred, seconds: float
+) -> tuple[LayerChanges, Report, tuple[str, ...]]:
+    """What a file is written from, the report on every layer, and notes that the user should see at once."""
+    adapter, placed, plan = planned.adapter, planned.placed, planned.plan
     scales, widened = plan.by_target(placed.scales), plan.by_target(placed.widened())
-    changes = LayerChanges(target, transferred.deltas, scales, vectors, widened)
+    changes = LayerChanges(comparison.target, transferred.deltas, scales, planned.vectors, widened)
     notes = (*placed.notes, *note_growth(adapter, changes.tensors()))
     report = transfer_report(
         comparison,
         plan,
         transferred.layers,
         Identity.of(adapter),
-        vectors=vectors,
-        skipped=(*placed.skipped, *skipped),
+        vectors=planned.vectors,
+        skipped=(*placed.skipped, *planned.skipped),
         unread=placed.unread,
         notes=(*transferred.notes, *notes),
         lost=plan.share_lost(placed.factored, comparison.channels) if placed.factored else None,
         unread_share=share_unread(placed),
-        doubts=doubt_source(adapter, source, target),
-        seconds=time.monotonic() - started,
+        doubts=doubt_source(adapter, comparison.source, comparison.target),
+        seconds=seconds,
     )
-    return ProjectResult(transferred_adapter(adapter, changes, report), report, notes, kind)
+    return changes, report, notes
 
 
 def advise_refine(kind: PairKind | None) -> str:

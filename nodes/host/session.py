@@ -1,12 +1,10 @@
-"""The running ComfyUI: its device, its progress bar, its cancel button, and the texts and pictures on its nodes."""
+"""The running ComfyUI: its progress bar, its cancel button, and the texts and pictures on its nodes."""
 
-import os
 from typing import Any
 
 import comfy.model_management
 import comfy.utils
 import numpy
-import psutil
 import torch
 from comfy_execution.graph_utils import ExecutionBlocker
 from PIL import Image
@@ -14,26 +12,12 @@ from server import PromptServer
 
 from ...core.progress import Progress
 from ...core.resources import Resources
-from .settings import subspace_cache
-
-_WORKER_MEMORY = 1.5e9  # bytes that a worker needs for the layers of the largest models (measured: benchmarks/speed)
-_MOST_WORKERS = 16  # more do not help: the memory's bandwidth is the limit then
-_CARD_WORKERS = 3  # one worker computes, the others read the next layers
-_CARD_MEMORY = 3e9  # bytes that a layer of the largest models needs on a card, in float64
+from .device import machine_resources
 
 
 def resources() -> Resources:
-    """What a node may use: ComfyUI's device, as many workers as the memory allows, the cache, the progress bar."""
-    device = comfy.model_management.get_torch_device()
-    if device.type != "cuda":  # cards of Apple, Intel and others lack float64 or an eigensolver
-        device = torch.device("cpu")
-    if device.type == "cpu":
-        allowed = int(psutil.virtual_memory().available / _WORKER_MEMORY)
-        workers = max(1, min(os.cpu_count() or 1, allowed, _MOST_WORKERS))
-    else:
-        workers = _CARD_WORKERS
-        comfy.model_management.free_memory(_CARD_MEMORY, device)  # unloads models that fill the card
-    return Resources.on(device, workers, subspace_cache(), host_progress())
+    """What a node may use: ComfyUI's device, workers, the cache, and the progress bar."""
+    return machine_resources(host_progress())
 
 
 def show(node_id: str, text: str) -> None:

@@ -11,13 +11,14 @@ from lora_transfer.core.errors import InvalidSetting
 from lora_transfer.core.kinds import full
 from lora_transfer.core.layers import Layer, Skipped
 from lora_transfer.core.matching import match_by_name
-from lora_transfer.core.plan import Module, TransferPlan, TransferSettings, plan_transfer
+from lora_transfer.core.methods import METHODS
+from lora_transfer.core.plan import Module, TransferPlan, TransferSettings, modules_of, plan_transfer
 from lora_transfer.core.reports.envelope import Identity
 from lora_transfer.core.reports.transfer import similarity_report, transfer_report
 from lora_transfer.core.resources import Resources
 from lora_transfer.core.similarity import Comparison, compare
 from lora_transfer.core.subspace import RankRule
-from lora_transfer.core.transfer import Transferred, transfer
+from lora_transfer.core.transfer import Transferred, TransferTask, transfer, transfer_many
 from lora_transfer.core.vectors import Vector, plan_vectors
 from tests.core.bases import CountingBase, related_bases
 
@@ -290,3 +291,59 @@ def test_the_lora_is_copied_where_both_bases_share_a_text_encoder(method: str) -
     for layer in job.run(method=method).layers:
         assert (layer.decision, layer.equals_copy) == ("copied", True)
         assert "copied unchanged" in layer.reason
+
+
+def adapter_of(job: Job, seed: int, layers: list[str] | None = None) -> dict[str, LowRankDelta]:
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {name: layer.weight.matrix_shape for name, layer in job.source.layers.items()}
+    return {
+        name: LowRankDelta(torch.randn(m, 3, generator=generator), torch.randn(3, n, generator=generator))
+        for name, (m, n) in shapes.items()
+        if layers is None or name in layers
+    }
+
+
+@pytest.mark.parametrize("method", [method.name for method in METHODS])
+def test_adapters_together_give_the_bits_of_each_alone(method: str) -> None:
+    job = Job()
+    adapters = [adapter_of(job, 1), adapter_of(job, 2, ["a.0.up"]), adapter_of(job, 3)]
+    settings = TransferSettings(method, 0.0)
+    tasks = [
+        TransferTask(plan_transfer(job.comparison, modules_of(deltas), settings, str(index)), deltas)
+        for index, deltas in enumerate(adapters)
+    ]
+    together = transfer_many(job.comparison, tasks, Resources(workers=2))
+    for task, result in zip(tasks, together, strict=True):
+        alone = transfer(job.comparison, task.plan, task.deltas)
+        assert isinstance(result, Transferred)
+        assert result.layers == alone.layers
+        assert all(
+            torch.equal(delta.up, alone.deltas[name].up) and torch.equal(delta.down, alone.deltas[name].down)
+            for name, delta in result.deltas.items()
+        )
+
+
+@pytest.mark.parametrize("method", ["restore_both", "lora_x"])
+def test_a_weight_is_read_once_for_all_adapters(method: str) -> None:
+    job = Job()
+    tasks = [TransferTask(job.plan(method=method), adapter_of(job, seed)) for seed in range(4)]
+    transfer_many(job.comparison, tasks)
+    assert set((job.source.reads | job.target.reads).values()) == {1}
+
+
+def test_an_adapter_that_fails_stops_no_other() -> None:
+    class Broken(dict[str, LowRankDelta]):
+        def __getitem__(self, layer: str) -> LowRankDelta:
+            raise InvalidSetting(f"broken at {layer}")
+
+    job = Job()
+    plan = job.plan(method="restore_both")
+    first, second, third = transfer_many(
+        job.comparison,
+        [TransferTask(plan, job.deltas), TransferTask(plan, Broken(job.deltas)), TransferTask(plan, job.deltas)],
+        Resources(workers=2),
+    )
+    assert isinstance(first, Transferred)
+    assert isinstance(third, Transferred)
+    assert isinstance(second, InvalidSetting)
+    assert str(second) == f"broken at {plan.pairs[0].pair.source.name}"  # the first of the plan, whatever ran first

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from dev.client import RunResult
+
 
 def transfer_prompt(
     *,
@@ -81,3 +83,8 @@ def image_prompt(name: str, model: list[Any], extra: dict[str, Any]) -> dict[str
 
 def node(class_type: str, **inputs: Any) -> dict[str, Any]:
     return {"class_type": class_type, "inputs": inputs}
+
+
+def said(result: RunResult, name: str) -> list[str]:
+    """The sentences that a node shows after a run."""
+    return [line["text"] for content in result.outputs[name]["lora_transfer"] for line in content["lines"]]

@@ -6,6 +6,7 @@ from typing import Any
 from safetensors import safe_open
 
 from tests.host.conftest import Host
+from tests.host.prompts import said
 from tests.host.refine_prompt import refine_prompt
 
 
@@ -21,7 +22,7 @@ def test_a_graph_refines_saves_and_tells_within_seconds(host: Host) -> None:
     assert result.seconds < 120
     assert result.previews >= 2
     assert any(one.startswith("step 5 of 6, loss ") for one in result.texts["refine"])
-    assert result.texts["refine"][-1] == told["sentence"]
+    assert told["sentence"][1:] in said(result, "refine")[0]
     with safe_open(result.outputs["saved"]["text"][0], "pt") as file:
         origin = json.loads(file.metadata()["lora_transfer"])
     assert origin["refined"]["steps"] == told["score"]["best_step"]
@@ -36,7 +37,7 @@ def test_a_cancelled_run_leaves_its_best_in_a_file_to_go_on_from(host: Host) -> 
     result = host.client.queue(refine_prompt(steps=120, batch=4, transferred=None), cancel)
     assert result.status == "interrupted"
     [left] = host.loras_written() - before
-    assert left.startswith("refine_interrupted_")
+    assert left.startswith("refine_interrupted")
     assert left in result.texts["refine"][-1]
     again = refine_prompt(steps=1, samples=4)
     again["kept"] = {"class_type": "LoraTransferLoadLora", "inputs": {"lora_name": left}}

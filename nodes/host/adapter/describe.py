@@ -26,7 +26,7 @@ _KINDS = {
 }
 _PLAIN, _NAMED_FIRST = "LoRA", ("DoRA", "LoKr", "LoHa", "OFT", "GLoRA")
 
-# Parts of a key whose shorter side is the rank.
+# Parts of the key of a factor (rank, inputs).
 _FACTORS = (
     ".lora_down",
     ".lora_A",
@@ -59,7 +59,7 @@ def describe_adapter(adapter: Adapter) -> tuple[Line, ...]:
 def _describe_content(shapes: Mapping[str, tuple[int, ...]]) -> str:
     kinds = dict(_modules_of(shapes))
     names = [kind for kind in _NAMED_FIRST if kind in kinds.values()] or [_PLAIN]
-    ranks = sorted({min(shape[:2]) for key, shape in shapes.items() if len(shape) > 1 and _is_factor(key)})
+    ranks = sorted({shape[0] for key, shape in shapes.items() if len(shape) > 1 and _is_factor(key)})
     rank = "" if not ranks else f" of rank {ranks[0]}" if len(ranks) == 1 else f" of ranks {ranks[0]} to {ranks[-1]}"
     encoders = sum(module.startswith(ANY_TEXT_ENCODER) for module in kinds)
     of_encoder = f", {encoders} of them in a text encoder" if encoders else ""

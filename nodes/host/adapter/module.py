@@ -4,6 +4,7 @@ Errors raised here are reasons, without the names of file and module: the caller
 bad module never stops a file.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -174,8 +175,13 @@ def _check_values(key: str, tensor: Tensor) -> None:
     if tensor.is_complex():
         raise UnsupportedAdapter(f"{key} is expected to hold real numbers, found {tensor.dtype}")
     blocks = () if tensor.is_meta else tensor.reshape(-1).split(_BLOCK)
-    if not all(bool(torch.isfinite(block.float()).all()) for block in blocks):
+    if not all(_all_finite(block.float()) for block in blocks):
         raise UnsupportedAdapter(f"{key} holds NaN or infinity: the file is damaged, or its training failed")
+
+
+def _all_finite(values: Tensor) -> bool:
+    """A finite sum needs no closer look, which takes five times as long."""
+    return math.isfinite(float(values.sum())) or bool(torch.isfinite(values).all())
 
 
 def _scale_fits(patch: Any, shape: tuple[int, ...]) -> bool:

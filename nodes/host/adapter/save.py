@@ -46,18 +46,23 @@ def respell(adapter: Adapter, spelling: str) -> dict[str, Tensor]:
         placed = read_adapter(adapter, adapter.fits)
         changes = LayerChanges(adapter.fits, placed.deltas, placed.scales, placed.vectors, placed.widened())
     if changes is not None:
-        if tensors := changes.tensors(spelling):
-            return tensors
-        raise InvalidSetting(
-            f"Saving {adapter.name} as {spelling}: expected changes of weights, found only changes of biases and "
-            "norms, which this spelling cannot hold. Choose comfy or kohya."
-        )
+        return respell_changes(changes, spelling, adapter.name)
     if spelling != "comfy":
         raise InvalidSetting(
             f"Saving {adapter.name} as {spelling}: expected a LoRA from Project LoRA, because its target gives the "
             "layers their names, found a LoRA as it was loaded. Transfer it first, or choose comfy to save it as it is."
         )
     return adapter.state_dict()
+
+
+def respell_changes(changes: LayerChanges, spelling: str, name: str) -> dict[str, Tensor]:
+    """The tensors of changes in a spelling; InvalidSetting if it can hold none of them."""
+    if tensors := changes.tensors(spelling):
+        return tensors
+    raise InvalidSetting(
+        f"Saving {name} as {spelling}: expected changes of weights, found only changes of biases and norms, which this "
+        "spelling cannot hold. Choose comfy or kohya."
+    )
 
 
 def note_left_out(adapter: Adapter, spelling: str) -> tuple[str, ...]:

@@ -59,7 +59,8 @@ def to_state_dict(
     (docs/method.md, section 3, law 8). A layer that has no name in the spelling is written under ComfyUI's name. What
     the spelling's loader refuses is left out (save.note_left_out says so)."""
     chosen = SPELLINGS[spelling]
-    names, comfy_names = _names(base, chosen), _names(base, SPELLINGS["comfy"])
+    names = _names(base, chosen)
+    comfy_names = names if spelling == "comfy" else _names(base, SPELLINGS["comfy"])
     tensors: dict[str, Tensor] = {}
     for layer, delta in _whole_where_unnamed(deltas, names, base).items():
         module = names.get(layer) or comfy_names[layer]

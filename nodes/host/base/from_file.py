@@ -9,17 +9,16 @@ from typing import Any
 import comfy.lora
 import comfy.model_management
 import torch
-from torch import Tensor
 
 from ....core.errors import UnsupportedBase
 from ....core.files import TensorFile
 from ....core.files.fingerprint import known_fingerprint, model_fingerprint
 from ....core.files.shards import open_model_file, require_whole, shard_paths
-from ....core.layers import Layer, WeightRef
+from ....core.layers import Layer
 from ..settings import subspace_cache
 from .detect import DetectedModel, Tensors, detect_model, make_stand_ins, select_diffusion_model
 from .from_model import Fingerprint, HostBase, diffusers_names, find_missing_names, join_encoder, parameters_of
-from .layout import Locations, check_depth, find_views, header_at, mark_of, read_pieces, trace_rows
+from .layout import Locations, PiecesReader, check_depth, find_views, header_at, mark_of, trace_rows
 from .names import UNET, describe_latents, layers_of
 
 # Signs of a quantised file: its weights mean nothing without the scales beside them.
@@ -93,9 +92,6 @@ def _base(
 ) -> HostBase:
     """The layers of a diffusion model or of a text encoder in a file."""
 
-    def read(weight: WeightRef) -> Tensor:
-        return read_pieces(file, locations[weight.key], weight.rows)
-
     headers = {key: header_at(file, pieces) for key, pieces in locations.items()}
     return HostBase(
         name=name,
@@ -106,7 +102,7 @@ def _base(
         diffusers={},
         layers=_mark_layers(layers_of(key_map, headers), file, locations),
         parameters=parameters_of(headers),
-        reader=read,
+        reader=PiecesReader(file, locations),
     )
 
 

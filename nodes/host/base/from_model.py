@@ -1,7 +1,8 @@
 """A base model as core sees it: layers under ComfyUI's names, and weights that are read one at a time."""
 
+import math
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,12 +17,13 @@ from torch import Tensor
 
 from ....core.errors import UnsupportedBase
 from ....core.files import TensorHeader
-from ....core.layers import Layer, WeightRef
+from ....core.layers import Layer, Rows, WeightRef
 from ..adapter.spelling.index import NameIndex
 from ..adapter.spelling.names import extra_names
 from .fingerprint import files_of, fingerprint_loaded
 from .merge import merge_patches, note_loras, note_merge
 from .names import UNET, describe_latents, layers_of, slice_of
+from .readers import JoinedReader, Reader, read_parts
 
 # A hash of everything in a base, or a function that computes it, because that may mean reading every weight.
 Fingerprint = str | Callable[[], str]
@@ -45,7 +47,7 @@ class HostBase:
     diffusers: Mapping[str, str]
     layers: Mapping[str, Layer]
     parameters: Mapping[str, tuple[int, ...]]
-    reader: Callable[[WeightRef], Tensor]
+    reader: Reader
     notes: tuple[str, ...] = ()
     latents: str = ""
     path: Path | None = None
@@ -65,11 +67,19 @@ class HostBase:
         whole = [name for name in self.layers if slice_of(name)[0] not in self.layers]
         return [part for name in whole for part in (self.parts_of(name) or [name])]
 
+    @cached_property
+    def _slices(self) -> dict[str, dict[Rows, str]]:
+        """The layers that are slices, by the fused layer and their rows."""
+        slices: dict[str, dict[Rows, str]] = {}
+        for part, (fused, rows) in ((name, slice_of(name)) for name in self.layers):
+            if fused is not None and rows is not None:
+                slices.setdefault(fused, {})[rows] = part
+        return slices
+
     def parts_of(self, name: str) -> list[str]:
         """The slices of a fused layer in the order of their rows; empty if they do not cover all of it."""
-        slices = {rows: part for part in self.layers for fused, rows in [slice_of(part)] if fused == name and rows}
-        parts: list[str] = []
-        row = 0
+        slices = self._slices.get(name, {})
+        parts, row = list[str](), 0
         while (rows := min((rows for rows in slices if rows.start == row), default=None)) is not None:
             parts.append(slices[rows])
             row = rows.stop
@@ -77,9 +87,16 @@ class HostBase:
 
     def read(self, layer: Layer) -> Tensor:
         """The weight as a float32 matrix (m, n); UnsupportedBase if it holds NaN or infinity."""
-        matrix = self.reader(layer.weight).flatten(1)
+        return self._as_matrix(layer, self.reader(layer.weight))
+
+    def read_parts(self, layer: Layer, parts: Sequence[Rows]) -> Iterator[Tensor]:
+        """Rows of the weight, one part (rows, n) after another, as `read` gives them."""
+        return (self._as_matrix(layer, part) for part in read_parts(self.reader, layer.weight, parts))
+
+    def _as_matrix(self, layer: Layer, weight: Tensor) -> Tensor:
+        matrix = weight.flatten(1)
         # A finite sum needs no closer look; looking at every value would take as long as reading them.
-        if not bool(matrix.sum().isfinite()) and not bool(torch.isfinite(matrix).all()):
+        if not math.isfinite(float(matrix.sum())) and not bool(torch.isfinite(matrix).all()):
             raise UnsupportedBase(
                 f"Base {self.name}, layer {layer.name}: expected finite numbers, found NaN or infinity. The file is "
                 "damaged, or was merged or converted in too low a precision: use another copy of it."
@@ -107,27 +124,21 @@ def base_from_clip(clip: Any) -> HostBase:
 def with_text_encoder(base: HostBase, clip: Any) -> HostBase:
     """The base with the layers of a CLIP instead of its own text encoder."""
     encoder = base_from_clip(clip)
-
-    def identify() -> str:
-        return f"{base.fingerprint} + {encoder.fingerprint}"
-
-    return join_encoder(replace(base, identity=identify), encoder)
+    identified = replace(base, identity=lambda: f"{base.fingerprint} + {encoder.fingerprint}")
+    return join_encoder(identified, encoder)
 
 
 def join_encoder(base: HostBase, encoder: HostBase) -> HostBase:
     """A diffusion model and its text encoder as one base."""
     unet = {name: layer for name, layer in base.layers.items() if name not in encoder.layers}
-    from_encoder = {layer.weight.key for layer in encoder.layers.values()}
-
-    def read(weight: WeightRef) -> Tensor:
-        return encoder.reader(weight) if weight.key in from_encoder else base.reader(weight)
+    from_encoder = frozenset(layer.weight.key for layer in encoder.layers.values())
 
     return replace(
         base,
         key_map={**base.key_map, **encoder.key_map},
         layers={**unet, **encoder.layers},
         parameters={**base.parameters, **encoder.parameters},
-        reader=read,
+        reader=JoinedReader(base.reader, encoder.reader, from_encoder),
         notes=(*base.notes, *encoder.notes),
     )
 
@@ -159,7 +170,6 @@ def _from_patcher(patcher: Any, model: torch.nn.Module, key_map: Mapping[str, An
     # ComfyUI-GGUF adds a tensor of its own to the state dict, which belongs to no module.
     tensors = {key: value for key, value in _stored(model).items() if key.rpartition(".")[0] in modules}
     headers = {key: TensorHeader(_shape(modules, key, value), str(value.dtype)) for key, value in tensors.items()}
-    layers = layers_of(key_map, headers)
     files, what = files_of(patcher), "text encoder" if family == "text encoder" else "model"
     path = files[0] if len(files) == 1 else None
 
@@ -173,7 +183,7 @@ def _from_patcher(patcher: Any, model: torch.nn.Module, key_map: Mapping[str, An
         key_map=key_map,
         extra=frozenset(),
         diffusers={},
-        layers=layers,
+        layers=layers_of(key_map, headers),
         parameters=parameters_of(headers),
         reader=read,
         notes=(*note_merge(patcher, what), *note_loras(patcher, what)),

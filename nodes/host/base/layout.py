@@ -6,7 +6,7 @@ the model fuses them, and has the rows of a few layers in another order.
 
 import bisect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from ....core.errors import UnsupportedBase
 from ....core.files import TensorFile, TensorHeader
-from ....core.layers import Rows
+from ....core.layers import Rows, WeightRef
 
 _NUMBER = re.compile(r"\.(\d+)(?=\.)")
 _MOST_BLOCKS = 512  # the deepest known models have about 100 blocks; each takes milliseconds to build
@@ -56,6 +56,25 @@ def read_pieces(file: TensorFile, pieces: tuple[Piece, ...], rows: Rows | None) 
         if own.length > 0:
             parts.append(file.read(piece.key, own.within(piece.rows)))
     return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+@dataclass(frozen=True)
+class PiecesReader:
+    """Reads the tensors of a model from a file."""
+
+    file: TensorFile
+    locations: Locations
+
+    def __call__(self, weight: WeightRef) -> Tensor:
+        return read_pieces(self.file, self.locations[weight.key], weight.rows)
+
+    def read_parts(self, weight: WeightRef, parts: Sequence[Rows]) -> Iterator[Tensor]:
+        """Rows of a weight, one part after another; through one opening of the file if they are in one piece."""
+        first, *more = self.locations[weight.key]
+        rows = [part.within(weight.rows) for part in parts]
+        if more:
+            return (read_pieces(self.file, (first, *more), part) for part in rows)
+        return self.file.read_parts(first.key, [part.within(first.rows) for part in rows])
 
 
 def _overlap(rows: Rows, start: int, length: int) -> Rows:

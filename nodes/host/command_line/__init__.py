@@ -1,0 +1,1 @@
+"""The command line: cli.py without a server."""

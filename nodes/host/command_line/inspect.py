@@ -1,0 +1,44 @@
+"""cli.py inspect: says what is in LoRA files."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from ....core.attempt import attempt
+from ....core.errors import LoraTransferError, UnreadableFile
+from ....core.library.schedule import LibraryFile
+from ..adapter.adapter import adapter_from_file
+from ..adapter.contents import Contents, describe_contents, summary_of
+from ..library.files import find_files
+from .find import locate_loras, read_model_paths
+
+
+def inspect(options: argparse.Namespace, comfyui: Path) -> int:
+    """Print the contents of every file; the exit code is 1 if one cannot be read."""
+    read_model_paths(comfyui)
+    files = find_files(locate_loras(options.loras))
+    if not files:
+        raise UnreadableFile(f"LoRAs {', '.join(options.loras)}: expected LoRA files, found none there.")
+    code = 0
+    for file in files:
+        contents = attempt(lambda file=file: _describe(file))
+        if isinstance(contents, Contents):
+            text = json.dumps(contents.as_json()) if options.json else summary_of(contents)
+        elif isinstance(contents, LoraTransferError):
+            code = 1
+            text = json.dumps({"name": file.name, "error": str(contents)}) if options.json else str(contents)
+        else:
+            raise contents
+        sys.stdout.write(ascii_if_needed(text) + "\n")
+    return code
+
+
+def ascii_if_needed(text: str) -> str:
+    """The text with what the terminal cannot show as escapes: file names and metadata can hold anything."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _describe(file: LibraryFile) -> Contents:
+    return describe_contents(adapter_from_file(file.path, file.name))

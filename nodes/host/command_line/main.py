@@ -1,0 +1,43 @@
+"""Runs a command of the command line."""
+
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+from ....core.errors import LoraTransferError
+from .parser import parse
+
+NO_START, STOPPED = 2, 130  # exit codes
+
+
+def run(arguments: list[str], comfyui: Path) -> int:
+    """Run a command; returns the exit code."""
+    options = parse(arguments)
+    _set_device(options.cpu)
+    from .commands import COMMANDS  # only now: ComfyUI looks for a card when it is imported
+
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        return COMMANDS[options.command](options, comfyui)
+    except LoraTransferError as error:
+        sys.stderr.write(f"{error}\n")
+        return NO_START
+    except KeyboardInterrupt:
+        sys.stderr.write("Stopped. What is finished stays; the same command goes on from there.\n")
+        return STOPPED
+    except BrokenPipeError:  # `| head`
+        sys.stderr.close()
+        return STOPPED
+
+
+def _set_device(cpu: bool) -> None:
+    """Tell ComfyUI to use the processor, if asked to, or if there is no card: it would end with an error."""
+    import torch
+    from comfy.cli_args import args
+
+    args.cpu = cpu or not torch.cuda.is_available()
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
