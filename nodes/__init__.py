@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .apply import ApplyLora
 from .check import CheckTransfer
+from .folder import TransferLoraFolder
 from .load_base import LoadSourceBase, LoadTargetBase
 from .load_lora import LoadLora
 from .loader import LoadLoraFromAnotherBase
@@ -25,6 +26,7 @@ NODES: list[type[io.ComfyNode]] = [
     RefineLora,
     PromptsForRefine,
     SaveLora,
+    TransferLoraFolder,
 ]
 
 

@@ -4,6 +4,9 @@ Each row comes from a fresh process with a warm page cache. FOLDER keeps the pai
 folder is used.
 """
 
+# The pack's own name exists only once bare.prepare() has given it.
+# pyright: reportMissingImports=false
+
 import json
 import shutil
 import subprocess

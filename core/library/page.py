@@ -66,9 +66,7 @@ def page(manifest: Manifest) -> Iterator[str]:
 
 def _title(entry: Entry) -> str:
     settings = entry.settings
-    chosen = ", ".join(
-        f"{name} {settings[name]}" for name in ("method", "threshold", "out_rank", "dtype") if name in settings
-    )
+    chosen = ", ".join(f"{name} {settings[name]}" for name in ("method", "out_rank", "dtype") if name in settings)
     return f"<h1>{escape(entry.source.name)} <span>to</span> {escape(entry.target.name)}</h1><p>{escape(chosen)}</p>"
 
 

@@ -7,6 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
+import folder_paths
 import pytest
 import torch
 from safetensors import safe_open
@@ -21,6 +22,7 @@ from lora_transfer.nodes.host.base.from_file import base_from_file
 from lora_transfer.nodes.host.compare import compare_bases
 from lora_transfer.nodes.host.library import run
 from lora_transfer.nodes.host.library.files import find_doubles, find_files
+from lora_transfer.nodes.host.library.folder import files_below_loras, transfer_folder
 from lora_transfer.nodes.host.library.run import open_library, plan_library, transfer_library
 from lora_transfer.nodes.host.project import project
 from tests.host.small_library import SmallLibrary, bytes_in, lines_in, run_all, write_library, write_lora
@@ -289,3 +291,26 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(UnwritableFile, match="cannot be written"), open_library(tmp_path / "out"):
         pass
+
+
+def test_the_folder_node_transfers_what_is_below_loras(
+    library: SmallLibrary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "loras", ([str(library.loras)], {".safetensors"}))
+    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path / "output"))
+    batch = library.batch()
+    told: list[str] = []
+    files = files_below_loras("", "*LORA_*", True, batch.target)
+    assert len(files) == 4
+    result = transfer_folder(batch.source, batch.target, files, batch.settings, batch.using, told.append)
+    assert len(told) == result.new == 4
+    assert result.manifest == tmp_path / "output" / "loras" / "target" / NAME
+    assert result.table().count("transferred ") == 4
+    assert result.lines()[0].text.startswith("4 of 4 LoRAs are transferred")
+    assert result.picture().shape[1:] == (1024, 3)
+    again = transfer_folder(batch.source, batch.target, files, batch.settings, batch.using, told.append)
+    assert (again.new, again.entries) == (0, result.entries)
+    assert [file.name for file in files_below_loras("styles", "", False, batch.target)] == ["lora_1.safetensors"]
+    for folder, pattern in (("../..", "*"), ("nothing", "*"), ("", "*.nothing")):
+        with pytest.raises(UnreadableFile, match="expected LoRAs below"):
+            files_below_loras(folder, pattern, True, batch.target)

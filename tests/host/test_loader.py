@@ -283,6 +283,8 @@ def test_a_lora_of_the_connected_model_is_loaded_as_it_is(disk: Disk, how: str) 
     lora = load_file(disk.lora)
     assert result.lora_model.keys() == lora.keys()
     assert disk.kept() == []
+    doubled = load(model, settings=TransferSettings(gain=2.0))
+    assert torch.allclose(change_of(doubled), 2 * change_of(result))
 
 
 def test_a_source_with_a_merge_on_it_is_another_base(disk: Disk) -> None:

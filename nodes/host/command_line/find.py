@@ -48,11 +48,6 @@ def locate_loras(inputs: Sequence[str]) -> list[str]:
     return [_locate_lora(text) for text in inputs]
 
 
-def default_output(target: HostBase) -> Path:
-    """output/loras/TARGET in ComfyUI's folder: the LoRA menus list output/loras."""
-    return Path(folder_paths.get_output_directory()) / "loras" / Path(target.name).stem
-
-
 def _locate_lora(text: str) -> str:
     if os.path.lexists(os.path.expanduser(text)) or _matches(text):
         return text

@@ -14,9 +14,10 @@ from ....core.library.schedule import LibraryFile
 from ..device import machine_resources
 from ..library.batch import Batch
 from ..library.files import find_files
+from ..library.folder import output_of
 from ..library.run import batch_of, open_library, plan_library, transfer_library
 from ..library.settings import LibrarySettings, compare_settings_for
-from .find import default_output, locate_loras, open_base, read_model_paths
+from .find import locate_loras, open_base, read_model_paths
 from .parser import transfer_settings
 from .progress import Bars
 
@@ -28,7 +29,7 @@ def transfer(options: argparse.Namespace, comfyui: Path) -> int:
     read_model_paths(comfyui)
     settings = library_settings(options)
     source, target = open_base(options.source), open_base(options.target)
-    out = Path(options.out).expanduser() if options.out else default_output(target)
+    out = Path(options.out).expanduser() if options.out else output_of(target)
     files = find_files(locate_loras(options.loras), options.suffix, skip=out)
     if not files:
         raise UnreadableFile(f"LoRAs {', '.join(options.loras)}: expected LoRA files, found none there.")

@@ -80,10 +80,10 @@ def open_file(file: LibraryFile, source: HostBase) -> OpenFile | Failure:
 
 
 def _too_large(file: LibraryFile, mark: FileMark, available: int) -> str:
+    needed = f"{mark.size * _MEMORY / 1e9:.1f} GB ({available / 1e9:.1f} GB are free)"
     return (
-        f"File {file.path}: expected a LoRA that fits into memory, found {mark.size / 1e9:.1f} GB, which need "
-        f"about {mark.size * _MEMORY / 1e9:.1f} GB ({available / 1e9:.1f} GB are free). Close other programs, or "
-        "leave it out."
+        f"File {file.path}: expected a LoRA that fits into memory, found {mark.size / 1e9:.1f} GB, which need about "
+        f"{needed}. Close other programs, or leave it out."
     )
 
 
