@@ -81,7 +81,7 @@ UNFINISHED_NAMES: tuple[str, ...] = ("benchmarks/device/",)
 
 PAGES = ("*.md", "docs/*.md", "web/docs/*.md", "benchmarks/*/RESULTS.md")
 CODE = ("*.py", "core/**/*.py", "nodes/**/*.py", "dev/**/*.py", "benchmarks/**/*.py")
-SCRIPTS = ("web/*.js",)
+SCRIPTS = ("web/**/*.js",)
 WORKFLOWS = ("example_workflows/*.json", "subgraphs/*.json", "dev/*.json")
 
 # A JavaScript comment or string literal; the line breaks inside a template are kept.

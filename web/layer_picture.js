@@ -67,7 +67,7 @@ function show(node, report) {
   container.replaceChildren();
   const threshold = thresholdWidget(node);
   const picture = new LayerPicture(container, model, {
-    threshold: threshold?.value ?? null,
+    threshold: threshold ? lineAt(threshold.value, model) : null,
     onThreshold: (value, isFinal) => setThreshold(node, value, isFinal),
     view: node.properties[VIEW],
     onView: (view) => {
@@ -128,6 +128,11 @@ function thresholdWidget(node) {
   return node.widgets?.find((widget) => widget.name === "threshold");
 }
 
+/** Where the line stands: a negative threshold leaves the choice to the node, and the report says what it chose. */
+function lineAt(threshold, model) {
+  return threshold < 0 ? model.threshold : threshold;
+}
+
 /** Puts the value of the dragged line into the node's own widget. */
 function setThreshold(node, value, isFinal) {
   const widget = thresholdWidget(node);
@@ -143,7 +148,8 @@ function follow(widget, node) {
   widget.isFollowedByPicture = true;
   const before = widget.callback;
   widget.callback = function (value, ...rest) {
-    pictures.get(node)?.setThreshold(value);
+    const picture = pictures.get(node);
+    picture?.setThreshold(lineAt(value, picture.model));
     return before?.call(this, value, ...rest);
   };
 }
