@@ -50,6 +50,7 @@ class SubspaceCache:
         self._lock = threading.Lock()
         self._index = CacheIndex(folder / "index.sqlite")
         self._unmeasured = 0
+        self.written = 0  # bytes of entries that this object has stored
         self.sweep()
 
     @property
@@ -145,6 +146,7 @@ class SubspaceCache:
     def _grow(self, size: int) -> None:
         with self._lock:
             self._unmeasured += size
+            self.written += size
             due = self._unmeasured > self.limit / _SWEEP
             self._unmeasured = 0 if due else self._unmeasured
         if due:

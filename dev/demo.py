@@ -93,6 +93,8 @@ def _collect(client: ComfyClient, prompt: dict[str, Any], result: RunResult) -> 
         else:
             for name, picture in zip(_PICTURES.get(kind, ()), pictures, strict=False):
                 print(f"{title}, {name}: {_write(f'{title}, {name}', '.png', picture)}")
+        if kind == "LoraTransferLoader":
+            print("\n  ".join([f"{title}:", *(line["text"] for line in shown["lora_transfer"][0]["lines"])]))
         for text in shown.get("text", []):
             if kind == "LoraTransferSave":
                 print(f"{title}: {text}")

@@ -1,4 +1,4 @@
-"""Starts ComfyUI with the pack, its models, and the workflows of the examples and the demo."""
+"""Starts ComfyUI with the pack, its models, and the demo's workflows. The templates are in ComfyUI's own browser."""
 
 import os
 import shutil
@@ -6,12 +6,12 @@ import signal
 import threading
 from pathlib import Path
 
-from .paths import DEMO_WORKFLOW, EXAMPLE, HOST, REFINE_EXAMPLE, REFINE_WORKFLOW, SMALL_MODELS
+from .paths import DEMO_WORKFLOW, HOST, REFINE_WORKFLOW, SMALL_MODELS
 from .server import ComfyServer, add_demo, link_models, port_is_free
 from .small_models import write_all
 
 PORT = 8188  # ComfyUI's own
-WORKFLOWS = (DEMO_WORKFLOW, REFINE_WORKFLOW, EXAMPLE, REFINE_EXAMPLE)
+WORKFLOWS = (DEMO_WORKFLOW, REFINE_WORKFLOW)
 
 
 def main() -> None:

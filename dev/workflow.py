@@ -3,6 +3,7 @@
 from typing import Any
 
 UNSEEN = ("Note", "MarkdownNote")  # nodes that exist only on the page
+UNSAVED = {"IMAGECOMPARE": {"__value__": ["", ""]}}  # type -> value of a widget that the page does not save
 ALWAYS = 0  # LiteGraph's mode of nodes that are neither muted nor bypassed
 
 
@@ -31,6 +32,8 @@ def _take_widgets(values: list[Any], inputs: dict[str, Any], prefix: str) -> lis
     taken: list[tuple[str, Any]] = []
     for name, (kind, *more) in [*inputs.get("required", {}).items(), *inputs.get("optional", {}).items()]:
         options = more[0] if more else {}
+        if isinstance(kind, str) and kind in UNSAVED:
+            taken.append((prefix + name, UNSAVED[kind]))
         if not values or not _has_widget(kind, options):
             continue
         value = values.pop(0)

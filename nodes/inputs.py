@@ -72,6 +72,6 @@ def size_input() -> Any:
         step=8,
         optional=True,
         advanced=True,
-        tooltip="Width and height of the pictures in pixels, if no latent is connected. 0 is the size that the source "
+        tooltip="Width and height of the pictures in pixels, if no latent is connected; 0 is the size that the source "
         "was made for. Choose a smaller size if memory is short.",
     )

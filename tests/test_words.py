@@ -82,7 +82,7 @@ UNFINISHED_NAMES: tuple[str, ...] = ("benchmarks/device/",)
 PAGES = ("*.md", "docs/*.md", "web/docs/*.md", "benchmarks/*/RESULTS.md")
 CODE = ("*.py", "core/**/*.py", "nodes/**/*.py", "dev/**/*.py", "benchmarks/**/*.py")
 SCRIPTS = ("web/*.js",)
-WORKFLOWS = ("example_workflows/*.json", "dev/*.json")
+WORKFLOWS = ("example_workflows/*.json", "subgraphs/*.json", "dev/*.json")
 
 # A JavaScript comment or string literal; the line breaks inside a template are kept.
 _SCRIPT_TEXT = re.compile(r"//[^\n]*|/\*.*?\*/|\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'|`(?:\\.|[^`\\])*`", re.DOTALL)

@@ -1,3 +1,4 @@
+/* global LiteGraph */
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { elementOf, keep } from "./kept_properties.js";
@@ -14,7 +15,7 @@ const REPORT = "lora_transfer_report";
 const VIEW = "lora_transfer_view";
 const WIDGET = "lora_transfer_picture";
 const WIDTH = 400; // a node with a picture is at least this wide, in pixels
-const MARGIN = 20; // that ComfyUI leaves around a widget
+const MARGIN = 4; // pixels around the picture
 
 const pictures = new WeakMap(); // node -> LayerPicture
 
@@ -34,10 +35,10 @@ app.registerExtension({
 
   setup() {
     api.addEventListener("executed", async ({ detail }) => {
-      const report = detail.output?.[OUTPUT]?.at(-1)?.report;
-      if (!report) return;
-      const kept = { [REPORT]: await pack(report) };
-      keep(detail, detail.display_node || detail.node, kept, (node) => show(node, report));
+      if (!detail.output?.[OUTPUT]) return;
+      const { report } = detail.output[OUTPUT].at(-1) ?? {};
+      const kept = { [REPORT]: report && (await pack(report)) };
+      keep(detail, detail.display_node || detail.node, kept, (node) => (report ? show(node, report) : remove(node)));
     });
   },
 });
@@ -63,6 +64,7 @@ function show(node, report) {
   if (!model) return;
   pictures.get(node)?.destroy();
   const container = pictureWidget(node).element;
+  container.replaceChildren();
   const threshold = thresholdWidget(node);
   const picture = new LayerPicture(container, model, {
     threshold: threshold?.value ?? null,
@@ -70,6 +72,7 @@ function show(node, report) {
     view: node.properties[VIEW],
     onView: (view) => {
       node.properties[VIEW] = view;
+      noteChange();
     },
     onHeight: (height) => fit(node, container, height),
   });
@@ -77,15 +80,24 @@ function show(node, report) {
   if (threshold) follow(threshold, node);
 }
 
-/** The widget that holds the picture, made when there is one for the first time. */
+/** Removes the picture of an earlier run: the last one had nothing to draw. */
+function remove(node) {
+  const widget = node.widgets?.find((candidate) => candidate.name === WIDGET);
+  if (widget) node.removeWidget(widget);
+  pictures.get(node)?.destroy();
+  pictures.delete(node);
+}
+
+/** The widget that holds the picture, made when there is a picture for the first time. */
 function pictureWidget(node) {
   const existing = node.widgets?.find((widget) => widget.name === WIDGET);
   if (existing) return existing;
   const container = elementOf(node, WIDGET, () => document.createElement("div"));
-  const height = () => (pictures.get(node)?.height ?? 0) + MARGIN;
+  const height = () => (pictures.get(node)?.height ?? 0) + 2 * MARGIN;
   const widget = node.addDOMWidget(WIDGET, WIDGET, container, {
     serialize: false, // not sent in the prompt
     hideOnZoom: false,
+    margin: MARGIN,
     getValue: () => "",
     setValue: () => {},
     getMinHeight: height,
@@ -95,23 +107,28 @@ function pictureWidget(node) {
   return widget;
 }
 
-/** Give the node the height that its widgets need. It shrinks only by as much as the picture does. */
+/** Gives the node the height that its widgets need. It shrinks only by as much as the picture does. */
 function fit(node, container, height) {
   const before = parseFloat(container.style.minHeight) || height;
   container.style.minHeight = `${height}px`; // Nodes 2.0 lays widgets out by their CSS
   requestAnimationFrame(() => {
     const [width, needed] = node.computeSize();
     const kept = node.size[1] + Math.min(0, height - before); // ComfyUI itself lets a node grow, and never shrink
-    node.setSize([Math.max(node.size[0], width, WIDTH), Math.max(kept, needed)]);
+    node.setSize([Math.max(node.size[0], width, WIDTH), LiteGraph.vueNodesMode ? kept : Math.max(kept, needed)]);
     node.setDirtyCanvas?.(true, true);
   });
+}
+
+/** Tells the page that the workflow has changed. By itself it looks on mouseup, which comes before a click. */
+function noteChange() {
+  app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.captureCanvasState?.();
 }
 
 function thresholdWidget(node) {
   return node.widgets?.find((widget) => widget.name === "threshold");
 }
 
-/** Put the value of the dragged line into the node's own widget. */
+/** Puts the value of the dragged line into the node's own widget. */
 function setThreshold(node, value, isFinal) {
   const widget = thresholdWidget(node);
   if (!widget) return;
@@ -120,7 +137,7 @@ function setThreshold(node, value, isFinal) {
   node.setDirtyCanvas?.(true, true);
 }
 
-/** Let the line follow the widget when the user types into it. */
+/** Lets the line follow the widget when the user types into it. */
 function follow(widget, node) {
   if (widget.isFollowedByPicture) return;
   widget.isFollowedByPicture = true;

@@ -4,7 +4,7 @@ import { api } from "../../scripts/api.js";
 import { elementOf, findNode, keep, rememberWorkflows } from "./kept_properties.js";
 import { createMessageBox, drawLines, messageHeight, readLines } from "./node_message.js";
 
-// Shows what a node of the pack said. It arrives as `lora_transfer` in the node's output (nodes/messages.py).
+// Shows what a node of the pack said. It is `lora_transfer` in the node's output (nodes/messages.py).
 
 const PACK = "LoraTransfer"; // how the ids of the pack's nodes begin
 const OUTPUT = "lora_transfer";
@@ -12,7 +12,8 @@ const PROPERTY = "lora_transfer_message";
 const WIDGET = "lora_transfer_message";
 const PROGRESS_TEXT = "$$node-text-preview"; // ComfyUI's widget for texts that a node shows while it runs
 const ERROR_TIME = 15_000; // milliseconds: long enough to read two sentences; the node keeps them
-const REDRAW_TIME = 500; // milliseconds; the canvas draws a node at its old size in the frame in which pictures arrive
+// Milliseconds; in the frame in which its pictures are loaded, the canvas draws a node at its old size.
+const REDRAW_TIME = 500;
 const MARGIN = 4; // pixels around the box
 
 let lastText = {}; // {node, text}: the last text of the run, which says where an interrupted run stopped

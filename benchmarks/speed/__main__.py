@@ -21,6 +21,7 @@ from dev.paths import RUN
 
 from .by_shape import ShapeCost, measure_shapes, silent, total
 from .clock import measure_time
+from .default_path import measure_default_path
 from .memory import peak_of
 from .ours import cache_in, measure_errors, transfer_layers
 from .path import path_against_reading
@@ -45,8 +46,12 @@ FOLDER = RUN / "bench_speed"
 def main() -> None:
     parser = argparse.ArgumentParser(prog="run.py bench speed", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="measure a sample of shapes, in two minutes")
+    parser.add_argument("--default-path", action="store_true", help="measure only the default path on an SDXL pair")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda to measure a card")
     arguments = parser.parse_args()
+    if arguments.default_path:
+        print(json.dumps(measure_default_path()))
+        return
     device = torch.device(arguments.device)
     torch.set_num_threads(1)
     shutil.rmtree(FOLDER, ignore_errors=True)

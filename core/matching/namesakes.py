@@ -70,7 +70,7 @@ def sample_rows(layer: Layer) -> list[Rows]:
     length = max(1, -(-_VALUES // (columns * _PLACES)))
     if length * _PLACES >= rows:
         return [Rows(0, rows)]
-    starts = [(2 * place + 1) * rows // (2 * _PLACES) - length // 2 for place in range(_PLACES)]
+    starts = [(2 * index + 1) * rows // (2 * _PLACES) - length // 2 for index in range(_PLACES)]
     return [Rows(start, start + length) for start in starts]
 
 

@@ -23,8 +23,8 @@ RESTORE_BOTH = Method(
     name="restore_both",
     function=restore_both,
     summary="Adds a correction that undoes the base's drift on the inputs that the LoRA reads and the outputs that it "
-    "writes; the larger that drift is next to the LoRA, the smaller the correction. Targets with another depth or "
-    "width get the copy. Measured best; needs no decomposition.",
+    "writes; the larger that drift is next to the LoRA, the smaller the correction. Measured best, and needs no "
+    "decomposition; targets with another depth or width get the copy.",
     source="derived; benchmarks/quality/RESULTS.md",
     keeps_whole_delta=True,
     needs_drift=True,

@@ -22,6 +22,7 @@ from ...core.survey import Survey, survey
 from .adapter.adapter import Adapter
 from .adapter.read import read_adapter
 from .base.from_model import HostBase
+from .kept import cache_lines
 from .pair import kind_of_survey
 from .refine.estimate import estimate_outlook
 from .source_doubts import doubt_source
@@ -47,10 +48,12 @@ class CompareResult:
     comparison: Comparison[HostBase]
     report: Report
     kind: PairKind | None = None
+    kept: tuple[Line, ...] = ()
 
     def lines(self) -> tuple[Line, ...]:
-        """What the node says: will it work, how well, what has no partner and why, what to do next."""
-        return tuple(comparison_lines(self.report, self.kind))
+        """What the node says: will it work, how well, what has no partner and why, what to do next, and what was kept
+        on disk."""
+        return (*comparison_lines(self.report, self.kind), *self.kept)
 
     def pictures(self, size: Size) -> Iterator[numpy.ndarray]:
         """The heatmap of all layers, the map of all blocks, and the similarity along the depth."""
@@ -102,4 +105,4 @@ def compare_bases(
     identity = None if adapter is None else Identity.of(adapter)
     doubts = () if adapter is None else doubt_source(adapter, source, target)
     report = similarity_report(comparison, identity, time.monotonic() - started, refine, doubts)
-    return CompareResult(surveyed, comparison, report, kind)
+    return CompareResult(surveyed, comparison, report, kind, cache_lines(using))

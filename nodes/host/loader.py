@@ -77,7 +77,7 @@ def load_from_another_base(
     target = _open_target(inputs, adapter)
     source = choose_source(inputs.trained_on, inputs.source_model, adapter, target.base)
     if source is not None and source.is_loaded_as(inputs.model):
-        chosen = _as_it_is(adapter, source.name)
+        chosen = _as_it_is(adapter, source.name, target, settings)
     else:
         chosen = _transfer_once(adapter, source, target, settings, using, tell)
     strength_clip = 0.0 if inputs.clip is None else strength_clip
@@ -94,9 +94,11 @@ def _open_target(inputs: LoaderInputs, adapter: Adapter) -> _Target:
     return _Target(inputs.model, base, inputs.clip if not_in_model else None)
 
 
-def _as_it_is(adapter: Adapter, source: str) -> KeptResult:
+def _as_it_is(adapter: Adapter, source: str, target: _Target, settings: TransferSettings) -> KeptResult:
     said = f"The connected model is the LoRA's own base ({source}): the LoRA is loaded as it is."
-    return KeptResult(adapter, (Line("good", said),), {})
+    scaled = scale_adapter(adapter, settings.gain, with_encoder_of(target.base, target.clip))
+    notes = (Line.sentence("warn", note) for note in scaled.notes)
+    return KeptResult(scaled.adapter, (Line("good", said), *notes), {})
 
 
 def _transfer_once(
@@ -122,7 +124,7 @@ def _transfer_once(
     if (kept := results.find(key)) is not None:
         return kept.saying(Line("plain", "This transfer was kept from an earlier run: no base was read."))
     if source is not None and source.equals(target.model):
-        return _as_it_is(adapter, source.name)
+        return _as_it_is(adapter, source.name, target, settings)
     result = _transfer(adapter, source, target, settings, using(), tell)
     if source is not None and source.base.fingerprint != source.fingerprint:
         return result.saying(Line("warn", f"{source.name} changed while it was read: the result is not kept."))
@@ -147,7 +149,11 @@ def _transfer(
     if verdict is not None and verdict.word == "refuse" and settings.method == COPY.name:
         return _copy_between_strangers(adapter, on, settings.gain, compared)
     projected = project(compared.comparison, adapter, settings, using)
-    return _as_it_is(adapter, base.name) if projected.report.is_between_equal_bases() else _result_of(projected)
+    return (
+        _as_it_is(adapter, base.name, target, settings)
+        if projected.report.is_between_equal_bases()
+        else _result_of(projected)
+    )
 
 
 def _copy_between_strangers(adapter: Adapter, target: HostBase, gain: float, compared: CompareResult) -> KeptResult:

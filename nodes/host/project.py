@@ -21,6 +21,7 @@ from .adapter.group import EMBEDDING, OF_TEXT_ENCODER
 from .adapter.read import AdapterOnBase, read_adapter
 from .adapter.save import note_growth
 from .base.from_model import HostBase
+from .kept import cache_lines
 from .pair import kind_of_comparison
 from .source_doubts import doubt_source
 
@@ -34,13 +35,15 @@ class ProjectResult:
     report: Report
     notes: tuple[str, ...]
     kind: PairKind | None = None
+    kept: tuple[Line, ...] = ()
 
     def lines(self, *, applied: bool = False) -> tuple[Line, ...]:
-        """What the node says: did it work, how well, what was left out and why, which strength, what to do next.
+        """What the node says: did it work, how well, what was left out and why, which strength, what to do
+        next, and what was kept on disk.
 
         applied: whether the node applies the LoRA too; such a node has a CLIP input of its own.
         """
-        lines = tuple(transfer_lines(self.report, self.kind, self.notes, applied=applied))
+        lines = (*transfer_lines(self.report, self.kind, self.notes, applied=applied), *self.kept)
         if (count := sum(reason == OF_TEXT_ENCODER for reason in self.report.unread.values())) == 0:
             return lines
         where = "this node" if applied else "both Load Base nodes"
@@ -84,7 +87,7 @@ def project(
     planned = plan_adapter(comparison, adapter, read_adapter(adapter, comparison.source), settings)
     transferred = transfer(comparison, planned.plan, planned.placed.deltas, using)
     changes, report, notes = describe_result(comparison, planned, transferred, time.monotonic() - started)
-    return ProjectResult(transferred_adapter(adapter, changes, report), report, notes, kind)
+    return ProjectResult(transferred_adapter(adapter, changes, report), report, notes, kind, cache_lines(using))
 
 
 def plan_adapter(

@@ -104,10 +104,10 @@ def base_without_loras(model: Any) -> HostBase:
 
 
 def _ask(lora: str, guess: Guess) -> str:
-    """The sentence for a guess that is not sure. Its evidence ends with what to do."""
+    """The sentence for a guess that is not sure."""
     return (
         f"LoRA {lora}: it is not certain which base it was trained on: {'; '.join(guess.evidence)}. It fits "
-        f"{_list(guess.candidates)}."
+        f"{_list(guess.candidates)}: choose in trained_on, or choose {NOT_ON_DISK!r} there."
     )
 
 

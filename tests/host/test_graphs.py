@@ -10,9 +10,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from dev.paths import EXAMPLE, REFINE_EXAMPLE
 from dev.small_models import kohya_modules
-from dev.workflow import to_prompt
 from lora_transfer.core.methods import METHODS
 from tests import oracle
 from tests.host.conftest import Host
@@ -46,51 +44,6 @@ def test_every_input_has_a_tooltip(host: Host) -> None:
         inputs = info[node_id]["input"]
         for name, (_, options) in {**inputs.get("required", {}), **inputs.get("optional", {})}.items():
             assert options.get("tooltip"), f"{node_id}.{name}"
-
-
-def test_the_example_workflow_runs_and_shows_what_it_promises(host: Host) -> None:
-    prompt = to_prompt(json.loads(EXAMPLE.read_text()), host.client.object_info())
-    for content in prompt.values():
-        if content["class_type"] == "LoraTransferSimilarity":
-            content["inputs"]["rank_rule.fraction"] = 0.49  # not cached by another test
-    result = host.client.queue(prompt)
-    assert result.status == "success", result.errors
-    shown = {prompt[key]["class_type"]: value for key, value in result.outputs.items()}
-    assert shown["LoraTransferSimilarity"]["images"]
-    assert shown["LoraTransferSave"]["text"][0].endswith(".safetensors")
-    images = [
-        host.client.view(value["images"][0]) for key, value in sorted(result.outputs.items()) if _saves(prompt[key])
-    ]
-    assert len(set(images)) == 3
-    assert "not writable" not in host.log.read_text()  # what torch says of a picture that it may not change
-
-
-def test_the_example_of_refining_runs_from_the_files_to_three_images(host: Host) -> None:
-    prompt = to_prompt(json.loads(REFINE_EXAMPLE.read_text()), host.client.object_info())
-    in_short: dict[str, dict[str, Any]] = {
-        "LoraTransferPrompts": {"count": 3},
-        "LoraTransferRefine": {"steps": 2, "batch": 2, "samples": 4, "size": 64},
-        "EmptyLatentImage": {"width": 64, "height": 64},
-        "KSampler": {"steps": 2},
-    }
-    for content in prompt.values():
-        content["inputs"] |= in_short.get(content["class_type"], {})
-    result = host.client.queue(prompt)
-    assert result.status == "success", result.errors
-    shown = {prompt[key]["_meta"]["title"]: value for key, value in result.outputs.items()}
-    prompts = shown["The prompts"]["text"][0].splitlines()
-    assert len(prompts) == 3
-    assert all(one.startswith("smallstyle, ") for one in prompts)
-    told = json.loads(shown["Report"]["text"][0])
-    assert told["source"]["name"] == "small_source.safetensors"
-    assert told["target"]["name"] == "small_target.safetensors"
-    assert told["start"]
-    assert len(shown["Refine LoRA"]["images"]) == 1
-    assert len(shown["Pictures on the way"]["images"]) == len(told["scores"])
-    assert shown["Save LoRA (Transfer)"]["text"][0].endswith(".safetensors")
-    images = {host.client.view(shown[title]["images"][0]) for title in ("No LoRA", "The transferred LoRA")}
-    assert len(images) == 2
-    assert len(shown["The refined LoRA"]["images"]) == 1
 
 
 def test_a_seed_stays_as_it_is_from_run_to_run(host: Host) -> None:
@@ -248,7 +201,3 @@ def _delta(tensors: dict[str, torch.Tensor], module: str) -> torch.Tensor:
 
 def _pixels(png: bytes) -> torch.Tensor:
     return torch.from_numpy(numpy.array(Image.open(io.BytesIO(png))))
-
-
-def _saves(content: dict[str, Any]) -> bool:
-    return content["class_type"] == "SaveImage"

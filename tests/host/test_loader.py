@@ -24,6 +24,7 @@ from lora_transfer.nodes.host.base.from_model import base_from_model
 from lora_transfer.nodes.host.loader import LoaderInputs, LoaderResult, load_from_another_base
 from lora_transfer.nodes.host.settings import PRECISION
 from lora_transfer.nodes.host.source import AUTO, NOT_ON_DISK
+from lora_transfer.nodes.loader import LoadLoraFromAnotherBase
 from tests.host.small_families import write_small
 from tests.host.test_merges import small_clip
 
@@ -282,6 +283,8 @@ def test_a_lora_of_the_connected_model_is_loaded_as_it_is(disk: Disk, how: str) 
     lora = load_file(disk.lora)
     assert result.lora_model.keys() == lora.keys()
     assert disk.kept() == []
+    doubled = load(model, settings=TransferSettings(gain=2.0))
+    assert torch.allclose(change_of(doubled), 2 * change_of(result))
 
 
 def test_a_source_with_a_merge_on_it_is_another_base(disk: Disk) -> None:
@@ -390,3 +393,21 @@ def test_a_later_process_does_not_hash_a_model_again_whose_file_is_older_than_it
     os.utime(disk.target)
     assert base_from_model(model_at(disk.target)).fingerprint == young[0]
     assert len(hashed) == 4
+
+
+@pytest.mark.parametrize("trained_on", [AUTO, "diffusion_models/source.safetensors"])
+def test_the_node_watches_the_files_that_its_result_depends_on(disk: Disk, trained_on: str) -> None:
+    def states(trained_on: str = trained_on) -> list[str]:
+        return LoadLoraFromAnotherBase.fingerprint_inputs("lora.safetensors", trained_on)
+
+    before = states()
+    assert states() == before
+    for path in (disk.lora, disk.source):
+        path.write_bytes(path.read_bytes())
+        assert states() != before
+        before = states()
+    disk.target.write_bytes(disk.target.read_bytes())
+    assert (states() == before) == (trained_on != AUTO)
+    before = states(NOT_ON_DISK)
+    disk.source.write_bytes(disk.source.read_bytes())
+    assert states(NOT_ON_DISK) == before

@@ -1,10 +1,15 @@
 """What a user sees of the nodes: few widgets at first, outputs in the order of use, and words that find them."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dev.paths import DEMO_WORKFLOW, REFINE_WORKFLOW
+from dev.workflow import widget_inputs
 from lora_transfer.nodes import NODES
+from tests.conftest import ROOT
 
 SCHEMAS = [node.GET_SCHEMA() for node in NODES]
 IDS = [schema.node_id for schema in SCHEMAS]
@@ -16,6 +21,8 @@ OF_USER = {  # names that users know from their workflows
     "LoraTransferProject": "Project LoRA",
     "LoraTransferSave": "Save LoRA (Transfer)",
 }
+WORKFLOWS = [DEMO_WORKFLOW, REFINE_WORKFLOW, *sorted((ROOT / "example_workflows").glob("*.json"))]
+_OF_SMALL_MODELS = ("size",)  # the demo's models paint at 64 pixels
 _MOST_WIDGETS = 4  # that a node shows at first: what nearly everybody sets
 
 
@@ -57,6 +64,20 @@ def test_a_node_is_found_by_words_of_its_own(schema: Any) -> None:
     assert aliases == [alias.lower() for alias in aliases]
     others = [alias for other in SCHEMAS if other is not schema for alias in other.search_aliases]
     assert set(aliases).isdisjoint(others)
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
+def test_our_workflows_leave_advanced_inputs_and_the_threshold_at_their_defaults(workflow: Path) -> None:
+    nodes = {node.GET_SCHEMA().node_id: node for node in NODES}
+    for saved in json.loads(workflow.read_text())["nodes"]:
+        if saved["type"] not in nodes:
+            continue
+        node = nodes[saved["type"]]
+        values = widget_inputs(saved, node.GET_NODE_INFO_V1())
+        for item in node.GET_SCHEMA().inputs:
+            if item.id in values and (_is_advanced(item) or item.id == "threshold") and item.id not in _OF_SMALL_MODELS:
+                default = item.options[0].key if item.get_io_type() == "COMFY_DYNAMICCOMBO_V3" else item.default
+                assert values[item.id] == default, f"{node.GET_SCHEMA().node_id}, {item.id}"
 
 
 def _has_widget(item: Any) -> bool:

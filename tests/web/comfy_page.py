@@ -29,6 +29,22 @@ _PICTURES = """id => {
   return [...shown].filter(image => image.naturalWidth).length;
 }"""
 
+# Runs in the page: left, top, width and height of every node with its title, in the graph's units.
+_BOXES = """() => {
+  const { graph, canvas } = window.app;
+  const [scale, offset] = [canvas.ds.scale, canvas.ds.offset];
+  const boxOf = node => {
+    const [left, top] = node.pos, [width, height] = node.size, title = LiteGraph.NODE_TITLE_HEIGHT;
+    if (!LiteGraph.vueNodesMode) return [left, top - title, width, height + title];
+    const shown = document.querySelector(`[data-node-id="${node.id}"]`);
+    if (!shown) return null;
+    const box = shown.getBoundingClientRect();
+    return [box.left / scale - offset[0], box.top / scale - offset[1], box.width / scale, box.height / scale];
+  };
+  const boxes = graph.nodes.map(node => [`${node.type} ${node.id}`, boxOf(node)]);
+  return boxes.every(([, box]) => box && box[2] > 50) ? Object.fromEntries(boxes) : null;
+}"""
+
 
 @dataclass(frozen=True)
 class Served:
@@ -83,13 +99,17 @@ class ComfyPage:
 
     def start(self) -> None:
         """Presses Run."""
+        self.watch_end()
+        self.page.evaluate("window.app.queuePrompt(0, 1)")
+
+    def watch_end(self) -> None:
+        """Makes `wait_for_end` wait for the end of the next run."""
         self.page.evaluate(
-            """async () => {
+            """() => {
               window.loraTransferEnd = null;
               const end = event => { window.loraTransferEnd = event.type; };
               for (const kind of ["execution_success", "execution_error", "execution_interrupted"])
                 window.app.api.addEventListener(kind, end, { once: true });
-              await window.app.queuePrompt(0, 1);
             }"""
         )
 
@@ -159,6 +179,15 @@ class ComfyPage:
             }""",
             list(nodes),
         )
+
+    def look_at_all(self) -> None:
+        """Brings the whole workflow into view."""
+        self.look_at(*self.page.evaluate("window.app.graph.nodes.map(node => Number(node.id))"))
+
+    def boxes(self) -> dict[str, list[float]]:
+        """left, top, width and height of every node on the screen, once the page has drawn all of them."""
+        self.page.wait_for_function(_BOXES)
+        return self.page.evaluate(_BOXES)
 
     def take_screenshot(self, name: str) -> None:
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)

@@ -109,11 +109,11 @@ function drawPanelLabels(context, panel, theme) {
 
 function drawCell(context, cell, state, theme, hatches) {
   const { aboveChance } = cell.layer;
-  fill(context, cell, theme.empty);
-  if (state === "unmatched") return fill(context, cell, hatches.unmatched);
-  if (aboveChance === null) return fill(context, middleOf(cell), theme.faint);
-  if (state === "below") return drawDimmed(context, cell, aboveChance, hatches);
-  fill(context, cell, similarityColour(aboveChance));
+  const isColoured = aboveChance !== null && state !== "unmatched" && state !== "below";
+  fill(context, cell, isColoured ? similarityColour(aboveChance) : theme.empty);
+  if (state === "unmatched") fill(context, cell, hatches.unmatched);
+  else if (aboveChance === null) fill(context, middleOf(cell), theme.faint);
+  else if (state === "below") drawDimmed(context, cell, aboveChance, hatches);
 }
 
 function drawDimmed(context, box, aboveChance, hatches) {

@@ -3,7 +3,8 @@
 export const STRIP_HEIGHT = 74;
 const STRIP_LABELS = 18;
 const GAP = 1;
-const [NARROWEST, WIDEST] = [3, 18];
+const WIDEST_BLOCK = 120;
+const [NARROWEST, WIDEST] = [3, 30];
 const ROW_HEIGHT = 13;
 const COLUMN_LABELS = 16;
 const PANEL_GAP = 10;
@@ -24,8 +25,8 @@ export function layoutStrip(model, width) {
     if (sections.at(-1)?.label !== cell.section) sections.push({ x, width: 0, label: cell.section });
     const bandHeight = height / cell.blocks.length;
     const bands = cell.blocks.map((block, row) => ({ block, y: row * bandHeight, height: bandHeight }));
-    cells.push({ x, width: Math.max(1, Math.min(step, 40) - GAP), cell, bands });
-    x += Math.min(step, 40);
+    cells.push({ x, width: Math.max(1, Math.min(step, WIDEST_BLOCK) - GAP), cell, bands });
+    x += Math.min(step, WIDEST_BLOCK);
     sections.at(-1).width = x - sections.at(-1).x;
   }
   return { cells, sections, height, width };

@@ -192,13 +192,16 @@ export class LayerPicture {
   }
 
   drawHeatmap() {
-    this.heatmapLayout = layoutHeatmap(this.model, this.width, this.isShown);
+    const laidOutFor = `${this.width} ${[...this.hidden]}`;
+    if (laidOutFor !== this.laidOutFor) this.heatmapLayout = layoutHeatmap(this.model, this.width, this.isShown);
+    this.laidOutFor = laidOutFor;
     const context = prepareCanvas(this.heatmap, this.width, this.heatmapLayout.height, this.sharpness);
     drawHeatmap(context, this.heatmapLayout, this.states, this.theme, { chosen: this.cellOf(this.chosenLayer) });
     this.legend.replaceChildren(...legend(this.states));
   }
 
   cellOf(layer) {
+    if (layer === null) return null;
     return this.heatmapLayout.panels.flatMap(({ cells }) => cells).find((cell) => cell.layer === layer) ?? null;
   }
 

@@ -71,8 +71,7 @@ class HostBase:
     def _slices(self) -> dict[str, dict[Rows, str]]:
         """The layers that are slices, by the fused layer and their rows."""
         slices: dict[str, dict[Rows, str]] = {}
-        for part in self.layers:
-            fused, rows = slice_of(part)
+        for part, (fused, rows) in ((name, slice_of(name)) for name in self.layers):
             if fused is not None and rows is not None:
                 slices.setdefault(fused, {})[rows] = part
         return slices
@@ -80,8 +79,7 @@ class HostBase:
     def parts_of(self, name: str) -> list[str]:
         """The slices of a fused layer in the order of their rows; empty if they do not cover all of it."""
         slices = self._slices.get(name, {})
-        parts: list[str] = []
-        row = 0
+        parts, row = list[str](), 0
         while (rows := min((rows for rows in slices if rows.start == row), default=None)) is not None:
             parts.append(slices[rows])
             row = rows.stop
@@ -126,11 +124,8 @@ def base_from_clip(clip: Any) -> HostBase:
 def with_text_encoder(base: HostBase, clip: Any) -> HostBase:
     """The base with the layers of a CLIP instead of its own text encoder."""
     encoder = base_from_clip(clip)
-
-    def identify() -> str:
-        return f"{base.fingerprint} + {encoder.fingerprint}"
-
-    return join_encoder(replace(base, identity=identify), encoder)
+    identified = replace(base, identity=lambda: f"{base.fingerprint} + {encoder.fingerprint}")
+    return join_encoder(identified, encoder)
 
 
 def join_encoder(base: HostBase, encoder: HostBase) -> HostBase:
@@ -175,7 +170,6 @@ def _from_patcher(patcher: Any, model: torch.nn.Module, key_map: Mapping[str, An
     # ComfyUI-GGUF adds a tensor of its own to the state dict, which belongs to no module.
     tensors = {key: value for key, value in _stored(model).items() if key.rpartition(".")[0] in modules}
     headers = {key: TensorHeader(_shape(modules, key, value), str(value.dtype)) for key, value in tensors.items()}
-    layers = layers_of(key_map, headers)
     files, what = files_of(patcher), "text encoder" if family == "text encoder" else "model"
     path = files[0] if len(files) == 1 else None
 
@@ -189,7 +183,7 @@ def _from_patcher(patcher: Any, model: torch.nn.Module, key_map: Mapping[str, An
         key_map=key_map,
         extra=frozenset(),
         diffusers={},
-        layers=layers,
+        layers=layers_of(key_map, headers),
         parameters=parameters_of(headers),
         reader=read,
         notes=(*note_merge(patcher, what), *note_loras(patcher, what)),
