@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import FloatRect, Page, ViewportSize, sync_playwright
 
 from .browser import find_browser
 from .paths import ROOT, RUN, SMALL_MODELS
@@ -23,7 +23,7 @@ FOLDER = ROOT / "web" / "docs" / "images"
 BASE = RUN / "help_host"
 
 _FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
-_WINDOW = {"width": 1500, "height": 1500}
+_WINDOW: ViewportSize = {"width": 1500, "height": 1500}
 _LIMIT = 300_000  # milliseconds: a limit on a busy machine, not a wait
 _EDGE = 8  # pixels around a node
 _COLOURS = 256  # of a picture: a third of the bytes, and nothing to be seen of it
@@ -185,9 +185,9 @@ def _photograph(page: Page, chosen: list[str]) -> None:
             print(f"{path.relative_to(ROOT)}: {picture.width} x {picture.height}, {path.stat().st_size // 1000} kB")
 
 
-def _wait_for_box(page: Page, node_id: int) -> dict[str, float]:
+def _wait_for_box(page: Page, node_id: int) -> FloatRect:
     """The box of a node that has stopped growing: its texts and pictures come when it is seen."""
-    box: dict[str, float] = {}
+    box: FloatRect = {"x": 0, "y": 0, "width": 0, "height": 0}
     for _ in range(20):
         before, box = box, page.evaluate(_LOOK, [node_id, _EDGE])
         page.wait_for_timeout(700)
