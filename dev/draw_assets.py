@@ -1,11 +1,14 @@
-"""Draws the icon and the banner that the Comfy registry shows: `.run/venv/bin/python -m dev.draw_assets`.
+"""Draws the icon and the banner that the Comfy registry shows, and README's first picture, which are rows of the demo's
+comparison: `.run/venv/bin/python -m dev.draw_assets`.
 
-The picture: the layers of the source on the left, those of a pruned target on the right. Ribbons transfer the LoRA from
+The icon: the layers of the source on the left, those of a pruned target on the right. Ribbons transfer the LoRA from
 layer to layer; the layer that the target lacks has none.
 """
 
 import resvg_py
+from PIL import Image
 
+from .contact_sheet import BAND, GROUND, LEFT, MARGIN, SIDE, TOP
 from .paths import ROOT
 
 FOLDER = ROOT / "assets"
@@ -15,6 +18,7 @@ _GROUND, _EDGE, _TEXT, _FAINT = "#15181f", "#262b36", "#f2f4f8", "#9aa4b5"
 _SOURCE, _TARGET, _LOST = "#4cc9f0", "#5ec962", "#465064"
 _PAIRS = ((0, 0), (1, 1), (3, 2), (4, 3))  # source layer, target layer; layer 2 has no partner
 _LAYERS = 5
+_RESULT_ROWS = ((1, 0), (5, 2), (6, 2), (7, 2))  # row of the demo's sheet, bands above it
 _FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
 
 
@@ -22,6 +26,19 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     for name, drawing, width in (("icon", _icon(), ICON), ("banner", _banner(), BANNER[0])):
         (FOLDER / f"{name}.png").write_bytes(bytes(resvg_py.svg_to_bytes(svg_string=drawing, width=width)))
+    _result(Image.open(ROOT / "dev" / "emoji_demo.jpg")).save(FOLDER / "result.jpg", quality=92)
+
+
+def _result(sheet: Image.Image) -> Image.Image:
+    """The rows of the comparison that show most: the source with its LoRA, and the pruned child."""
+    scale = sheet.width / (LEFT + 8 * (SIDE + MARGIN))  # the demo's sheet has eight columns and is committed smaller
+    height = round((SIDE + MARGIN) * scale)
+    tops = [0, *(round((TOP + row * (SIDE + MARGIN) + bands * BAND) * scale) for row, bands in _RESULT_ROWS)]
+    heights = [round(TOP * scale), *(height for _ in _RESULT_ROWS)]
+    result = Image.new("RGB", (sheet.width, sum(heights)), GROUND)
+    for index, (top, part) in enumerate(zip(tops, heights, strict=True)):
+        result.paste(sheet.crop((0, top, sheet.width, top + part)), (0, sum(heights[:index])))
+    return result
 
 
 def _icon() -> str:

@@ -79,7 +79,7 @@ ALLOWED = (
 UNFINISHED_TEXTS: tuple[str, ...] = ("benchmarks/device/", "docs/method.md")
 UNFINISHED_NAMES: tuple[str, ...] = ("benchmarks/device/",)
 
-PAGES = ("*.md", "docs/*.md", "web/docs/*.md", "benchmarks/*/RESULTS.md")
+PAGES = ("*.md", "docs/*.md", "web/docs/*/*.md", "benchmarks/*/RESULTS.md")
 CODE = ("*.py", "core/**/*.py", "nodes/**/*.py", "dev/**/*.py", "benchmarks/**/*.py")
 SCRIPTS = ("web/**/*.js",)
 WORKFLOWS = ("example_workflows/*.json", "subgraphs/*.json", "dev/*.json")

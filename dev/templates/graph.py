@@ -42,7 +42,7 @@ SIZES = {
     "LoraTransferSave": (460, 260),
 }
 _WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3")
-_GROWING = "COMFY_AUTOGROW_V3"  # the page makes its sockets itself
+_WITHOUT_SOCKET = ("COMFY_AUTOGROW_V3", "IMAGECOMPARE")  # the page makes what these inputs need
 
 
 @dataclass(frozen=True)
@@ -126,16 +126,13 @@ class Graph:
         """The sockets of a node: all that have no widget, and the widgets that are connected."""
         slots: list[dict[str, Any]] = []
         for name, (type_, *_) in specs.items():
-            output = inputs.get(name)
-            is_widget = _is_widget(type_)
-            if (is_widget and not isinstance(output, Output)) or type_ == _GROWING or type_ == "IMAGECOMPARE":
-                continue
-            slot: dict[str, Any] = {"name": name, "type": output.type if is_widget else type_, "link": None}
-            if is_widget:
-                slot["widget"] = {"name": name}
+            output, is_widget = inputs.get(name), _is_widget(type_)
+            widget = {"widget": {"name": name}} if is_widget else {}
             if isinstance(output, Output):
-                slot["link"] = self._link(output, number, len(slots))
-            slots.append(slot)
+                link = self._link(output, number, len(slots))
+                slots.append({"name": name, "type": output.type, **widget, "link": link})
+            elif not is_widget and type_ not in _WITHOUT_SOCKET:
+                slots.append({"name": name, "type": type_, "link": None})
         return slots
 
     def _link(self, output: Output, number: int, slot: int) -> int:

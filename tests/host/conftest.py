@@ -48,7 +48,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> SmallPair:
 @pytest.fixture(scope="session")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     write_all(SMALL_MODELS)
-    base = SMALL_MODELS.parent / "test_host"
+    base = SMALL_MODELS.parent / f"test_host{os.environ.get('PYTEST_XDIST_WORKER', '')}"  # one for each process
     link_models(SMALL_MODELS, base)
     add_demo(base)
     shutil.rmtree(base / "user" / "lora_transfer", ignore_errors=True)  # what an earlier version of the code kept

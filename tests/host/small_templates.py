@@ -18,6 +18,7 @@ _NAMES = {
 _SHORT = {
     ("KSampler", 2): 2,
     ("PrimitiveInt", 0): 2,
+    ("LoraTransferSimilarity", 0): "weight_cosine",
     ("LoraTransferPrompts", 1): 3,
     ("LoraTransferRefine", 0): 2,  # steps
     ("LoraTransferRefine", 1): 4,  # samples

@@ -9,7 +9,7 @@ import pytest
 
 from dev.paths import BLUEPRINTS, PACK_FOLDER, SMALL_MODELS, TEMPLATES
 from dev.templates.__main__ import build_workflows
-from dev.templates.graph import NOTE
+from dev.templates.graph import COMFYUI, NOTE
 from dev.workflow import to_prompt
 from tests.host.conftest import Host
 from tests.host.small_templates import with_small_models
@@ -18,6 +18,9 @@ FILES = sorted(TEMPLATES.glob("*.json"))
 
 
 def test_the_files_are_what_the_builder_makes_of_todays_nodes(host: Host) -> None:
+    version = host.client.get("/system_stats")["system"]["comfyui_version"]
+    if version != COMFYUI:
+        pytest.skip(f"The templates are written for ComfyUI {COMFYUI}; its own nodes may differ in {version}.")
     for path, workflow in build_workflows(host.client.object_info()).items():
         assert json.loads(path.read_text(encoding="utf-8")) == workflow, (
             f"{path.name} is stale: run `.run/venv/bin/python -m dev.templates`"

@@ -12,7 +12,7 @@ from dev.paths import PACK_FOLDER, SCREENSHOTS
 MODES = {"canvas": False, "nodes2": True}  # -> ComfyUI's setting Comfy.VueNodes.Enabled
 
 _READY = "window.app?.graph && window.app?.canvas && Object.keys(LiteGraph.registered_node_types).length > 100"
-_LIMIT = 60_000  # milliseconds; a limit on a busy machine, not a wait
+_LIMIT = 240_000  # milliseconds; a limit for a busy machine, not a wait
 
 # Runs in the page: the sentences on a node as its box shows them, with their tones.
 _MESSAGE = """id => {
