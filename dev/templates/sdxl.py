@@ -97,7 +97,7 @@ Write a prompt that shows what the LoRA does, with its trigger words."""
     add_note(graph, note)
     source, target, transfer = transfer_between_checkpoints(graph, FINE_TUNE)
     graph.group("Choose", source, target, transfer.lora)
-    left = 4 * COLUMN + 160
+    left = 5 * COLUMN + 160
     prompt = graph.add("PrimitiveStringMultiline", (left, 0), "Prompt", value=PROMPT)
     encoded = stack(
         graph,
@@ -141,7 +141,7 @@ Look at the transferred LoRA first: it may be good enough. The slider shows it b
     add_note(graph, note)
     source, target, transfer = transfer_between_checkpoints(graph, TURBO)
     graph.group("Choose", source, target, transfer.lora)
-    left = 4 * COLUMN + 160
+    left = 5 * COLUMN + 160
     prompts = graph.add(
         "LoraTransferPrompts",
         (left, 0),
@@ -162,7 +162,8 @@ Look at the transferred LoRA first: it may be good enough. The slider shows it b
         target_vae=target["vae"],
         target_steps=steps["int"],
     )
-    save = graph.add("LoraTransferSave", (left, 780), transferred=refine["transferred"])
+    at = below("PrimitiveInt", below("LoraTransferPrompts", (left, 0)))
+    save = graph.add("LoraTransferSave", at, transferred=refine["transferred"])
     graph.group("Refine", prompts, steps, refine, save)
     left += 2 * COLUMN + 80
     first = apply(graph, (left, 0), "Apply the transferred LoRA", target, transfer.project["transferred"])
