@@ -136,21 +136,15 @@ def draw(
         decoded = graph.add("VAEDecode", below("KSampler", at), samples=sampler["latent"], vae=vae)
         images.append(decoded["image"])
         nodes += [sampler, decoded]
-    compare = graph.add(
-        "ImageCompare",
-        (left + 2 * COLUMN - 60, 0),
-        f"{before.title} | {after.title}",
-        image_a=images[0],
-        image_b=images[1],
-    )
+    at = (left + 2 * COLUMN - 60, 0)
+    bare = graph.add("PreviewImage", at, before.title, images=images[0])
     saved = graph.add(
-        "SaveImage",
-        below("ImageCompare", (left + 2 * COLUMN - 60, 0)),
-        after.title,
-        images=images[1],
-        filename_prefix="lora_transfer",
+        "SaveImage", below("PreviewImage", at), after.title, images=images[1], filename_prefix="lora_transfer"
     )
-    graph.group("Draw", *nodes, compare, saved)
+    compare = graph.add(  # the canvas shows no slider: hence the two pictures beside it
+        "ImageCompare", (at[0] + COLUMN, 0), f"{before.title} | {after.title}", image_a=images[0], image_b=images[1]
+    )
+    graph.group("Draw", *nodes, bare, saved, compare)
 
 
 def add_note(graph: Graph, text: str) -> None:

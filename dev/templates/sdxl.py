@@ -27,7 +27,8 @@ def use_on_fine_tune(graph: Graph) -> None:
 3. Only if that node asks: **trained_on**, the base that the LoRA was trained on, such as *sd_xl_base_1.0*. That file
    must be on your disk.
 
-Press **Run**. The slider shows the picture without the LoRA and with it; the node says how well the LoRA should work.
+Press **Run**. You get the picture without the LoRA and with it, and the node says how well the LoRA should
+work. In Nodes 2.0 a slider compares the two.
 
 In a workflow of your own, put this node in place of Load LoRA."""
     use_checkpoint(graph, note, FINE_TUNE, Sampling())
@@ -137,7 +138,7 @@ def refine_on_turbo_model(graph: Graph) -> None:
 Press **Run**. Refine LoRA trains the transferred LoRA for a few dozen steps, without pictures of yours: the source with
 its LoRA is the teacher. It needs as much memory as training a LoRA.
 
-Look at the transferred LoRA first: it may be good enough. The slider shows it beside the refined one."""
+Look at the transferred LoRA first: it may be good enough. It is drawn beside the refined one."""
     add_note(graph, note)
     source, target, transfer = transfer_between_checkpoints(graph, TURBO)
     graph.group("Choose", source, target, transfer.lora)
