@@ -76,7 +76,7 @@ GRAPH: dict[str, Node] = {
     ),
     "LoraTransferCheck": (
         "LoraTransferCheck",
-        {"search": "strength"},
+        {"search": "strength", "size": 64},
         {
             "source_model": ("source model", 0),
             "target_model": ("pruned model", 0),
@@ -106,6 +106,11 @@ GRAPH: dict[str, Node] = {
         "LoraTransferSave",
         {"filename_prefix": "loras/line_art_on_pruned_child"},
         {"transferred": ("LoraTransferProject", 0)},
+    ),
+    "LoraTransferFolder": (
+        "LoraTransferFolder",
+        {},
+        {"source": ("LoraTransferLoadSourceBase", 0), "target": ("LoraTransferLoadTargetBase", 0)},
     ),
     "end of prompts": ("PreviewAny", {}, {"source": ("LoraTransferPrompts", 2)}),
     "end of apply": ("PreviewAny", {}, {"source": ("LoraTransferApply", 0)}),
