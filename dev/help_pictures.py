@@ -7,7 +7,11 @@ what the node says and shows. Look at every picture before you commit it.
 import io
 import json
 import os
+import shutil
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +19,22 @@ from PIL import Image
 from playwright.sync_api import FloatRect, Page, ViewportSize, sync_playwright
 
 from .browser import find_browser
-from .paths import ROOT, RUN, SMALL_MODELS
-from .server import ComfyServer, add_demo, link_models
+from .paths import DEMO_MODELS, ROOT, SMALL_MODELS
+from .server import ComfyServer, add_demo_nodes
 from .small_models import write_all
 
 FOLDER = ROOT / "web" / "docs" / "images"
-BASE = RUN / "help_host"
+BASE = Path(tempfile.gettempdir(), "ComfyUI")  # the pictures show this path
 
 _FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
 _WINDOW: ViewportSize = {"width": 1500, "height": 1500}
 _LIMIT = 300_000  # milliseconds: a limit on a busy machine, not a wait
-_EDGE = 8  # pixels around a node
+_EDGE = 2  # pixels around a node; a badge stands above it
+_WIDTH = 440  # pixels of a node: about the width of the page's help
 _COLOURS = 256  # of a picture: a third of the bytes, and nothing to be seen of it
 
 _LORA, _SOURCE, _PRUNED = "emoji_line_art.safetensors", "emoji_source.safetensors", "emoji_pruned.safetensors"
+_OPEN = ["LoraTransferSimilarity"]  # the nodes that show all layers
 _FACES = "winking face\nthinking face\nnerd face\nangry face"
 
 # The name of each node -> (its type, the values of its widgets, input -> (name of a node, number of its output)).
@@ -76,7 +82,7 @@ GRAPH: dict[str, Node] = {
     ),
     "LoraTransferCheck": (
         "LoraTransferCheck",
-        {"search": "strength"},
+        {"search": "strength", "size": 64},
         {
             "source_model": ("source model", 0),
             "target_model": ("pruned model", 0),
@@ -107,6 +113,11 @@ GRAPH: dict[str, Node] = {
         {"filename_prefix": "loras/line_art_on_pruned_child"},
         {"transferred": ("LoraTransferProject", 0)},
     ),
+    "LoraTransferFolder": (
+        "LoraTransferFolder",
+        {},
+        {"source": ("LoraTransferLoadSourceBase", 0), "target": ("LoraTransferLoadTargetBase", 0)},
+    ),
     "end of prompts": ("PreviewAny", {}, {"source": ("LoraTransferPrompts", 2)}),
     "end of apply": ("PreviewAny", {}, {"source": ("LoraTransferApply", 0)}),
     "end of loader": ("PreviewAny", {}, {"source": ("LoraTransferLoader", 0)}),
@@ -115,14 +126,17 @@ GRAPH: dict[str, Node] = {
 _READY = "window.app?.graph && window.app?.canvas && Object.keys(LiteGraph.registered_node_types).length > 100"
 
 # Runs in the page: makes the graph, with room around each node, and returns the id of each node.
-_MAKE = """nodes => {
-  const { graph } = window.app;
+_MAKE = """([nodes, width, open]) => {
+  const { graph, canvas } = window.app;
   graph.clear();
+  canvas.links_render_mode = LiteGraph.HIDDEN_LINK;
   const made = {};
   Object.entries(nodes).forEach(([name, [type, values]], index) => {
     const node = made[name] = LiteGraph.createNode(type);
     node.pos = [(index % 5) * 1200, Math.floor(index / 5) * 1800];
     graph.add(node);
+    node.setSize([width, node.size[1]]);
+    if (open.includes(type)) node.properties.lora_transfer_view = { open: true };
     for (const [key, value] of Object.entries(values)) node.widgets.find(widget => widget.name === key).value = value;
   });
   for (const [name, [, , links]] of Object.entries(nodes))
@@ -156,23 +170,35 @@ _LOOK = """([id, edge]) => {
 
 
 def main(chosen: list[str]) -> None:
-    write_all(SMALL_MODELS)
-    link_models(SMALL_MODELS, BASE)
-    add_demo(BASE)
     FOLDER.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    with ComfyServer(Path(os.environ["LORA_TRANSFER_COMFYUI"]), BASE) as client, sync_playwright() as playwright:
+    write_all(SMALL_MODELS)
+    with _comfyui() as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=find_browser(), args=list(_FLAGS))
         page = browser.new_page(viewport=_WINDOW)
         page.set_default_timeout(_LIMIT)
-        page.goto(f"http://{client.address}/")
+        page.goto(f"http://{address}/")
         page.wait_for_function(_READY)
         _photograph(page, chosen)
         browser.close()
 
 
+@contextmanager
+def _comfyui() -> Iterator[str]:
+    """The address of a ComfyUI in a new folder, which is removed at the end."""
+    BASE.mkdir()  # fails if it exists: it may be somebody's
+    try:
+        for models in (SMALL_MODELS, DEMO_MODELS):
+            shutil.copytree(models, BASE / "models", dirs_exist_ok=True)
+        add_demo_nodes(BASE)
+        with ComfyServer(Path(os.environ["LORA_TRANSFER_COMFYUI"]), BASE) as client:
+            yield client.address
+    finally:
+        shutil.rmtree(BASE)
+
+
 def _photograph(page: Page, chosen: list[str]) -> None:
-    ids = page.evaluate(_MAKE, GRAPH)
+    ids = page.evaluate(_MAKE, [GRAPH, _WIDTH, _OPEN])
     end, message = page.evaluate(_RUN)
     if end != "execution_success":
         raise RuntimeError(f"The graph of the pictures ended with {end}: {message}")

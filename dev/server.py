@@ -137,6 +137,10 @@ def link_models(models: Path, base: Path) -> None:
 def add_demo(base: Path) -> None:
     """Adds what the demo's workflow needs to a base folder: the trained models, and the node with their prompts."""
     link_models(DEMO_MODELS, base)
+    add_demo_nodes(base)
+
+
+def add_demo_nodes(base: Path) -> None:
     _add_nodes(DEMO_NODES, base / "custom_nodes" / "lora_transfer_demo")
 
 
