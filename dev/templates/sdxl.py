@@ -164,7 +164,8 @@ Look at the transferred LoRA first: it may be good enough. It is drawn beside th
         target_steps=steps["int"],
     )
     at = below("PrimitiveInt", below("LoraTransferPrompts", (left, 0)))
-    save = graph.add("LoraTransferSave", at, transferred=refine["transferred"])
+    name = "loras/{lora}_refined_for_{target}"
+    save = graph.add("LoraTransferSave", at, transferred=refine["transferred"], filename_prefix=name)
     graph.group("Refine", prompts, steps, refine, save)
     left += 2 * COLUMN + 80
     first = apply(graph, (left, 0), "Apply the transferred LoRA", target, transfer.project["transferred"])

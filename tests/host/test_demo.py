@@ -53,8 +53,12 @@ def test_the_demo_draws_each_base_without_and_with_the_lora(host: Host) -> None:
     assert len(drawn) == 8
     assert all(len(images) == 2 for images in drawn.values())
     assert len({image for images in drawn.values() for image in images}) == 16
-    reports = [json.loads(shown["text"][0]) for key, shown in result.outputs.items() if _is(prompt[key], "PreviewAny")]
-    assert [report["verdict"]["word"] for report in reports] == ["works", "risky"]
+    words = {
+        prompt[key]["_meta"]["title"]: json.loads(shown["text"][0])["verdict"]["word"]
+        for key, shown in result.outputs.items()
+        if _is(prompt[key], "PreviewAny")
+    }
+    assert words == {"Report, target": "works", "Report, pruned child": "risky"}
 
 
 def test_the_demo_refines_on_the_pruned_child_and_from_zeros_on_a_stranger(host: Host) -> None:
