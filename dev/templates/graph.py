@@ -102,8 +102,8 @@ class Graph:
     def group(self, title: str, *nodes: Node) -> None:
         """Draws a frame around nodes."""
         numbers = {node.number for node in nodes}
-        boxes = [
-            (*node["pos"], node["size"][0], GROWN.get(node["type"], node["size"][1]))
+        boxes: list[tuple[int, int, int, int]] = [
+            (*node["pos"], node["size"][0], GROWN.get(node["type"]) or node["size"][1])
             for node in self.nodes
             if node["id"] in numbers
         ]
