@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import FloatRect, Page, ViewportSize, sync_playwright
 
 from .browser import find_browser
 from .paths import DEMO_MODELS, ROOT, SMALL_MODELS
@@ -27,7 +27,7 @@ FOLDER = ROOT / "web" / "docs" / "images"
 BASE = Path(tempfile.gettempdir(), "ComfyUI")  # the pictures show this path
 
 _FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
-_WINDOW = {"width": 1500, "height": 1500}
+_WINDOW: ViewportSize = {"width": 1500, "height": 1500}
 _LIMIT = 300_000  # milliseconds: a limit on a busy machine, not a wait
 _EDGE = 2  # pixels around a node; a badge stands above it
 _WIDTH = 440  # pixels of a node: about the width of the page's help
@@ -215,9 +215,9 @@ def _photograph(page: Page, chosen: list[str]) -> None:
             print(f"{path.relative_to(ROOT)}: {picture.width} x {picture.height}, {path.stat().st_size // 1000} kB")
 
 
-def _wait_for_box(page: Page, node_id: int) -> dict[str, float]:
+def _wait_for_box(page: Page, node_id: int) -> FloatRect:
     """The box of a node that has stopped growing."""
-    box: dict[str, float] = {}
+    box: FloatRect = {"x": 0, "y": 0, "width": 0, "height": 0}
     for _ in range(20):
         before, box = box, page.evaluate(_LOOK, [node_id, _EDGE])
         page.wait_for_timeout(_SETTLE)

@@ -220,7 +220,7 @@ def _kohya_metadata(rank: int, alpha: float) -> dict[str, str]:
 def _write_atomically(path: Path, write: Any) -> None:
     """Writes under another name and renames, so that an interrupted run leaves no partial file."""
     print(f"writing {path.name} ...", flush=True)
-    unfinished = path.with_suffix(".unfinished")
+    unfinished = path.with_suffix(f".{os.getpid()}.unfinished")
     write(unfinished)
     os.replace(unfinished, path)
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..core.methods import METHODS
 from ..core.plan import BY_MEASURE, TransferSettings
 from ..core.similarity import THRESHOLDS
 from .sockets import AdapterSocket
@@ -33,6 +34,30 @@ def threshold_input(**options: Any) -> Any:
         tooltip=f"The lowest similarity at which a layer is transferred; {BY_MEASURE:g} stands for {values}. Lower it "
         "if the node says that layers of related bases were skipped.",
         **options,
+    )
+
+
+def method_input(**options: Any) -> Any:
+    return io.Combo.Input(
+        "method",
+        options=[method.name for method in METHODS],
+        default=TransferSettings.method,
+        tooltip="\n".join(f"{method.name}: {method.summary}" for method in METHODS),
+        **options,
+    )
+
+
+def gain_input() -> Any:
+    return io.Float.Input(
+        "gain",
+        default=TransferSettings.gain,
+        min=0.0,
+        max=4.0,
+        step=0.05,
+        optional=True,
+        advanced=True,
+        tooltip="Multiplies the whole LoRA, like a strength. 1 measured best or nearly best, also where blocks are "
+        "missing; use less for a subtle style that comes out too strong.",
     )
 
 

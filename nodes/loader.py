@@ -5,13 +5,12 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..core.methods import METHODS
 from ..core.plan import TransferSettings
 from .host.loader import LoaderInputs, load_from_another_base
 from .host.paths import adapter_names, adapter_path, state_of
 from .host.session import resources, show
 from .host.source import AUTO, trained_on_options, watch_source
-from .inputs import strength_input, threshold_input
+from .inputs import gain_input, method_input, strength_input, threshold_input
 from .messages import message
 from .sockets import CATEGORY, LoraModelSocket
 
@@ -65,26 +64,9 @@ class LoadLoraFromAnotherBase(io.ComfyNode):
                     tooltip="The base that the LoRA was trained on as a loaded model (.ckpt, fp8, GGUF), used instead "
                     "of trained_on.",
                 ),
-                io.Combo.Input(
-                    "method",
-                    options=[method.name for method in METHODS],
-                    default=TransferSettings.method,
-                    optional=True,
-                    advanced=True,
-                    tooltip="\n".join(f"{method.name}: {method.summary}" for method in METHODS),
-                ),
+                method_input(optional=True, advanced=True),
                 threshold_input(optional=True, advanced=True),
-                io.Float.Input(
-                    "gain",
-                    default=TransferSettings.gain,
-                    min=0.0,
-                    max=4.0,
-                    step=0.05,
-                    optional=True,
-                    advanced=True,
-                    tooltip="Multiplies the whole LoRA, like a strength. 1 measured best or nearly best, also where "
-                    "blocks are missing; use less for a subtle style that comes out too strong.",
-                ),
+                gain_input(),
             ],
             hidden=[io.Hidden.unique_id],
             has_intermediate_output=True,  # or the page forgets what a cached node says

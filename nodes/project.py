@@ -4,14 +4,14 @@ from typing import get_args
 
 from comfy_api.latest import io
 
-from ..core.methods import METHODS, list_methods
+from ..core.methods import list_methods
 from ..core.plan import BelowThreshold, OutRank, Rescale, TransferSettings
 from ..core.similarity import Comparison
 from .host.adapter.adapter import Adapter
 from .host.base.from_model import HostBase
 from .host.project import project
 from .host.session import resources
-from .inputs import original_adapter_input, threshold_input
+from .inputs import gain_input, method_input, original_adapter_input, threshold_input
 from .messages import message
 from .sockets import CATEGORY, AdapterSocket, LoraModelSocket, SimilaritySocket
 
@@ -39,12 +39,7 @@ class ProjectLora(io.ComfyNode):
                     "similarity", tooltip="The comparison from Compute Subspace Similarity, made with the same LoRA."
                 ),
                 original_adapter_input(),
-                io.Combo.Input(
-                    "method",
-                    options=[method.name for method in METHODS],
-                    default=TransferSettings.method,
-                    tooltip="\n".join(f"{method.name}: {method.summary}" for method in METHODS),
-                ),
+                method_input(),
                 threshold_input(),
                 io.Combo.Input(
                     "below_threshold",
@@ -55,17 +50,7 @@ class ProjectLora(io.ComfyNode):
                     tooltip="What happens to layers below the threshold: skip leaves them out, copy transfers the "
                     "LoRA's change as it is.",
                 ),
-                io.Float.Input(
-                    "gain",
-                    default=TransferSettings.gain,
-                    min=0.0,
-                    max=4.0,
-                    step=0.05,
-                    optional=True,
-                    advanced=True,
-                    tooltip="Multiplies the whole LoRA, like a strength. 1 measured best or nearly best, also where "
-                    "blocks are missing; use less for a subtle style that comes out too strong.",
-                ),
+                gain_input(),
                 io.Boolean.Input(
                     "force",
                     default=False,

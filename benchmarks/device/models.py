@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import ours
 
-_SDXL: dict[str, Any] = {
+SDXL: dict[str, Any] = {
     "image_size": 32,
     "in_channels": 4,
     "out_channels": 4,
@@ -84,7 +84,7 @@ def _shapes(tiny: bool) -> dict[str, torch.Size]:
     import comfy.ops
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
-    settings = {**_SDXL, **_NARROW} if tiny else _SDXL
+    settings = {**SDXL, **_NARROW} if tiny else SDXL
     with ours.build_all_weights():
         model = UNetModel(**settings, device="meta", dtype=torch.float16, operations=comfy.ops.disable_weight_init)
     return {name: value.shape for name, value in model.state_dict().items()}

@@ -12,23 +12,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-_SDXL: dict[str, Any] = {
-    "image_size": 32,
-    "in_channels": 4,
-    "out_channels": 4,
-    "model_channels": 320,
-    "use_spatial_transformer": True,
-    "num_classes": "sequential",
-    "adm_in_channels": 2816,
-    "num_res_blocks": [2, 2, 2],
-    "channel_mult": [1, 2, 4],
-    "use_linear_in_transformer": True,
-    "context_dim": 2048,
-    "num_head_channels": 64,
-    "transformer_depth": [0, 0, 2, 2, 10, 10],
-    "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
-    "transformer_depth_middle": 10,
-}
+from benchmarks.device.models import SDXL
+
 _RANK = 16
 _DRIFT, _STRENGTH = 0.2, 0.2  # of the target and of the LoRA, relative to the weights
 
@@ -68,7 +53,7 @@ def _shapes() -> dict[str, torch.Size]:
     import comfy.ops
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
-    model = UNetModel(**_SDXL, device="meta", dtype=torch.float16, operations=comfy.ops.disable_weight_init)
+    model = UNetModel(**SDXL, device="meta", dtype=torch.float16, operations=comfy.ops.disable_weight_init)
     return {name: value.shape for name, value in model.state_dict().items()}
 
 

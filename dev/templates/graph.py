@@ -24,9 +24,10 @@ SIZES = {
     "EmptyLatentImage": (420, 170),
     "ImageCompare": (560, 620),
     "KSampler": (360, 330),
+    "PreviewImage": (420, 480),
     "PrimitiveInt": (420, 130),
     "PrimitiveStringMultiline": (420, 200),
-    "SaveImage": (560, 620),
+    "SaveImage": (420, 520),
     "UNETLoader": (420, 150),
     "VAEDecode": (360, 80),
     "LoraTransferLoader": (460, 620),
@@ -36,11 +37,13 @@ SIZES = {
     "LoraTransferSimilarity": (460, 620),
     "LoraTransferProject": (460, 560),
     "LoraTransferApply": (420, 300),
-    "LoraTransferCheck": (460, 760),
+    "LoraTransferCheck": (460, 860),
     "LoraTransferPrompts": (420, 420),
-    "LoraTransferRefine": (460, 900),
+    "LoraTransferRefine": (460, 960),
     "LoraTransferSave": (460, 260),
 }
+# Heights that nodes reach when they show a long text and a picture. No node stands below these.
+GROWN = {"LoraTransferLoader": 1000, "LoraTransferSimilarity": 1200, "LoraTransferProject": 1000}
 _WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3")
 _WITHOUT_SOCKET = ("COMFY_AUTOGROW_V3", "IMAGECOMPARE")  # the page makes what these inputs need
 
@@ -99,7 +102,11 @@ class Graph:
     def group(self, title: str, *nodes: Node) -> None:
         """Draws a frame around nodes."""
         numbers = {node.number for node in nodes}
-        boxes = [(*node["pos"], *node["size"]) for node in self.nodes if node["id"] in numbers]
+        boxes = [
+            (*node["pos"], node["size"][0], GROWN.get(node["type"], node["size"][1]))
+            for node in self.nodes
+            if node["id"] in numbers
+        ]
         left, top = min(box[0] for box in boxes) - 20, min(box[1] for box in boxes) - TITLE_HEIGHT - 60
         right, bottom = max(box[0] + box[2] for box in boxes) + 20, max(box[1] + box[3] for box in boxes) + 20
         bounding = [left, top, right - left, bottom - top]

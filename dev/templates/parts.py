@@ -69,23 +69,19 @@ def transfer_between_checkpoints(graph: Graph, target_name: str) -> tuple[Node, 
         ("LoraTransferLoadSourceBase", "", {"model": source["model"], "clip": source["clip"]}),
         ("LoraTransferLoadTargetBase", "", {"model": target["model"], "clip": target["clip"]}),
     )
-    similarity, project = compare_and_project(graph, left + COLUMN, bases[0], bases[1], lora, side_by_side=False)
+    similarity, project = compare_and_project(graph, left + COLUMN, bases[0], bases[1], lora)
     graph.group("Transfer", *bases, similarity, project)
     return source, target, Transfer(lora, project)
 
 
-def compare_and_project(
-    graph: Graph, left: int, source: Node, target: Node, lora: Node, *, side_by_side: bool = True
-) -> tuple[Node, Node]:
+def compare_and_project(graph: Graph, left: int, source: Node, target: Node, lora: Node) -> tuple[Node, Node]:
+    """Both nodes side by side: they grow when they show their results."""
     similarity = graph.add(
-        "LoraTransferSimilarity",
-        (left, 0),
-        source=source["base"],
-        target=target["base"],
-        adapter=lora["adapter"],
+        "LoraTransferSimilarity", (left, 0), source=source["base"], target=target["base"], adapter=lora["adapter"]
     )
-    at = (left + COLUMN, 0) if side_by_side else below("LoraTransferSimilarity", (left, 0))
-    project = graph.add("LoraTransferProject", at, similarity=similarity["similarity"], adapter=lora["adapter"])
+    project = graph.add(
+        "LoraTransferProject", (left + COLUMN, 0), similarity=similarity["similarity"], adapter=lora["adapter"]
+    )
     return similarity, project
 
 
@@ -140,21 +136,15 @@ def draw(
         decoded = graph.add("VAEDecode", below("KSampler", at), samples=sampler["latent"], vae=vae)
         images.append(decoded["image"])
         nodes += [sampler, decoded]
-    compare = graph.add(
-        "ImageCompare",
-        (left + 2 * COLUMN - 60, 0),
-        f"{before.title} | {after.title}",
-        image_a=images[0],
-        image_b=images[1],
-    )
+    at = (left + 2 * COLUMN - 60, 0)
+    bare = graph.add("PreviewImage", at, before.title, images=images[0])
     saved = graph.add(
-        "SaveImage",
-        below("ImageCompare", (left + 2 * COLUMN - 60, 0)),
-        after.title,
-        images=images[1],
-        filename_prefix="lora_transfer",
+        "SaveImage", below("PreviewImage", at), after.title, images=images[1], filename_prefix="lora_transfer"
     )
-    graph.group("Draw", *nodes, compare, saved)
+    compare = graph.add(  # the canvas shows no slider: hence the two pictures beside it
+        "ImageCompare", (at[0] + COLUMN, 0), f"{before.title} | {after.title}", image_a=images[0], image_b=images[1]
+    )
+    graph.group("Draw", *nodes, bare, saved, compare)
 
 
 def add_note(graph: Graph, text: str) -> None:

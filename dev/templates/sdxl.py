@@ -27,7 +27,8 @@ def use_on_fine_tune(graph: Graph) -> None:
 3. Only if that node asks: **trained_on**, the base that the LoRA was trained on, such as *sd_xl_base_1.0*. That file
    must be on your disk.
 
-Press **Run**. The slider shows the picture without the LoRA and with it; the node says how well the LoRA should work.
+Press **Run**. You get the picture without the LoRA and with it, and the node says how well the LoRA should
+work. In Nodes 2.0 a slider compares the two.
 
 In a workflow of your own, put this node in place of Load LoRA."""
     use_checkpoint(graph, note, FINE_TUNE, Sampling())
@@ -97,7 +98,7 @@ Write a prompt that shows what the LoRA does, with its trigger words."""
     add_note(graph, note)
     source, target, transfer = transfer_between_checkpoints(graph, FINE_TUNE)
     graph.group("Choose", source, target, transfer.lora)
-    left = 4 * COLUMN + 160
+    left = 5 * COLUMN + 160
     prompt = graph.add("PrimitiveStringMultiline", (left, 0), "Prompt", value=PROMPT)
     encoded = stack(
         graph,
@@ -137,11 +138,11 @@ def refine_on_turbo_model(graph: Graph) -> None:
 Press **Run**. Refine LoRA trains the transferred LoRA for a few dozen steps, without pictures of yours: the source with
 its LoRA is the teacher. It needs as much memory as training a LoRA.
 
-Look at the transferred LoRA first: it may be good enough. The slider shows it beside the refined one."""
+Look at the transferred LoRA first: it may be good enough. It is drawn beside the refined one."""
     add_note(graph, note)
     source, target, transfer = transfer_between_checkpoints(graph, TURBO)
     graph.group("Choose", source, target, transfer.lora)
-    left = 4 * COLUMN + 160
+    left = 5 * COLUMN + 160
     prompts = graph.add(
         "LoraTransferPrompts",
         (left, 0),
@@ -162,7 +163,8 @@ Look at the transferred LoRA first: it may be good enough. The slider shows it b
         target_vae=target["vae"],
         target_steps=steps["int"],
     )
-    save = graph.add("LoraTransferSave", (left, 780), transferred=refine["transferred"])
+    at = below("PrimitiveInt", below("LoraTransferPrompts", (left, 0)))
+    save = graph.add("LoraTransferSave", at, transferred=refine["transferred"])
     graph.group("Refine", prompts, steps, refine, save)
     left += 2 * COLUMN + 80
     first = apply(graph, (left, 0), "Apply the transferred LoRA", target, transfer.project["transferred"])

@@ -94,7 +94,7 @@ def test_weights_are_read_before_the_card_is_locked(method: str, monkeypatch: py
     turn, in_turn = threading.Lock(), list[bool]()
 
     def compute(self: Resources, work: Any, layer: str) -> Any:
-        with turn:  # the processor stands for the card, which works for one layer at a time
+        with turn:  # a card works for one layer at a time; here the processor does its work
             return work(CPU)
 
     def noted(base: MemoryBase) -> Any:
@@ -110,6 +110,6 @@ def test_weights_are_read_before_the_card_is_locked(method: str, monkeypatch: py
     job = Job()
     for base in (job.source, job.target):
         monkeypatch.setattr(base, "read", noted(base))
-    job.run(method=method)
+    job.run(Resources(device=torch.device("meta")), method=method)
     assert in_turn
     assert not any(in_turn)

@@ -80,8 +80,8 @@ def test_publishing_is_only_for_this_repository_and_uses_its_secret() -> None:
 def test_files_that_only_developers_use_are_left_out_of_the_published_pack() -> None:
     left_out = {line.rstrip("/") for line in (ROOT / ".comfyignore").read_text().split()}
     shipped = {"core", "docs", "example_workflows", "locales", "nodes", "subgraphs", "web"}
-    caches = {path.name for path in ROOT.iterdir() if path.name.endswith("cache__") or path.name.endswith("_cache")}
-    folders = {path.name for path in ROOT.iterdir() if path.is_dir()} - {".git", *caches}
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    folders = {line.partition("/")[0] for line in listed.splitlines() if "/" in line}
     assert folders <= left_out | shipped
 
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from dev.paths import BLUEPRINTS, DEMO_WORKFLOW, REFINE_WORKFLOW, TEMPLATES
-from dev.templates.graph import NOTE, TITLE_HEIGHT, pyproject_value
+from dev.templates.graph import GROWN, NOTE, TITLE_HEIGHT, pyproject_value
 
 FILES = sorted(TEMPLATES.glob("*.json"))
 NAMES = {
@@ -101,8 +101,9 @@ def _all_nodes(workflow: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _box_of_node(node: dict[str, Any]) -> Box:
-    """left, top, width, height; a node's title is above its place."""
+    """left, top, width, height after a run; a node's title is above its place."""
     (left, top), (width, height) = node["pos"], node["size"]
+    height = max(height, GROWN.get(node["type"], 0))
     return left, top - TITLE_HEIGHT, width, height + TITLE_HEIGHT
 
 

@@ -12,7 +12,8 @@ from dev.paths import PACK_FOLDER, SCREENSHOTS
 MODES = {"canvas": False, "nodes2": True}  # -> ComfyUI's setting Comfy.VueNodes.Enabled
 
 _READY = "window.app?.graph && window.app?.canvas && Object.keys(LiteGraph.registered_node_types).length > 100"
-_LIMIT = 240_000  # milliseconds; a limit for a busy machine, not a wait
+_LIMIT = 120_000  # milliseconds; a limit on a busy machine, not a wait
+_RUN_LIMIT = 300_000  # milliseconds, for a whole run
 
 # Runs in the page: the sentences on a node as its box shows them, with their tones.
 _MESSAGE = """id => {
@@ -95,7 +96,7 @@ class ComfyPage:
         self.wait_for_end()
 
     def wait_for_end(self) -> None:
-        self.page.wait_for_function("window.loraTransferEnd !== null")
+        self.page.wait_for_function("window.loraTransferEnd !== null", timeout=_RUN_LIMIT)
 
     def start(self) -> None:
         """Presses Run."""

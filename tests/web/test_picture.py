@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.web.comfy_page import ComfyPage
-from tests.web.workflows import PROJECT, SIMILARITY, transfer
+from tests.web.workflows import PROJECT, SAVE, SIMILARITY, node_of, transfer
 
 _NUMBERS = count(1)
 
@@ -130,7 +130,9 @@ def test_the_picture_stays_small_in_the_workflow(page: ComfyPage) -> None:
 
 
 def _picture_of(page: ComfyPage, node: int) -> Picture:
-    page.load(transfer(), f"picture {next(_NUMBERS)} {page.mode}")
+    workflow = transfer()
+    node_of(workflow, SAVE)["pos"] = [0, 3000]  # the node above it grows
+    page.load(workflow, f"picture {next(_NUMBERS)} {page.mode}")
     page.run()
     picture = Picture(page, node)
     page.look_at(node)

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Locator
 from safetensors.torch import load_file, save_file
 
-from dev.paths import PACK_FOLDER, SMALL_MODELS, TEMPLATES
+from dev.paths import BLUEPRINTS, PACK_FOLDER, SMALL_MODELS, TEMPLATES
 from dev.small_models import write_all
 from dev.templates.emoji import with_emoji_models
 from tests.host.small_templates import keep_short
@@ -46,6 +46,23 @@ def test_a_template_runs_with_the_emoji_models(page: ComfyPage, path: Path) -> N
     page.page.wait_for_timeout(500)  # the page fits nodes to their new texts; a short wait can only hide a fault
     assert _overlaps(page) == []
     page.take_screenshot(f"{path.stem}, after a run")
+
+
+def test_the_blueprint_opens_with_its_widgets_and_becomes_five_nodes(page: ComfyPage) -> None:
+    [path] = BLUEPRINTS.glob("*.json")
+    page.load(json.loads(path.read_text(encoding="utf-8")), f"{path.stem} {next(_NUMBERS)}")
+    page.page.wait_for_function("window.app.graph.nodes.length === 1 && window.app.graph.nodes[0].widgets.length > 0")
+    [number] = page.page.evaluate("window.app.graph.nodes.map(node => Number(node.id))")
+    widgets = page.page.evaluate("window.app.graph.nodes[0].widgets.map(widget => widget.name)")
+    assert widgets == ["source", "target", "lora_name", "method", "threshold"]
+    page.look_at(number)
+    page.take_screenshot(path.stem)
+    page.set_widget(number, "lora_name", "emoji_line_art.safetensors")
+    prompt = page.page.evaluate("async () => (await window.app.graphToPrompt()).output")
+    inputs = {content["class_type"]: content["inputs"] for content in prompt.values()}
+    assert len(prompt) == len(inputs) == 5
+    assert inputs["LoraTransferLoadLora"]["lora_name"] == "emoji_line_art.safetensors"
+    assert inputs["LoraTransferLoadSourceBase"]["base_name"] == "checkpoints/sd_xl_base_1.0.safetensors"
 
 
 @pytest.fixture
