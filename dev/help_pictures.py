@@ -31,6 +31,7 @@ _WINDOW: ViewportSize = {"width": 1500, "height": 1500}
 _LIMIT = 300_000  # milliseconds: a limit on a busy machine, not a wait
 _EDGE = 2  # pixels around a node; a badge stands above it
 _WIDTH = 440  # pixels of a node: about the width of the page's help
+_SETTLE = 700  # milliseconds in which a node that still grows has grown
 _COLOURS = 256  # of a picture: a third of the bytes, and nothing to be seen of it
 
 _LORA, _SOURCE, _PRUNED = "emoji_line_art.safetensors", "emoji_source.safetensors", "emoji_pruned.safetensors"
@@ -202,6 +203,9 @@ def _photograph(page: Page, chosen: list[str]) -> None:
     end, message = page.evaluate(_RUN)
     if end != "execution_success":
         raise RuntimeError(f"The graph of the pictures ended with {end}: {message}")
+    for node_id in ids.values():  # the page makes a node's texts and pictures when it shows the node
+        page.evaluate(_LOOK, [node_id, _EDGE])
+        page.wait_for_timeout(_SETTLE)
     for name, node_id in ids.items():
         if name.startswith("LoraTransfer") and (not chosen or name in chosen):
             box = _wait_for_box(page, node_id)
@@ -212,11 +216,11 @@ def _photograph(page: Page, chosen: list[str]) -> None:
 
 
 def _wait_for_box(page: Page, node_id: int) -> FloatRect:
-    """The box of a node that has stopped growing: its texts and pictures come when it is seen."""
+    """The box of a node that has stopped growing."""
     box: FloatRect = {"x": 0, "y": 0, "width": 0, "height": 0}
     for _ in range(20):
         before, box = box, page.evaluate(_LOOK, [node_id, _EDGE])
-        page.wait_for_timeout(700)
+        page.wait_for_timeout(_SETTLE)
         if json.dumps(before) == json.dumps(box):
             break
     return box
