@@ -131,7 +131,8 @@ def explain_no_match(adapter: str, base: HostBase, unread: Mapping[str, str]) ->
     return (
         f"LoRA {adapter}: expected a LoRA for {base.name} ({base.family}), found {len(unread)} keys, none of which "
         f"names a layer of it (first: {next(iter(unread))}). Either it was made for another model: choose or connect "
-        "that one here; or its trainer gives layers names that cannot be read: docs/formats.md lists those that can."
+        "that one here; or its trainer gives layers names that cannot be read: docs/formats.md in the pack's folder "
+        "lists those that can."
     )
 
 

@@ -6,13 +6,12 @@ import comfy.model_management
 import torch
 
 from ....core.pair_kinds import PairKind
-from ....core.refine.outlook import Device, ModelSize, Outlook, advise, estimate_cost, measure_size
+from ....core.refine.outlook import Device, Outlook, advise, estimate_cost, measure_size
 from ....core.refine.speeds import CARD, PROCESSOR
 from ....core.verdict import Verdict
 from ..base.from_model import HostBase
 from ..sampling.picture_size import size_for_family
 
-_SMALL_MODEL = 100e6  # parameters; no published model for large pictures is as small, and ours paint at 64 px
 _SIDE, _SIDE_ON_CPU = 4096, 1024  # of the matrices in the timed product, which takes 0.2 ms to 30 ms
 _TIMES = 4  # the first run warms the device up
 _TOGETHER = 16  # products between two waits for a card: a wait takes as long as one product on a fast card
@@ -24,13 +23,8 @@ def estimate_outlook(verdict: Verdict | None, kind: PairKind | None, target: Hos
     if verdict is None or kind is None:
         return None
     size = measure_size(target)
-    cost = estimate_cost(size, measure_device(), choose_pixels(target.family, size))
+    cost = estimate_cost(size, measure_device(), size_for_family(target.family, size.parameters))
     return Outlook(advise(kind, verdict.word), cost)
-
-
-def choose_pixels(family: str, size: ModelSize) -> int:
-    """The side of the pictures that a model is made for."""
-    return 64 if size.parameters < _SMALL_MODEL else size_for_family(family)
 
 
 def measure_device() -> Device:
