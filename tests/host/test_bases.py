@@ -2,10 +2,13 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import comfy.memory_management
+import comfy.model_patcher
 import comfy.ops
 import comfy.sd
+import comfy.sd1_clip
 import pytest
 import torch
 from comfy.ldm.ace.ace_step15 import AceStepConditionGenerationModel
@@ -19,7 +22,7 @@ from lora_transfer.nodes.host.adapter.read import read_adapter
 from lora_transfer.nodes.host.adapter.write import to_state_dict
 from lora_transfer.nodes.host.base.detect import KeepClassValues
 from lora_transfer.nodes.host.base.from_file import base_from_file, base_from_header
-from lora_transfer.nodes.host.base.from_model import base_from_model
+from lora_transfer.nodes.host.base.from_model import base_from_clip, base_from_model
 from tests.host.conftest import SmallPair
 from tests.host.families import header_of
 
@@ -227,3 +230,16 @@ def test_a_base_whose_class_reads_values_of_its_own_is_read() -> None:
     assert read_adapter(adapter_from_state_dict(tensors, "made"), base).layers() == [
         "decoder.layers.3.self_attn.q_proj"
     ]
+
+
+def test_a_projection_of_clip_l_that_no_file_has_written_is_no_layer() -> None:
+    encoder = comfy.sd1_clip.SD1ClipModel(dtype=torch.float32)
+    patcher = comfy.model_patcher.ModelPatcher(encoder, torch.device("cpu"), torch.device("cpu"))
+    clip = SimpleNamespace(cond_stage_model=encoder, patcher=patcher)
+    name = "clip_l.transformer.text_projection"
+    projection = encoder.clip_l.transformer.text_projection.weight
+    with torch.no_grad():
+        projection.zero_()
+        assert name in base_from_clip(clip).layers
+        projection.fill_(torch.nan)
+        assert name not in base_from_clip(clip).layers

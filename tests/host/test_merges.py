@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import comfy.lora
@@ -248,12 +247,10 @@ def test_a_model_is_hashed_once_and_again_when_it_was_changed_in_place(
     assert model.model in fingerprint._known
 
 
-def test_the_node_says_what_it_left_out(one: Any, pair: SmallPair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_node_says_what_it_left_out(one: Any, pair: SmallPair) -> None:
     from lora_transfer.nodes import load_base
 
-    said: list[str] = []
-    monkeypatch.setattr(load_base, "show", lambda _, text: said.append(text))
-    monkeypatch.setattr(load_base.LoadTargetBase, "hidden", SimpleNamespace(unique_id="7"), raising=False)
     patched, _ = comfy.sd.load_lora_for_models(one, None, load_file(pair.lora), 1.0, 0.0)
-    load_base.LoadTargetBase.execute("", model=patched)
-    assert said == ["LoRAs on the connected model are left out: lora on 64 weights at strength 1"]
+    shown = load_base.LoadTargetBase.execute("", model=patched).ui
+    said = [line["text"] for line in shown["lora_transfer"][0]["lines"]]
+    assert "LoRAs on the connected model are left out: lora on 64 weights at strength 1." in said

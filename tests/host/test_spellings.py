@@ -276,7 +276,7 @@ def test_keys_without_end_or_sense_take_no_time() -> None:
 
 
 def test_nothing_read_does_not_blame_the_base_alone() -> None:
-    with pytest.raises(UnsupportedAdapter, match=r"trained on another base.*or its trainer gives layers names"):
+    with pytest.raises(UnsupportedAdapter, match=r"made for another model.*or its trainer gives layers names"):
         read_adapter(
             Adapter("x", "y", {}, tensors={"unknown.lora_A.weight": torch.ones(1, 1)}), cached_base("Wan 2.1 1.3B")
         )

@@ -22,7 +22,7 @@ from ..adapter.spelling.index import NameIndex
 from ..adapter.spelling.names import extra_names
 from .fingerprint import files_of, fingerprint_loaded
 from .merge import merge_patches, note_loras, note_merge
-from .names import UNET, describe_latents, layers_of, slice_of
+from .names import UNET, describe_latents, layers_of, slice_of, without_unset_projection
 from .readers import JoinedReader, Reader, read_parts
 
 # A hash of everything in a base, or a function that computes it, because that may mean reading every weight.
@@ -96,7 +96,7 @@ class HostBase:
     def _as_matrix(self, layer: Layer, weight: Tensor) -> Tensor:
         matrix = weight.flatten(1)
         # A finite sum needs no closer look; looking at every value would take as long as reading them.
-        if not math.isfinite(float(matrix.sum())) and not bool(torch.isfinite(matrix).all()):
+        if not math.isfinite(float(matrix.detach().sum())) and not bool(torch.isfinite(matrix).all()):
             raise UnsupportedBase(
                 f"Base {self.name}, layer {layer.name}: expected finite numbers, found NaN or infinity. The file is "
                 "damaged, or was merged or converted in too low a precision: use another copy of it."
@@ -117,7 +117,9 @@ def base_from_model(model: Any) -> HostBase:
 
 def base_from_clip(clip: Any) -> HostBase:
     """The layers of a CLIP, read in the same way."""
-    key_map = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, {})
+    key_map = without_unset_projection(
+        comfy.lora.model_lora_keys_clip(clip.cond_stage_model, {}), clip.cond_stage_model
+    )
     return _from_patcher(clip.patcher, clip.cond_stage_model, key_map, "text encoder")
 
 

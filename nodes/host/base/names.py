@@ -15,6 +15,16 @@ UNET = "diffusion_model."
 # A block's name: "input_blocks.1.1.transformer_blocks.0", "double_blocks.3", "layers.7", "x_refiner.1".
 _BLOCK = re.compile(r"^(?:.*\.)?(?:\w*blocks?|layers|\w+_refiner)\.\d+(?:\.\d+)*(?=\.)")
 
+# ComfyUI makes this layer of CLIP-L for every model. Most files lack it: then it is memory that nobody has written.
+_PROJECTION = "clip_l.transformer.text_projection.weight"
+
+
+def without_unset_projection(key_map: Mapping[str, Any], encoder: torch.nn.Module) -> dict[str, Any]:
+    """The key map of a loaded text encoder without CLIP-L's projection, if its values are no numbers."""
+    projection = encoder.state_dict().get(_PROJECTION)
+    is_set = projection is None or bool(torch.isfinite(projection.float()).all())
+    return {name: key for name, key in key_map.items() if is_set or key != _PROJECTION}
+
 
 def describe_latents(space: Any) -> str:
     """ComfyUI's latent format in words: two models with the same words work on the same latents."""
