@@ -62,6 +62,7 @@ class ComfyPage:
     def __init__(self, context: BrowserContext, served: Served) -> None:
         self.served = served
         self.mode = "canvas"
+        self.name = ""  # of the workflow that was loaded last
         self.page: Page = context.new_page()
         self.errors: list[str] = []
         self.page.set_default_timeout(_LIMIT)
@@ -84,6 +85,11 @@ class ComfyPage:
 
     def load(self, workflow: dict[str, Any], name: str) -> None:
         """Opens a workflow in a tab of its own."""
+        self.name = name
+        workflow = {
+            **workflow,
+            "extra": {**workflow.get("extra", {}), "test": name},
+        }  # what tells its draft from others
         self.page.evaluate("([graph, name]) => window.app.loadGraphData(graph, true, true, name)", [workflow, name])
 
     def switch_tab(self, name: str) -> None:
@@ -195,10 +201,11 @@ class ComfyPage:
         self.page.screenshot(path=SCREENSHOTS / f"{name}, {self.mode}, {self.served.version}.png")
 
     def wait_for_draft(self, text: str) -> None:
-        """Waits until the page has stored the open workflow for a reload, with this text in it."""
+        """Waits until the page has stored the workflow that was loaded last for a reload, with this text in it."""
         self.page.wait_for_function(
-            "text => [localStorage, sessionStorage].some(store => Object.values(store).some(it => it.includes(text)))",
-            arg=text,
+            """texts => [localStorage, sessionStorage].some(store =>
+              Object.values(store).some(draft => texts.every(text => draft.includes(text))))""",
+            arg=[self.name, text],
         )
 
     def _keep_error(self, message: ConsoleMessage) -> None:

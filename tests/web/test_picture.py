@@ -40,7 +40,7 @@ class Picture:
 
     def open(self) -> None:
         if not self.part(".lt-heatmap").is_visible():
-            self.part(".lt-open").click()
+            self.part(".lt-open").evaluate("button => button.click()")  # it may lie below the window
             self.page.look_at(self.node)  # it has grown
 
     def drag_to(self, share: float) -> None:
@@ -54,7 +54,7 @@ class Picture:
 
     def download(self, kind: str) -> bytes:
         with self.page.page.expect_download() as started:
-            self.part(f'button[title$="as {kind}"]').click()
+            self.part(f'button[title$="as {kind}"]').evaluate("button => button.click()")  # it may lie below the window
         return Path(started.value.path()).read_bytes()
 
 
@@ -89,6 +89,7 @@ def test_a_filter_leaves_out_a_role_and_stays_after_a_reload(page: ComfyPage) ->
     role.click()
     filtered = sum(picture.counts().values())
     assert 0 < filtered < whole
+    page.wait_for_draft("hidden")
     page.wait_for_draft(role.text_content())
     page.reload()
     again = Picture(page, PROJECT)
