@@ -28,7 +28,7 @@ _BYTES_PER_FACTOR_ENTRY = 16  # the value, its gradient and Adam's two moments i
 _MARGIN = 1.1  # for temporary gradients and the allocator's gaps
 
 _FROM_ZEROS = "must start from zeros here (leave its input transferred empty)"
-_WORTH_IT = 0.12  # of a trained LoRA's gain: by eye nobody told apart what lay closer together (benchmarks/quality)
+_WORTH_IT = 0.12  # of a trained LoRA's gain; smaller differences cannot be seen in the drawings (benchmarks/quality)
 
 
 @dataclass(frozen=True)

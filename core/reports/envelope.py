@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from ..version import VERSION
 
-MISSING = "not on this disk"  # the fingerprint of a source base that is not at hand
+MISSING = "not on this disk"  # the fingerprint of a source base that the user does not have
 SCHEMA = 1  # raise it when a field changes its meaning
 
 
