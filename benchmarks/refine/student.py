@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from core.delta import LowRankDelta
+from core.refine.factors import balance_factors, make_zero_factors
 from core.refine.loop import RefineSettings, Step, refine
+from core.refine.parameterisation import Trainable, free_factors, require_gradients
 from core.refine.teacher_samples import STEPS_DOWN, TeacherSamples, choose_aims, count_held_out, make_schedule
-from core.refine.trainable import balance_factors, make_zero_factors
 
 from ..quality.autoencoder import decode, encode
 from ..quality.engine import Factors
@@ -100,14 +101,14 @@ class BenchmarkStudent:
     family: Family
     model: nn.Module
     base: State
-    factors: Factors
+    trainable: Trainable
     noised: Tensor
     level: Tensor
     context: Tensor
     rows_at_once: int = 10_000
 
     def predict(self, picks: Tensor) -> Tensor:
-        weights = with_lora(self.base, self.factors)
+        weights = with_lora(self.base, {name: delta.factors() for name, delta in self.trainable.items()})
         with self.family.gradients():
             noised, level, context = self.noised[picks], self.level[picks], self.context[picks]
             return self.family.denoise(noised, self.family.predict(self.model, weights, noised, level, context), level)
@@ -143,9 +144,10 @@ def refine_lora(
         }
     else:
         initial = {key: balance_factors(LowRankDelta(*pair), generator) for key, pair in start.items()}
-    factors = {key: (up.requires_grad_(), down.requires_grad_()) for key, (up, down) in initial.items()}
+    deltas = {key: LowRankDelta(*pair) for key, pair in initial.items()}
+    trainable = require_gradients(free_factors(deltas), torch.device("cpu"))
     student = _in_target_terms(
-        BenchmarkStudent(family, model, base, factors, samples.noised, samples.level, samples.context), samples
+        BenchmarkStudent(family, model, base, trainable, samples.noised, samples.level, samples.context), samples
     )
     bare = _predict_denoised(family, model, base, student.noised, student.level, student.context)
     teacher_samples = TeacherSamples(

@@ -11,6 +11,7 @@ family of their layers may differ.
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol, TypeVar
 
 import torch
@@ -19,8 +20,8 @@ from torch import Tensor
 from ..check import difference
 from ..delta import LowRankDelta
 from ..errors import NotMeasurable
+from .parameterisation import Trainable, compute_deltas, copy_trainable, measure_sizes, restore_parameters
 from .teacher_samples import Match, TeacherSamples
-from .trainable import Factors, copy_factors, measure_sizes
 
 Result = TypeVar("Result")
 
@@ -53,10 +54,10 @@ class RefineSettings:
 
 
 class Student(Protocol):
-    """The target with trainable factors."""
+    """The target with trainable deltas."""
 
     @property
-    def factors(self) -> Factors: ...
+    def trainable(self) -> Trainable: ...
 
     def predict(self, picks: Tensor) -> Tensor:
         """The denoised predictions for these rows of the teacher samples, with gradients if torch records them."""
@@ -74,11 +75,16 @@ class Student(Protocol):
 
 @dataclass(frozen=True)
 class BestFactors:
-    """The factors with the best score so far, and their step; 0 is the start."""
+    """The deltas with the best score so far, and their step; 0 is the start."""
 
     step: int
     score: float
-    deltas: Mapping[str, LowRankDelta]
+    trainable: Trainable
+
+    @cached_property
+    def deltas(self) -> Mapping[str, LowRankDelta]:
+        """The deltas as plain factors in main memory."""
+        return compute_deltas(self.trainable)
 
 
 @dataclass(frozen=True)
@@ -97,7 +103,7 @@ class Step:
 
 
 def refine(student: Student, samples: TeacherSamples, settings: RefineSettings) -> Iterator[Step]:
-    """Train the student's factors in place, step by step. The caller may stop at any step and use the best factors.
+    """Train the student's parameters in place, step by step. The caller may stop at any step and use the best factors.
 
     The loss is the mean squared error in the unit of the noise. If it is not finite, training continues from the best
     factors at half the rate. NotMeasurable if the score of the start is not finite.
@@ -121,7 +127,7 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.generator = torch.Generator().manual_seed(self.settings.seed)
-        self.sizes = measure_sizes(self.student.factors)
+        self.sizes = measure_sizes(self.student.trainable)
         self._optimizer = self._new_optimizer()
 
     def start(self) -> Step:
@@ -131,7 +137,7 @@ class _Run:
                 "The target's predictions with the LoRA to start from: expected finite numbers, found NaN or infinity. "
                 "Load the model in another precision (bf16 or fp32), or start from another LoRA."
             )
-        self.best = BestFactors(0, score, copy_factors(self.student.factors))
+        self.best = BestFactors(0, score, copy_trainable(self.student.trainable))
         self.ended = "nothing to do: steps is 0" if self.settings.steps == 0 else None
         return Step(0, None, score, self.best, self.ended)
 
@@ -152,7 +158,7 @@ class _Run:
         has_risen = score > self.best.score + _MIN_RISE
         self.without_rise = 0 if has_risen else self.without_rise + 1
         if score > self.best.score:
-            self.best = BestFactors(self.number, score, copy_factors(self.student.factors))
+            self.best = BestFactors(self.number, score, copy_trainable(self.student.trainable))
         if self.settings.patience and self.without_rise >= self.settings.patience:
             self.ended = f"the score has not risen for {self.without_rise} checks"
 
@@ -160,10 +166,7 @@ class _Run:
         self.restarts += 1
         if self.restarts > _RESTARTS:
             self.ended = f"the loss was not finite {self.restarts} times, each time at half the rate"
-        with torch.no_grad():
-            for name, (up, down) in self.student.factors.items():
-                up.copy_(self.best.deltas[name].up)
-                down.copy_(self.best.deltas[name].down)
+        restore_parameters(self.student.trainable, self.best.trainable)
         self._optimizer = self._new_optimizer()
         if self.ended is None and self.number == self.settings.steps:
             self.ended = "all steps done"
@@ -172,9 +175,7 @@ class _Run:
     def _train(self, picks: Tensor) -> float:
         loss = self._retry_with_less_memory(lambda: self._backward(picks))
         if math.isfinite(loss):
-            torch.nn.utils.clip_grad_norm_(
-                [factor for pair in self.student.factors.values() for factor in pair], _CLIP, error_if_nonfinite=False
-            )
+            torch.nn.utils.clip_grad_norm_(self._parameters(), _CLIP, error_if_nonfinite=False)
             self._optimizer.step()
         return float(loss)
 
@@ -229,9 +230,12 @@ class _Run:
         return torch.tensor(batch)
 
     def _new_optimizer(self) -> torch.optim.Adam:
-        """Each factor has a parameter group of its own, because its rate is a share of its size."""
-        groups = [{"params": [factor]} for pair in self.student.factors.values() for factor in pair]
+        """Each parameter has a group of its own, because its rate is a share of its size."""
+        groups = [{"params": [parameter]} for parameter in self._parameters()]
         return torch.optim.Adam(groups, lr=0.0, betas=_BETAS)
+
+    def _parameters(self) -> list[Tensor]:
+        return [parameter for delta in self.student.trainable.values() for parameter in delta.parameters]
 
     def _set_rates(self) -> None:
         done = (self.number - 1) / self.settings.steps

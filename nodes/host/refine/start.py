@@ -13,7 +13,8 @@ from ....core.delta import LowRankDelta
 from ....core.errors import NothingToTransfer
 from ....core.layers import Layer
 from ....core.plan import TransferSettings
-from ....core.refine.trainable import Factors, balance_factors, make_zero_factors
+from ....core.refine.factors import balance_factors, make_zero_factors
+from ....core.refine.parameterisation import Trainable, free_factors
 from ..adapter.adapter import Adapter, LayerChanges
 from ..adapter.apply import apply
 from ..adapter.group import OF_TEXT_ENCODER
@@ -41,8 +42,8 @@ class StartingPoint:
         """The base that names the adapter's layers."""
         return self.untrained.base
 
-    def factors(self) -> Factors:
-        return {name: (delta.up, delta.down) for name, delta in self.deltas.items()}
+    def trainable(self) -> Trainable:
+        return free_factors(self.deltas)
 
     def add_untrained(self, model: Any) -> Any:
         """The model with the untrained changes, except those of the text encoder."""

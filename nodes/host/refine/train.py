@@ -11,14 +11,13 @@ from typing import Any
 
 import comfy.model_management
 import comfy.utils
-import torch
 from torch import Tensor
 
 from ....core.delta import LowRankDelta
 from ....core.errors import LoraTransferError, NotEnoughMemory, RefineStopped
 from ....core.refine.loop import BestFactors, RefineSettings, Step, refine
+from ....core.refine.parameterisation import copy_trainable, require_gradients, restore_parameters
 from ....core.refine.teacher_samples import TeacherSamples
-from ....core.refine.trainable import Factors, copy_factors
 from ..adapter.adapter import Adapter
 from ..card import is_out_of_memory
 from ..sampling.conditioning import Prompt
@@ -26,7 +25,7 @@ from .inputs import StudentInputs
 from .previews import Previews
 from .save_interrupted import save_in_any_folder
 from .start import StartingPoint
-from .student import HostStudent, require_gradients, run_in_host, run_with_room
+from .student import HostStudent, run_in_host, run_with_room
 
 _SHOWN = 512  # pixels, of a preview on ComfyUI's page
 _NO_BEST = BestFactors(0, -math.inf, {})  # before the first score
@@ -59,12 +58,12 @@ class Training:
         """Train to the end. If an error or the user stops the run, its best factors are saved to a file."""
         self._started = time.monotonic()
         self._bar = comfy.utils.ProgressBar(max(1, self.settings.steps))
-        self._factors = require_gradients(start.factors(), model.load_device)
+        self._trainable = require_gradients(start.trainable(), model.load_device)
 
         def attempt(offloading: bool) -> None:
             if offloading:
-                self._resume_from_best(self._factors)
-            run_in_host(model, inputs, prompts, self._factors, self.settings.batch, self._train, offloading)
+                self._resume_from_best()
+            run_in_host(model, inputs, prompts, self._trainable, self.settings.batch, self._train, offloading)
 
         with self.saving_on_error():
             run_with_room(attempt)
@@ -104,14 +103,11 @@ class Training:
         self.say(str(stopped))
         return stopped
 
-    def _resume_from_best(self, factors: Factors) -> None:
+    def _resume_from_best(self) -> None:
         """Start again from the best factors, for the remaining steps."""
         self.notes = (*self.notes, "memory ran out: the target's weights stay in main memory (much slower)")
         self._done = len(self.losses)
-        with torch.no_grad():
-            for name, delta in self.best.deltas.items():
-                factors[name][0].copy_(delta.up)
-                factors[name][1].copy_(delta.down)
+        restore_parameters(self._trainable, self.best.trainable)
 
     def _train(self, student: HostStudent) -> None:
         left = replace(self.settings, steps=max(0, self.settings.steps - self._done))
@@ -177,11 +173,12 @@ class Training:
         if not self.losses or len(self.scores) > 1:
             return None
         try:
-            deltas = copy_factors(self._factors)
+            best = BestFactors(len(self.losses), math.nan, copy_trainable(self._trainable))
+            deltas = best.deltas
         except RuntimeError:  # a lost device: the factors on it are lost too
             return None
         finite = all(bool(factor.isfinite().all()) for delta in deltas.values() for factor in (delta.up, delta.down))
-        return BestFactors(len(self.losses), math.nan, deltas) if finite else None
+        return best if finite else None
 
     def _to_adapter(self, best: BestFactors) -> Adapter:
         try:
