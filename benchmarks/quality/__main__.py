@@ -1,9 +1,9 @@
-"""`python3 run.py bench quality [--quick | --tables]`: measures how well every method transfers a LoRA.
+"""`python3 run.py bench quality [--quick | --tables | --lora-x]`: measures how well every method transfers a LoRA.
 
 The whole run downloads the drawings, trains what is not committed of two families of bases and their LoRAs, measures,
 and prints the tables of RESULTS.md. It takes about four hours of one core; a stopped run continues where it was, from
-.run/bench_quality. --tables trains nothing and measures what is trained. --quick takes two minutes and uses the
-committed weights.
+.run/bench_quality. --tables trains nothing and measures what is trained. --lora-x trains and measures only what the
+tables on LoRA-X need, of the transformer. --quick takes two minutes and uses the committed weights.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import torch
 
 from dev.paths import RUN
 
-from . import autoencoder, committed, sheets, tables
+from . import autoencoder, bases, committed, lora_x, sheets, tables
 from .bases import ModelStore
 from .candidates import CANDIDATES
 from .families import FLUX
@@ -29,7 +29,7 @@ from .tables import RELATED, Results
 
 FOLDER = RUN / "bench_quality"
 SEEDS = (0, 1, 2)
-STYLES = ("line 16", "3d 16")
+STYLES = tuple(f"{style} 16" for style in bases.STYLES)
 CHAINS = (("near", "drifted"), ("drifted", "far"), ("near", "turbo"), ("drifted", "pruned"))
 # Seeds for the ablations and the drawings. The UNet has one, because a pass takes twice as long.
 ABLATED = {"flux": SEEDS, "unet": SEEDS[:1]}
@@ -44,10 +44,14 @@ def main() -> None:
     parser.add_argument(
         "--tables", action="store_true", help="train nothing; measure what is trained and print the tables"
     )
+    parser.add_argument("--lora-x", action="store_true", help="only LoRA-X, on the transformer")
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # for small matrices a second thread costs more than it saves
     warnings.filterwarnings("ignore", message="Mismatch dtype")  # bfloat16 with float32 norms is intended
     started = time.monotonic()
+    if arguments.lora_x:
+        run_lora_x()
+        return
     results = run_quick() if arguments.quick else run_whole(train=not arguments.tables)
     promises = tables.promises(results)
     print(json.dumps({"quick": arguments.quick, "seconds": round(time.monotonic() - started), "promises": promises}))
@@ -78,6 +82,15 @@ def run_quick() -> Results:
     return results
 
 
+def run_lora_x(*, train: bool = True) -> None:
+    """Trains and measures LoRA-X on the transformer."""
+    store = committed.stores(prepare(FOLDER, committed.VAE), FOLDER)[1]
+    if train:
+        lora_x.train(store, SEEDS)
+    for title, text in lora_x.Study(store, SEEDS, FOLDER / "results").sections():
+        _show(title, text)
+
+
 def run_whole(*, train: bool) -> Results:
     """Measures every family, LoRA, target and seed."""
     latents = prepare(FOLDER, committed.VAE)
@@ -90,6 +103,7 @@ def run_whole(*, train: bool) -> Results:
         _show(title, text)
     _show("A LoRA of one subject: loss on its held-out drawings, by seed", _subject_table(stores[1]))
     _show("Chains: recovered on the last base, by way of another base and directly", _chain_table(stores[1:]))
+    run_lora_x(train=train)
     _draw_sheets(stores, latents)
     return results
 

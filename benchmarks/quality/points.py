@@ -24,25 +24,31 @@ PROMPTS = 8  # number of seen subjects that the score is measured on
 
 @dataclass(frozen=True)
 class Measurement:
-    """A LoRA, a target and a seed, with everything that the candidates are compared with."""
+    """A LoRA, a target and a seed, with everything that the candidates are compared with.
+
+    via: a base that the LoRA is transferred to first, by the default method. made: another LoRA of the same style that
+    is transferred instead; its ceiling is still the first one, trained on the target."""
 
     store: ModelStore
     lora: str
     target: str
     seed: int
-    via: str | None = None  # a base that the LoRA is transferred to first, by the default method
+    via: str | None = None
+    made: str | None = None
 
     @property
     def label(self) -> str:
         route = "" if self.via is None else f" via {self.via}"
-        return f"{self.lora} to {self.target}{route} {self.seed}"
+        return f"{self.made or self.lora} to {self.target}{route} {self.seed}"
+
+    def factors(self) -> Factors:
+        """The LoRA that is transferred."""
+        return self.store.lora(self.made or self.lora, "A", self.seed)
 
     def is_trained(self) -> bool:
         """Whether all files that this measurement needs exist."""
-        lora = self.lora.replace(" ", "_")
-        return all(
-            self.store.path(f"{lora}.{base}.{self.seed}").is_file() for base in ("A", self.target) if base is not None
-        )
+        needed = ((self.made or self.lora, "A"), (self.lora, "A"), (self.lora, self.target))
+        return all(self.store.path(f"{lora.replace(' ', '_')}.{base}.{self.seed}").is_file() for lora, base in needed)
 
     def verdict(self) -> dict[str, Any]:
         """The verdict that a user gets before a transfer."""
@@ -68,7 +74,7 @@ class Measurement:
         source, target, *between = (
             make_base(name, self.store.base(name, self.seed)) for name in ("A", self.target, self.via) if name
         )
-        lora = self.store.lora(self.lora, "A", self.seed)
+        lora = self.factors()
         if not between:
             return TransferJob(source, target, lora)
         return TransferJob(between[0], target, by(method="restore_both")(TransferJob(source, between[0], lora)))
@@ -84,7 +90,7 @@ class Measurement:
         answers of the source without and with its LoRA, and of the target without."""
         base, seen = self.store.base("A", 0), self.store.latents.seen
         subjects = self.subject * PROMPTS or seen[:: len(seen) // PROMPTS][:PROMPTS]
-        source_weights = with_lora(base, self.store.lora(self.lora, "A", self.seed))
+        source_weights = with_lora(base, self.factors())
         kinds = {
             "sampled": self.judge.sample_states(self.models[0], source_weights, subjects),
             "drawn": self.judge.noise_real_drawings(self.style, subjects),
@@ -129,7 +135,8 @@ class Measurement:
         if not self.subject:
             return self.judge.losses(self.models[1], weights, self.style, latents.held_out).tolist(), own.tolist()
         held_out = range(VARIANTS_SEEN, len(VARIANTS))
-        return self.judge.losses(self.models[1], weights, self.style, self.subject * 8, held_out).tolist(), own.tolist()
+        losses = self.judge.losses_by_drawing(self.models[1], weights, self.style, self.subject[0], held_out, 8)
+        return losses.tolist(), own.tolist()
 
     def _scores(self, factors: Factors) -> dict[str, float]:
         base = self.store.base(self.target, self.seed)

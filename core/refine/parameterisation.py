@@ -1,7 +1,7 @@
 """How a layer's delta is trained: with free factors, or inside the leading singular subspaces of the base's weight.
 
 A delta that is trained inside the subspaces is a fixed point of the method `lora_x` on its own base, because it is
-P dW Q from the start (docs/method.md, section 11).
+P dW Q from the start (docs/method.md, section 10).
 """
 
 from collections.abc import Callable, Mapping
@@ -92,8 +92,8 @@ class InsideFactors:
 
 @dataclass(frozen=True)
 class DiagonalFactors:
-    """dW = U_k diag(values) V_k^T of rank k: values (k) (LoRA-X, arXiv 2501.16559; docs/method.md says from which
-    source we know that its core is diagonal)."""
+    """dW = U_k diag(values) V_k^T of rank k: values (k) (LoRA-X, arXiv 2501.16559; docs/method.md, section 10, says how
+    we know that its core is diagonal)."""
 
     subspace: Subspace
     values: Tensor
