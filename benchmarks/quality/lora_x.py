@@ -98,8 +98,8 @@ class Study:
             measurement = Measurement(self.store, f"{style} 16", target, seed, made=made)
             if measurement.is_trained():
                 ways = {name: _at(name, kind.share) for name in METHODS}
-                found = points(measurement, self._candidates(kind.share, target, seed), self.folder)
-                measured.append({**found, **{name: found[saved] for name, saved in ways.items()}})
+                results = points(measurement, self._candidates(kind.share, target, seed), self.folder)
+                measured.append({**results, **{name: results[saved] for name, saved in ways.items()}})
         return measured
 
     def _candidates(self, share: float, target: str, seed: int) -> list[Candidate]:
@@ -125,7 +125,7 @@ class Study:
         return table(["LoRA", "method", "A itself", *TARGETS], rows)
 
     def _kept(self, style: str, kinds: Sequence[Kind]) -> str:
-        """What arrives of what the LoRA gains on A: its share on the target over its share on A."""
+        """How much of its gain on A a LoRA keeps on the target: its share there over its share on A."""
         rows: list[list[str]] = []
         for kind in kinds:
             own = self.points(style, kind, "A")
@@ -143,10 +143,10 @@ class Study:
                 continue
             row = [kind.name]
             for target in TARGETS:
-                own, other = self.points(style, kind, target), self.points(style, plain, target)
-                if own and other:
-                    best, reference = _best(own), _best(other)
-                    row.append(f"{difference_between(own, best, other, reference)} {best}, {reference}")
+                inside, reference_points = self.points(style, kind, target), self.points(style, plain, target)
+                if inside and reference_points:
+                    best, reference = _best(inside), _best(reference_points)
+                    row.append(f"{difference_between(inside, best, reference_points, reference)} {best}, {reference}")
             rows.append(row)
         return table(["LoRA", *TARGETS], rows)
 
