@@ -22,7 +22,6 @@ from .bases import ModelStore
 from .candidates import CANDIDATES
 from .families import FLUX
 from .features import load_style_network
-from .figures import recovered
 from .latents import Latents, prepare
 from .points import Measurement, points
 from .tables import RELATED, Results
@@ -30,7 +29,6 @@ from .tables import RELATED, Results
 FOLDER = RUN / "bench_quality"
 SEEDS = (0, 1, 2)
 STYLES = tuple(f"{style} 16" for style in bases.STYLES)
-CHAINS = (("near", "drifted"), ("drifted", "far"), ("near", "turbo"), ("drifted", "pruned"))
 # Seeds for the ablations and the drawings. The UNet has one, because a pass takes twice as long.
 ABLATED = {"flux": SEEDS, "unet": SEEDS[:1]}
 MAIN_NAMES = {*tables.MAIN, *tables.STRENGTHS, "copy, same names", "restore_both everywhere", "random, equal norm"}
@@ -102,7 +100,6 @@ def run_whole(*, train: bool) -> Results:
     for title, text in tables.sections(results):
         _show(title, text)
     _show("A LoRA of one subject: loss on its held-out drawings, by seed", _subject_table(stores[1]))
-    _show("Chains: recovered on the last base, by way of another base and directly", _chain_table(stores[1:]))
     run_lora_x(train=train)
     _draw_sheets(stores, latents)
     return results
@@ -131,10 +128,9 @@ def _measure(store: ModelStore) -> dict[str, dict[str, list[dict[str, object]]]]
     for lora in (*STYLES, *RANKS):
         for target in (*RELATED, "other"):
             for seed in SEEDS:
-                measurement = Measurement(store, lora, target, seed)
-                if measurement.is_trained():
-                    candidates = CANDIDATES if seed in ABLATED[store.family.name] else MAIN
-                    point = points(measurement, candidates, FOLDER / "results")
+                candidates = CANDIDATES if seed in ABLATED[store.family.name] else MAIN
+                point = points(Measurement(store, lora, target, seed), candidates, FOLDER / "results")
+                if point:
                     points_by_lora.setdefault(lora, {}).setdefault(target, []).append(point)
     return points_by_lora
 
@@ -144,41 +140,14 @@ def _subject_table(store: ModelStore) -> str:
     candidates = [candidate for candidate in CANDIDATES if candidate.name in ("copy", tables.DEFAULT)]
     rows: list[list[str]] = []
     for target in ("drifted", "far", "pruned"):
-        measurements = [Measurement(store, SUBJECT, target, seed) for seed in SEEDS]
-        measured = [
-            points(measurement, candidates, FOLDER / "results")
-            for measurement in measurements
-            if measurement.is_trained()
+        every_seed = [
+            points(Measurement(store, SUBJECT, target, seed), candidates, FOLDER / "results") for seed in SEEDS
         ]
+        measured = [point for point in every_seed if point]
         losses = [[point["baseline"][name] for point in measured] for name in ("none", "trained")]
         losses += [[point[candidate.name]["loss"] for point in measured] for candidate in candidates]
         rows.append([target, *(" ".join(f"{sum(loss) / len(loss):.3f}" for loss in seeds) for seeds in losses)])
     return tables.table(["target", "none", "trained", *(candidate.name for candidate in candidates)], rows)
-
-
-def _chain_table(stores: Sequence[ModelStore]) -> str:
-    """A table of LoRAs that the default transfers to one child of A and from there to another."""
-    candidates = [candidate for candidate in CANDIDATES if candidate.name in ("copy", tables.DEFAULT)]
-    rows: list[list[str]] = []
-    for store in stores:
-        for lora in STYLES:
-            for via, target in CHAINS:
-                routes = [
-                    [
-                        points(measurement, candidates, FOLDER / "results")
-                        for measurement in measurements
-                        if measurement.is_trained()
-                    ]
-                    for measurements in (
-                        [Measurement(store, lora, target, seed, between) for seed in SEEDS] for between in (via, None)
-                    )
-                ]
-                figures = [
-                    str(recovered(route, candidate.name)) for candidate in candidates for route in routes if route
-                ]
-                rows.append([f"{store.family.name}, {lora}: A, {via}, {target}", *figures])
-    heads = [f"{candidate.name}: {route}" for candidate in candidates for route in ("by way", "directly")]
-    return tables.table(["family, LoRA: chain", *heads], rows)
 
 
 def _draw_sheets(stores: Sequence[ModelStore], latents: Latents) -> None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from core.layers import Base
 from core.subspace import RankRule
 
 from ..memory_bases import make_base
@@ -96,24 +95,25 @@ class Study:
             lora = kind.loras[style]
             made = None if kind.name == PLAIN else lora
             measurement = Measurement(self.store, f"{style} 16", target, seed, made=made)
-            if measurement.is_trained():
-                ways = {name: _at(name, kind.share) for name in METHODS}
-                results = points(measurement, self._candidates(kind.share, target, seed), self.folder)
-                measured.append({**results, **{name: results[saved] for name, saved in ways.items()}})
+            results = points(measurement, self._candidates(kind.share, target, seed), self.folder)
+            if results:
+                measured.append({**results, **{name: results[_at(name, kind.share)] for name in METHODS}})
         return measured
 
     def _candidates(self, share: float, target: str, seed: int) -> list[Candidate]:
         ways = _ways(share)
         chained = [
-            Candidate(f"{_at(name, share)} by way of {via}", partial(_by_way, ways[name], self._base(via, seed)))
+            Candidate(f"{_at(name, share)} by way of {via}", partial(self._by_way, ways[name], via, seed))
             for via, end in CHAINS
             if end == target
             for name in CHAINED
         ]
         return [*(Candidate(_at(name, share), way) for name, way in ways.items()), *chained]
 
-    def _base(self, name: str, seed: int) -> Base:
-        return make_base(name, self.store.base(name, seed))
+    def _by_way(self, way: Transfer, via: str, seed: int, job: TransferJob) -> Factors:
+        """Transfers to another base first, and from there to the target."""
+        between = make_base(via, self.store.base(via, seed))
+        return way(TransferJob(between, job.target, way(TransferJob(job.source, between, job.lora))))
 
     def _shares(self, style: str, kinds: Sequence[Kind], *, first: bool = False) -> str:
         rows: list[list[str]] = []
@@ -187,10 +187,6 @@ def _restore_inside(share: float, job: TransferJob) -> Factors:
     """restore_both of the part of the LoRA that lies inside the source's own subspaces."""
     inside = by(RankRule("fraction", share), method="lora_x")(TransferJob(job.source, job.source, job.lora))
     return by(method="restore_both")(TransferJob(job.source, job.target, inside))
-
-
-def _by_way(way: Transfer, between: Base, job: TransferJob) -> Factors:
-    return way(TransferJob(between, job.target, way(TransferJob(job.source, between, job.lora))))
 
 
 def _mean(figure: object) -> str:

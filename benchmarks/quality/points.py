@@ -13,7 +13,7 @@ from core.check import measure
 
 from ..memory_bases import make_base
 from .bases import BASES, LORAS, ModelStore
-from .candidates import Candidate, by
+from .candidates import Candidate
 from .engine import Factors, TransferJob
 from .judge import Judge, States
 from .latents import VARIANTS, VARIANTS_SEEN
@@ -26,20 +26,18 @@ PROMPTS = 8  # number of seen subjects that the score is measured on
 class Measurement:
     """A LoRA, a target and a seed, with everything that the candidates are compared with.
 
-    via: a base that the LoRA is transferred to first, by the default method. made: another LoRA of the same style that
-    is transferred instead; its ceiling is still the first one, trained on the target."""
+    made: another LoRA of the same style that is transferred instead; its ceiling is still the first one, trained on the
+    target."""
 
     store: ModelStore
     lora: str
     target: str
     seed: int
-    via: str | None = None
     made: str | None = None
 
     @property
     def label(self) -> str:
-        route = "" if self.via is None else f" via {self.via}"
-        return f"{self.made or self.lora} to {self.target}{route} {self.seed}"
+        return f"{self.made or self.lora} to {self.target} {self.seed}"
 
     def factors(self) -> Factors:
         """The LoRA that is transferred."""
@@ -71,13 +69,8 @@ class Measurement:
 
     @cached_property
     def job(self) -> TransferJob:
-        source, target, *between = (
-            make_base(name, self.store.base(name, self.seed)) for name in ("A", self.target, self.via) if name
-        )
-        lora = self.factors()
-        if not between:
-            return TransferJob(source, target, lora)
-        return TransferJob(between[0], target, by(method="restore_both")(TransferJob(source, between[0], lora)))
+        source, target = (make_base(name, self.store.base(name, self.seed)) for name in ("A", self.target))
+        return TransferJob(source, target, self.factors())
 
     @cached_property
     def models(self) -> tuple[Any, Any]:
@@ -149,11 +142,13 @@ class Measurement:
 
 
 def points(measurement: Measurement, candidates: Sequence[Candidate], folder: Path) -> dict[str, Any]:
-    """The saved results of a measurement; measures the baseline and candidates that are missing."""
+    """The saved results of a measurement; measures the baseline and candidates that are missing, if its weights are
+    trained. Empty if they are not and nothing is saved."""
     path = folder / f"{measurement.store.family.name} {measurement.label}.json".replace(" ", "_")
     results: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     wanted = ["verdict", "baseline", *(candidate.name for candidate in candidates)]
-    if missing := [name for name in wanted if name not in results]:
+    missing = [name for name in wanted if name not in results]
+    if missing and measurement.is_trained():
         steps: dict[str, Callable[[], dict[str, Any]]] = {
             candidate.name: partial(measurement.measure, candidate) for candidate in candidates
         }
