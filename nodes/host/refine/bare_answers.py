@@ -12,8 +12,8 @@ from ....core.refine.loop import RefineSettings
 from ....core.refine.teacher_samples import TeacherSamples, choose_aims
 from ..card import is_out_of_memory
 from ..sampling.conditioning import Prompt
+from ..training.student import HostStudent, run_in_host, run_with_room
 from .inputs import TargetSamples
-from .student import HostStudent, run_in_host, run_with_room
 
 
 def add_bare_answers(

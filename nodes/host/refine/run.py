@@ -26,13 +26,13 @@ from ..sampling.noise import latent_space
 from ..sampling.outputs import latents_of
 from ..source_doubts import doubt_source
 from ..swapped import require_target
+from ..training.previews import Previews
+from ..training.start import StartingPoint, start_from_adapter, start_from_zeros
+from ..training.train import Training
 from .bare_answers import add_bare_answers
 from .inputs import TargetSamples, convert_pictures, convert_states, require_convertible
-from .previews import Previews
-from .start import StartingPoint, start_from_adapter, start_from_zeros
 from .teacher import Teacher, TeacherSettings, sample_teacher
 from .teacher_cache import describe_changes, open_teacher_cache
-from .train import Training
 
 Say = Callable[[str], None]
 

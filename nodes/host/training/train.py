@@ -21,11 +21,10 @@ from ....core.refine.teacher_samples import TeacherSamples
 from ..adapter.adapter import Adapter
 from ..card import is_out_of_memory
 from ..sampling.conditioning import Prompt
-from .inputs import StudentInputs
 from .previews import Previews
 from .save_interrupted import save_in_any_folder
 from .start import StartingPoint
-from .student import HostStudent, run_in_host, run_with_room
+from .student import HostStudent, StudentInputs, run_in_host, run_with_room
 
 _SHOWN = 512  # pixels, of a preview on ComfyUI's page
 _NO_BEST = BestFactors(0, -math.inf, {})  # before the first score
