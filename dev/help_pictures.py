@@ -19,7 +19,7 @@ from PIL import Image
 from playwright.sync_api import FloatRect, Page, ViewportSize, sync_playwright
 
 from .browser import find_browser
-from .paths import DEMO_MODELS, ROOT, SMALL_MODELS
+from .paths import DEMO_MODELS, DEMO_PICTURES, ROOT, SMALL_MODELS
 from .server import ComfyServer, add_demo_nodes
 from .small_models import write_all
 
@@ -107,6 +107,23 @@ GRAPH: dict[str, Node] = {
             "conditioning": ("faces", 0),
             "transferred": ("LoraTransferProject", 0),
             "target_vae": ("vae", 0),
+        },
+    ),
+    "pictures": ("LoadImageTextDataSetFromFolder", {"folder": DEMO_PICTURES.name}, {}),
+    "clip": ("LoraTransferDemoEmojiClip", {}, {}),
+    "dataset": (
+        "MakeTrainingDataset",
+        {},
+        {"images": ("pictures", 0), "texts": ("pictures", 1), "vae": ("vae", 0), "clip": ("clip", 0)},
+    ),
+    "LoraTransferTrain": (
+        "LoraTransferTrain",
+        {"steps": 200, "batch": 8},
+        {
+            "model": ("source model", 0),
+            "latents": ("dataset", 0),
+            "positive": ("dataset", 1),
+            "vae": ("vae", 0),
         },
     ),
     "LoraTransferSave": (
