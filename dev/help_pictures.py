@@ -208,6 +208,7 @@ def _comfyui() -> Iterator[str]:
     try:
         for models in (SMALL_MODELS, DEMO_MODELS):
             shutil.copytree(models, BASE / "models", dirs_exist_ok=True)
+        shutil.copytree(DEMO_PICTURES, BASE / "input" / DEMO_PICTURES.name)
         add_demo_nodes(BASE)
         with ComfyServer(Path(os.environ["LORA_TRANSFER_COMFYUI"]), BASE) as client:
             yield client.address

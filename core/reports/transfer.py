@@ -209,17 +209,14 @@ def transfer_report(
     seconds: float = 0.0,
 ) -> Report:
     """The report of a transfer. skipped: parts of the adapter that were skipped before the plan was made."""
+    settings = {**_comparison_settings(comparison, plan.rank_rule), **vars(plan.settings)}
     return Report(
         kind="transfer",
         source=Identity.of(comparison.source),
         target=Identity.of(comparison.target),
         notes=tuple(dict.fromkeys((*_notes(comparison), *notes))),
         adapter=adapter,
-        settings={
-            **_comparison_settings(comparison, plan.rank_rule),
-            **vars(plan.settings),
-            "method_source": plan.method.source,
-        },
+        settings={**settings, "method_source": plan.method.source},
         layers=layers,
         skipped=describe_skipped(comparison, (*plan.skipped, *skipped)),
         unread=unread or {},

@@ -259,8 +259,8 @@ Training needs as much memory as for any LoRA, and a few thousand steps for a re
 def _use(graph: Graph, at: tuple[int, int], source: Node, relative: Node, train: Node) -> Node:
     """Transfers the trained LoRA to a relative, saves it and applies it."""
     left, top = at
-    place = below("LoraTransferLoadSourceBase", at) if top == 0 else at
-    target = graph.add("LoraTransferLoadTargetBase", place, model=relative["model"])
+    beside_source = below("LoraTransferLoadSourceBase", at) if top == 0 else at
+    target = graph.add("LoraTransferLoadTargetBase", beside_source, model=relative["model"])
     similarity = graph.add(
         "LoraTransferSimilarity",
         (left + COLUMN, top),

@@ -17,7 +17,7 @@ from tests.host.prompts import node, said
 from tests.host.train_prompt import draw, train_prompt, transfer_of
 
 COUNT = 32
-STEPS = int(os.environ.get("LORA_TRANSFER_TRAIN_STEPS", "40"))
+STEPS = int(os.environ.get("LORA_TRANSFER_TRAIN_STEPS", "60"))
 
 
 @pytest.fixture(scope="module")
