@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from lora_transfer.core.cache import SubspaceCache
 from lora_transfer.core.errors import InvalidSetting, NotMeasurable
-from lora_transfer.core.progress import ignore_progress
 from lora_transfer.core.refine.loop import RefineSettings
 from lora_transfer.core.reports.train import TrainReport
 from lora_transfer.core.resources import Resources
@@ -31,11 +31,20 @@ from tests.host.small_check import text
 from tests.host.small_refine import demo_model, demo_prompts
 
 SHORT = replace(DEFAULTS, steps=6, checks=2, rank=4)
+USING = Resources()
 
 
 @pytest.fixture(scope="module", autouse=True)
 def as_nodes_run() -> Iterator[None]:
     with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Every layer is decomposed once for all tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(globals(), "USING", Resources(cache=SubspaceCache(tmp_path_factory.mktemp("cache"))))
         yield
 
 
@@ -59,10 +68,10 @@ def train(
     told: list[str] | None = None,
     **other: Any,
 ) -> TrainingResult[TrainReport]:
-    latents, captions = line_drawings(4)
+    latents, captions = line_drawings(2)
     inputs = {"latents": latents, "captions": captions, **other}
     say = (lambda sentence: None) if told is None else told.append
-    return train_adapter(TrainInputs(model, **inputs), settings, lora_x, Resources(progress=ignore_progress), say)
+    return train_adapter(TrainInputs(model, **inputs), settings, lora_x, USING, say)
 
 
 def shapes(adapter: Adapter) -> set[int]:

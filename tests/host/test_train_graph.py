@@ -36,7 +36,9 @@ def test_a_folder_of_pictures_becomes_a_lora_that_draws_like_them_on_both_bases(
     assert trained.progress["train"] == (STEPS, STEPS)
     assert len(trained.outputs["pictures"]["images"]) == len(report["scores"])
     assert "pictures that were not trained on" in said(trained, "train")[0]
-    assert json.loads(trained.outputs["project_report"]["text"][0])["kind"] == "transfer"
+    transferred = json.loads(trained.outputs["project_report"]["text"][0])
+    assert any("trained inside the singular directions" in note for note in transferred["notes"])
+    assert (transferred["settings"]["rank_rule"], transferred["settings"]["rank_rule_amount"]) == ("fraction", 0.5)
     for bare, drawn in (("drawn_without", "drawn_on_source"), ("drawn_on_bare_target", "drawn_on_target")):
         assert colour_of(host, trained, drawn) < 0.5 * colour_of(host, trained, bare)
 
