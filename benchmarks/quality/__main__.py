@@ -85,7 +85,7 @@ def run_lora_x(*, train: bool = True) -> None:
     store = committed.stores(prepare(FOLDER, committed.VAE), FOLDER)[1]
     if train:
         lora_x.train(store, SEEDS)
-    for title, text in lora_x.Study(store, SEEDS, FOLDER / "results").sections():
+    for title, text in lora_x.Study(store, SEEDS, FOLDER / "results_lora_x").sections():
         _show(title, text)
 
 

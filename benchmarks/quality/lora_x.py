@@ -21,8 +21,8 @@ from .tables import table
 
 TARGETS = ("near", "drifted", "far", "turbo", "pruned", "stump")
 CHAINS = (("near", "drifted"), ("drifted", "far"), ("near", "turbo"), ("drifted", "pruned"))
-METHODS = ("copy", "lora_x", "restore_both", "lora_x, then restore_both")
-CHAINED = ("copy", "lora_x", "restore_both")
+METHODS = ("copy", "lora_x", "restore_both")
+ABLATED = (*METHODS, "lora_x, then restore_both")  # measured with the first seed
 PLAIN = "plain 16"
 MAIN = LORA_X[:2]  # measured with every seed, the others with the first
 
@@ -95,20 +95,23 @@ class Study:
             lora = kind.loras[style]
             made = None if kind.name == PLAIN else lora
             measurement = Measurement(self.store, f"{style} 16", target, seed, made=made)
-            results = points(measurement, self._candidates(kind.share, target, seed), self.folder)
+            results = points(measurement, self._candidates(kind.share, target, seed), self.folder, only_losses=True)
             if results:
-                measured.append({**results, **{name: results[_at(name, kind.share)] for name in METHODS}})
+                measured.append({**results, **{name: results[_at(name, kind.share)] for name in self._methods(seed)}})
         return measured
 
     def _candidates(self, share: float, target: str, seed: int) -> list[Candidate]:
-        ways = _ways(share)
+        ways = {name: way for name, way in _ways(share).items() if name in self._methods(seed)}
         chained = [
             Candidate(f"{_at(name, share)} by way of {via}", partial(self._by_way, ways[name], via, seed))
             for via, end in CHAINS
             if end == target
-            for name in CHAINED
+            for name in METHODS
         ]
         return [*(Candidate(_at(name, share), way) for name, way in ways.items()), *chained]
+
+    def _methods(self, seed: int) -> Sequence[str]:
+        return ABLATED if seed == self.seeds[0] else METHODS
 
     def _by_way(self, way: Transfer, via: str, seed: int, job: TransferJob) -> Factors:
         """Transfers to another base first, and from there to the target."""
@@ -119,7 +122,7 @@ class Study:
         rows: list[list[str]] = []
         for kind in kinds:
             columns = {target: self.points(style, kind, target, first=first) for target in ("A", *TARGETS)}
-            for name in METHODS:
+            for name in ABLATED if first else METHODS:
                 figures = [recovered(column, name) if column else "" for column in columns.values()]
                 rows.append([kind.name, name, *map(_mean if first else str, figures)])
         return table(["LoRA", "method", "A itself", *TARGETS], rows)
@@ -156,11 +159,11 @@ class Study:
             for via, target in CHAINS:
                 for kind in kinds:
                     measured = self.points(style, kind, target)
-                    names = [(_at(name, kind.share), f"{_at(name, kind.share)} by way of {via}") for name in CHAINED]
+                    names = [(_at(name, kind.share), f"{_at(name, kind.share)} by way of {via}") for name in METHODS]
                     figures = [str(recovered(measured, name)) if measured else "" for pair in names for name in pair]
                     rows.append([f"{style}: A, {via}, {target}", kind.name, *figures])
         return table(
-            ["chain", "LoRA", *(f"{name}: {route}" for name in CHAINED for route in ("directly", "by way"))], rows
+            ["chain", "LoRA", *(f"{name}: {route}" for name in METHODS for route in ("directly", "by way"))], rows
         )
 
 

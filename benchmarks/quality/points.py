@@ -113,6 +113,15 @@ class Measurement:
             **self._scores(trained),
         }
 
+    def losses_alone(self) -> dict[str, Any]:
+        """The part of `baseline` that shares are made of."""
+        trained = self.store.lora(self.lora, self.target, self.seed)
+        return {"none": self._style_losses({}), "trained": self._style_losses(trained)}
+
+    def measure_losses(self, candidate: Candidate) -> dict[str, Any]:
+        """The part of `measure` that shares are made of."""
+        return {"loss": self._style_losses(candidate.transfer(self.job))}
+
     def measure(self, candidate: Candidate) -> dict[str, Any]:
         """Losses and scores of a candidate."""
         factors = candidate.transfer(self.job)
@@ -123,13 +132,19 @@ class Measurement:
         """Losses by held-out subject, in the LoRA's style and in the target's own.
 
         For a LoRA of one subject, the losses in its style are by held-out drawing, measured several times."""
-        weights, latents = with_lora(self.store.base(self.target, self.seed), factors), self.store.latents
-        own = self.judge.losses(self.models[1], weights, BASES[self.target].styles[0], latents.held_out)
+        weights, held_out = self._weights(factors), self.store.latents.held_out
+        own = self.judge.losses(self.models[1], weights, BASES[self.target].styles[0], held_out)
+        return self._style_losses(factors), own.tolist()
+
+    def _style_losses(self, factors: Factors) -> list[float]:
+        model, weights = self.models[1], self._weights(factors)
         if not self.subject:
-            return self.judge.losses(self.models[1], weights, self.style, latents.held_out).tolist(), own.tolist()
+            return self.judge.losses(model, weights, self.style, self.store.latents.held_out).tolist()
         held_out = range(VARIANTS_SEEN, len(VARIANTS))
-        losses = self.judge.losses_by_drawing(self.models[1], weights, self.style, self.subject[0], held_out, 8)
-        return losses.tolist(), own.tolist()
+        return self.judge.losses_by_drawing(model, weights, self.style, self.subject[0], held_out, 8).tolist()
+
+    def _weights(self, factors: Factors) -> dict[str, Tensor]:
+        return with_lora(self.store.base(self.target, self.seed), factors)
 
     def _scores(self, factors: Factors) -> dict[str, float]:
         base = self.store.base(self.target, self.seed)
@@ -141,18 +156,23 @@ class Measurement:
         return scores
 
 
-def points(measurement: Measurement, candidates: Sequence[Candidate], folder: Path) -> dict[str, Any]:
+def points(
+    measurement: Measurement, candidates: Sequence[Candidate], folder: Path, *, only_losses: bool = False
+) -> dict[str, Any]:
     """The saved results of a measurement; measures the baseline and candidates that are missing, if its weights are
-    trained. Empty if they are not and nothing is saved."""
+    trained. Empty if they are not and nothing is saved. only_losses: leaves out scores and damage, for a folder of such
+    results."""
     path = folder / f"{measurement.store.family.name} {measurement.label}.json".replace(" ", "_")
     results: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     wanted = ["verdict", "baseline", *(candidate.name for candidate in candidates)]
     missing = [name for name in wanted if name not in results]
     if missing and measurement.is_trained():
         steps: dict[str, Callable[[], dict[str, Any]]] = {
-            candidate.name: partial(measurement.measure, candidate) for candidate in candidates
+            candidate.name: partial(measurement.measure_losses if only_losses else measurement.measure, candidate)
+            for candidate in candidates
         }
-        steps |= {"verdict": measurement.verdict, "baseline": measurement.baseline}
+        baseline = measurement.losses_alone if only_losses else measurement.baseline
+        steps |= {"verdict": measurement.verdict, "baseline": baseline}
         for name in missing:
             results[name] = steps[name]()
         folder.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -20,8 +20,9 @@ from torch import Tensor
 from ..check import difference
 from ..delta import LowRankDelta
 from ..errors import NotMeasurable
+from .contract import Samples, Student
 from .parameterisation import Trainable, compute_deltas, copy_trainable, measure_sizes, restore_parameters
-from .teacher_samples import Match, TeacherSamples
+from .teacher_samples import Match
 
 Result = TypeVar("Result")
 
@@ -53,26 +54,6 @@ class RefineSettings:
     patience: int = 2
 
 
-class Student(Protocol):
-    """The target with trainable deltas."""
-
-    @property
-    def trainable(self) -> Trainable: ...
-
-    def predict(self, picks: Tensor) -> Tensor:
-        """The denoised predictions for these rows of the teacher samples, with gradients if torch records them."""
-        ...
-
-    @property
-    def rows_at_once(self) -> int:
-        """How many rows fit into memory at the same time."""
-        ...
-
-    def use_less_memory(self, error: RuntimeError) -> bool:
-        """Reduce memory after an error in a step or a score. Returns whether it is worth trying again."""
-        ...
-
-
 @dataclass(frozen=True)
 class BestFactors:
     """The deltas with the best score so far, and their step; 0 is the start."""
@@ -102,7 +83,7 @@ class Step:
     ended: str | None = None
 
 
-def refine(student: Student, samples: TeacherSamples, settings: RefineSettings) -> Iterator[Step]:
+def refine(student: Student, samples: Samples, settings: RefineSettings) -> Iterator[Step]:
     """Train the student's parameters in place, step by step. The caller may stop at any step and use the best factors.
 
     The loss is the mean squared error in the unit of the noise. If it is not finite, training continues from the best
@@ -117,7 +98,7 @@ def refine(student: Student, samples: TeacherSamples, settings: RefineSettings) 
 @dataclass
 class _Run:
     student: Student
-    samples: TeacherSamples
+    samples: Samples
     settings: RefineSettings
     ended: str | None = None
     number: int = 0
@@ -191,31 +172,31 @@ class _Run:
     def _backward(self, picks: Tensor) -> float:
         """Compute the gradients of a whole batch. Returns its loss."""
         self._optimizer.zero_grad()
-        return sum(self._backward_part(part, len(picks)) for part in picks.split(self.student.rows_at_once))
+        parts = self.samples.split(picks, self.student.rows_at_once)
+        return sum(self._backward_part(part, len(picks)) for part in parts)
 
     def _backward_part(self, picks: Tensor, batch_size: int) -> float:
         """Add the gradients of a part of a batch. Returns its share of the loss."""
-        aims, levels = self.samples.aims[picks], self.samples.levels[picks]
-        predictions = self.student.predict(picks).float()  # half precision would round small remaining errors to zero
-        error = difference(predictions, aims.to(predictions), levels.to(predictions))
-        loss = error.square().flatten(1).mean(1).sum() / batch_size
+        loss = self._error(picks).square().flatten(1).mean(1).sum() / batch_size
         loss.backward()
         return float(loss.detach())
 
+    def _error(self, picks: Tensor) -> Tensor:
+        """The student's error in rows of the same shape, in the unit of the noise."""
+        predictions = self.student.predict(picks).float()  # half precision would round small remaining errors to zero
+        aims, levels = self.samples.aims(picks), self.samples.levels[picks]
+        return difference(predictions, aims.to(predictions), levels.to(predictions))
+
     def _score(self) -> float:
         """1 - ||student - aim||^2 / ||bare - aim||^2 on the held-out rows: gap closed or G, as in core/check.py."""
-        held_out = torch.arange(self.samples.training_rows(), len(self.samples.levels))
-        aims, levels = self.samples.aims[held_out], self.samples.levels[held_out]
-        predictions = self._retry_with_less_memory(lambda: self._predict(held_out))
-        remaining = difference(predictions, aims, levels).double().square().sum()
-        gap = difference(self.samples.bare, aims, levels).double().square().sum()
-        return float(1 - remaining / gap.clamp(min=1e-30))
+        return 1 - self._retry_with_less_memory(self._remaining) / max(self.samples.gap, 1e-30)
 
-    def _predict(self, picks: Tensor) -> Tensor:
+    def _remaining(self) -> float:
+        rows = len(self.samples.levels)
+        held_out = torch.arange(rows - self.samples.held_out, rows)
         with torch.no_grad():
-            return torch.cat(
-                [self.student.predict(part).float().cpu() for part in picks.split(self.student.rows_at_once)]
-            )
+            parts = self.samples.split(held_out, self.student.rows_at_once)
+            return sum(float(self._error(part).cpu().double().square().sum()) for part in parts)
 
     def _is_check_due(self) -> bool:
         """Checks are spread evenly over the steps; the last one is at the last step."""
@@ -224,8 +205,9 @@ class _Run:
 
     def _next_batch(self) -> Tensor:
         """The rows of the next batch; each row is used once before any is used again."""
+        training_rows = len(self.samples.levels) - self.samples.held_out
         while len(self.order) < self.settings.batch:
-            self.order += torch.randperm(self.samples.training_rows(), generator=self.generator).tolist()
+            self.order += torch.randperm(training_rows, generator=self.generator).tolist()
         batch, self.order = self.order[: self.settings.batch], self.order[self.settings.batch :]
         return torch.tensor(batch)
 

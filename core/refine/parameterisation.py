@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..delta import LowRankDelta
 from ..subspace import Subspace
-from .factors import make_zero_factors
+from .factors import balance_factors, make_zero_factors
 
 # A zero parameter has no size for its rate to be a share of, and gets this size. It was slightly better than 0.05 and
 # 0.2 (benchmarks/refine). It does not depend on the width, as derived for LoRA+ (arXiv 2402.12354).
@@ -144,6 +144,20 @@ _MAKERS: Mapping[Parameterisation, Callable[[tuple[int, int], int, Subspace, tor
     "inside": _make_inside,
     "diagonal": _make_diagonal,
 }
+
+
+def continue_delta(
+    parameterisation: Parameterisation, delta: LowRankDelta, subspace: Subspace, generator: torch.Generator
+) -> TrainableDelta:
+    """An existing delta, ready to be trained further. "inside" and "diagonal" keep only what they can express: the part
+    of the delta inside the subspace, or that part's diagonal."""
+    up, down = balance_factors(delta, generator)
+    if parameterisation == "plain":
+        return FreeFactors(up, down)
+    a, b = subspace.left.mT @ up, down @ subspace.right
+    return (
+        InsideFactors(subspace, a, b) if parameterisation == "inside" else DiagonalFactors(subspace, (a.mT * b).sum(0))
+    )
 
 
 def free_factors(deltas: Mapping[str, LowRankDelta]) -> dict[str, TrainableDelta]:

@@ -23,11 +23,11 @@ from lora_transfer.nodes.host.adapter.apply import apply
 from lora_transfer.nodes.host.adapter.save import cast_for_file
 from lora_transfer.nodes.host.base.from_file import base_from_file
 from lora_transfer.nodes.host.base.from_model import base_from_model
-from lora_transfer.nodes.host.refine.previews import Previews
-from lora_transfer.nodes.host.refine.start import start_from_adapter
-from lora_transfer.nodes.host.refine.student import HostStudent, StudentInputs, run_in_host
 from lora_transfer.nodes.host.sampling.conditioning import split_conditioning
 from lora_transfer.nodes.host.sampling.noise import convert_noise, levels_at
+from lora_transfer.nodes.host.training.previews import Previews
+from lora_transfer.nodes.host.training.start import start_from_adapter
+from lora_transfer.nodes.host.training.student import HostStudent, StudentInputs, run_in_host
 from tests.host.conftest import SmallPair
 from tests.host.small_check import loaded, text
 from tests.host.small_refine import FEW, SHORT, Emoji, demo_prompts, emoji

@@ -15,11 +15,11 @@ from lora_transfer.core.vectors import Vector
 from lora_transfer.nodes.host.adapter.adapter import adapter_from_state_dict
 from lora_transfer.nodes.host.base.from_model import base_from_model
 from lora_transfer.nodes.host.refine.inputs import convert_pictures
-from lora_transfer.nodes.host.refine.start import start_from_adapter
-from lora_transfer.nodes.host.refine.student import HostStudent, StudentInputs, run_in_host
 from lora_transfer.nodes.host.refine.teacher import TeacherSet, TeacherSettings
 from lora_transfer.nodes.host.sampling.conditioning import split_conditioning
 from lora_transfer.nodes.host.sampling.noise import choose_step_levels
+from lora_transfer.nodes.host.training.start import start_from_adapter
+from lora_transfer.nodes.host.training.student import HostStudent, StudentInputs, run_in_host
 from tests.host.conftest import SmallPair
 from tests.host.small_check import Models, loaded, text
 from tests.host.small_refine import demo_model

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 from uuid import uuid4
 
 import comfy.model_management
@@ -22,6 +22,20 @@ from .saved_tensors import SavedTensors
 _BLOCKS = 2  # the depth of blocks in a model: the model, its lists of blocks, the blocks
 
 
+class Inputs(Protocol):
+    """The inputs of a model, by row: noised latents of its own kind of noise, their noise levels and their prompts."""
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """Of the largest latent: (channels, ...)."""
+        ...
+
+    def rows(self, picks: Tensor) -> tuple[Tensor, Tensor, list[int]]:
+        """The noised latents (picks, channels, ...), sigma (picks), and the numbers of the prompts of these rows, whose
+        latents have the same shape."""
+        ...
+
+
 @dataclass(frozen=True)
 class StudentInputs:
     """The inputs of a model, by row: noised latents (rows, channels, ...) of its own kind of noise, in float32 or
@@ -30,6 +44,13 @@ class StudentInputs:
     states: Tensor
     levels: Tensor
     prompts: Tensor
+
+    @property
+    def shape(self) -> Sequence[int]:
+        return self.states.shape[1:]
+
+    def rows(self, picks: Tensor) -> tuple[Tensor, Tensor, list[int]]:
+        return self.states[picks], self.levels[picks], self.prompts[picks].tolist()
 
 
 @dataclass
@@ -44,7 +65,7 @@ class HostStudent:
     call: Any
     extra: Mapping[str, Any]
     processed: Sequence[Mapping[str, Any]]
-    inputs: StudentInputs
+    inputs: Inputs
     trainable: Trainable
     rows_at_once: int
     blocks: Sequence[Any] = ()
@@ -58,8 +79,8 @@ class HostStudent:
         comfy.model_management.throw_exception_if_processing_interrupted()
         self.has_gradients = torch.is_grad_enabled()
         device = self.call.inner_model.device
-        states, levels = (rows[picks].float().to(device) for rows in (self.inputs.states, self.inputs.levels))
-        return self.denoised(states, levels, self.inputs.prompts[picks].tolist())
+        states, levels, prompts = self.inputs.rows(picks)
+        return self.denoised(states.float().to(device), levels.float().to(device), prompts)
 
     def denoised(self, states: Tensor, levels: Tensor, prompts: Sequence[int]) -> Tensor:
         """Denoised predictions, with one call of the model for all rows whose prompts can be joined, as in ComfyUI's
@@ -107,7 +128,7 @@ class HostStudent:
 
 def run_in_host(
     model: Any,
-    inputs: StudentInputs,
+    inputs: Inputs,
     prompts: Sequence[Prompt],
     trainable: Trainable,
     rows_at_once: int,
@@ -121,9 +142,9 @@ def run_in_host(
         allow_gradients(patcher.model)
         guider = TrainGuider(patcher, offloading=offloading)
         guider.set_conds([entry for prompt in prompts for entry in join_prompts([_without_inference_mode(prompt)])])
-        row = inputs.states[:1].float().clone()
+        row = torch.zeros(1, *inputs.shape)
         sampler = _StudentSampler(patcher.model, inputs, trainable, rows_at_once, task, offloading)
-        guider.sample(row, torch.zeros_like(row), sampler, torch.tensor([1.0, 0.0]), disable_pbar=True, seed=0)
+        guider.sample(row, row.clone(), sampler, torch.tensor([1.0, 0.0]), disable_pbar=True, seed=0)
 
 
 def run_with_room(attempt: Callable[[bool], None]) -> bool:
@@ -146,7 +167,7 @@ class _StudentSampler(comfy.samplers.Sampler):
     """Runs the task as a sampler, so that ComfyUI loads the model and prepares the prompts for it."""
 
     model: Any
-    inputs: StudentInputs
+    inputs: Inputs
     trainable: Trainable
     rows_at_once: int
     task: Callable[[HostStudent], None]
@@ -168,7 +189,7 @@ class _StudentSampler(comfy.samplers.Sampler):
         )
         with bypass_layers(self.model, self.trainable):
             self.task(student)
-        return torch.zeros_like(self.inputs.states[:1].float()).to(sigmas)
+        return torch.zeros(1, *self.inputs.shape).to(sigmas)
 
 
 @contextmanager
