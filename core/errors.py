@@ -54,5 +54,9 @@ class NotEnoughMemory(LoraTransferError):
     """A step does not fit into memory, even with everything that reduces it."""
 
 
+class NoWorkers(LoraTransferError):
+    """A cluster cannot be reached, has no machine for a worker, or its workers end before they do anything."""
+
+
 class RefineStopped(LoraTransferError):
     """An error stopped a refinement; the text says where the best factors were saved."""

@@ -1,7 +1,7 @@
 """Surveys two bases from a few layers: which layers pair, and whether a transfer can work."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .delta import LowRankDelta
 from .errors import InvalidSetting
@@ -39,7 +39,8 @@ class Survey:
     """What a few layers of two bases show.
 
     scores: every source block against every target block; empty if layers pair by name. block_map: which source block
-    feeds which target block. matching: the pairs of layers. verdict: None if no layer was requested.
+    feeds which target block. matching: the pairs of layers. verdict: None if no layer was requested, and from
+    `pair_layers`.
     """
 
     scores: BlockScores
@@ -64,10 +65,30 @@ def survey(
     (matching.parse_block_map), which overrules the weights. deltas: the adapter's, by source layer; the verdict then
     says what they lose. InvalidSetting for an unknown `match_by` or a block map that does not fit the bases.
     """
+    resources, names = using or Resources(), list(wanted)
+    paired = pair_layers(source, target, names, match_by=match_by, block_map_text=block_map_text, using=resources)
+    if not names:
+        return paired
+    with single_threaded():
+        progress = resources.progress
+        verdict = judge_bases(source, target, paired.matching, deltas, device=CPU, progress=progress)
+    return replace(paired, verdict=verdict)
+
+
+def pair_layers(
+    source: Base,
+    target: Base,
+    wanted: Iterable[str],
+    *,
+    match_by: str = "blocks",
+    block_map_text: str = "",
+    using: Resources | None = None,
+) -> Survey:
+    """A survey without a verdict. Arguments and errors as for `survey`."""
     if match_by not in MATCH_BY:
         raise InvalidSetting(f"Match by: expected one of {', '.join(MATCH_BY)}, found {match_by!r}.")
-    resources, names, search = using or Resources(), list(wanted), MATCH_BY[match_by]
-    device, progress = CPU, resources.progress  # reading dominates for a few layers: not worth moving models off a card
+    names, search, progress = list(wanted), MATCH_BY[match_by], (using or Resources()).progress
+    device = CPU  # reading dominates for a few layers: not worth moving models off a card
     with single_threaded():
         if search is None and not block_map_text.strip():
             sides = blocks_of(source.layers.values()), blocks_of(target.layers.values())
@@ -80,8 +101,7 @@ def survey(
             block_map = _choose_block_map(scores, block_map_text, order)
             matching = match_by_blocks(source.layers, target.layers, block_map, names)
         matching = match_by_channels(source, target, matching, device=device, progress=progress)
-        judgement = judge_bases(source, target, matching, deltas, device=device, progress=progress) if names else None
-    return Survey(scores, block_map, matching, judgement)
+    return Survey(scores, block_map, matching, None)
 
 
 def _choose_block_map(scores: BlockScores, block_map_text: str, order: Order) -> BlockMap:

@@ -43,6 +43,14 @@ class Manifest:
         shared: dict[Any, Any] = {}  # the settings and the bases are nearly always the same
         return {entry.lora: _shorten(entry, shared) for entry in self.entries()}
 
+    def count_lines(self) -> int:
+        """How many lines it has."""
+        return sum(1 for _ in self.entries())
+
+    def names_from(self, line: int) -> set[str]:
+        """The LoRAs of all lines from this one, counted from 0."""
+        return {entry.lora for number, entry in enumerate(self.entries()) if number >= line}
+
     def last_entries(self) -> Iterator[Entry]:
         """The last entry of each LoRA, whole, in the order of the lines. Reads the file twice instead of keeping it."""
         last = {entry.lora: number for number, entry in enumerate(self.entries())}

@@ -10,7 +10,7 @@ from ..matching import Matching, share_lost
 from ..resources import CPU, Resources
 from ..similarity import AnyBase, Comparison, Measure, compare
 from ..subspace import RankRule
-from ..survey import Survey, survey
+from ..survey import Survey, pair_layers
 from ..verdict import PairFigures, Verdict, judge, measure_pair, sample_pairs, without_text_encoders
 
 
@@ -58,9 +58,8 @@ def survey_pair(
     block_map_text: str = "",
     using: Resources | None = None,
 ) -> KnownPair[AnyBase]:
-    """Pair all layers of two bases; nothing is compared yet. Arguments as for `survey`."""
-    layers = list(source.layers)
-    surveyed = survey(source, target, layers, match_by=match_by, block_map_text=block_map_text, using=using)
+    """Pair all layers of two bases; nothing is judged or compared yet. Arguments as for `survey`."""
+    surveyed = pair_layers(source, target, source.layers, match_by=match_by, block_map_text=block_map_text, using=using)
     nothing_yet = compare(source, target, replace(surveyed, matching=Matching((), ())), rule, measure=measure)
     return KnownPair(surveyed, replace(nothing_yet, channels=surveyed.matching.channels))
 

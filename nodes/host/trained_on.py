@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .adapter.adapter import Adapter
-from .adapter.base_clues import BaseClues, read_base_clues
-from .adapter.clues_beside import read_clues_beside
+from .adapter.base_clues import BaseClues
+from .adapter.clues_beside import read_all_clues
 from .base.clue_hashes import check_hashes
 from .base.file_names import ModelName
 from .base.fit import BaseFits, find_fitting_bases
@@ -55,8 +55,7 @@ def guess_source(
     bases: names of paths.base_names(). path_of: the path of such a name.
     """
     cache = subspace_cache()
-    clues = read_base_clues(adapter.metadata)
-    clues = replace(clues, names=(*clues.names, *read_clues_beside(adapter.path)))
+    clues = read_all_clues(adapter)
     fits = find_fitting_bases(adapter, bases, path_of, cache)
     files = [_base_file(name, path_of(name), target) for name in fits.fitting if _is_of_family(fits, name, clues)]
     hashes = check_hashes({file.name: (file.path, _has_name(file, clues)) for file in files}, clues, cache)

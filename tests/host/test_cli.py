@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from comfy.cli_args import args
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from lora_transfer.core.library.manifest import NAME
 from lora_transfer.nodes.host.command_line.main import run
@@ -100,6 +100,7 @@ def test_a_dry_run_writes_nothing(library: SmallLibrary, tmp_path: Path, capsys:
         (("{source}", "{target}", "{loras}", "--threshold", "7"), "Threshold: expected"),
         (("{source}", "{target}", "{loras}", "--block-map", "nothing.json"), "Block map nothing.json"),
         (("{source}", "{source}", "{loras}", "--out", "{loras}/x"), "No transfer is needed"),
+        (("{source}", "{target}", "{loras}", "--ray", "nowhere"), "expected auto or HOST:PORT"),
         (("verdict", "{source}"), "required: TARGET"),
         (("inspect", "nothing_here"), "found nothing there"),
         (("extract", "{source}", "{source}", "--out", "{loras}/x.st"), "expected layers that differ"),
@@ -143,6 +144,37 @@ def test_contents_of_files_are_said(library: SmallLibrary, tmp_path: Path, capsy
     assert contents["kinds"] == {"LoHa": 1, "full difference": 1}
     assert contents["spelling"] == "kohya"
     assert contents["ranks"] == {"2": 1}
+
+
+def test_what_a_lora_was_trained_on_is_read_as_the_nodes_read_it(
+    library: SmallLibrary, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a trainer's JSON, in a file beside the LoRA, and in a hash."""
+    lora = write_lora(tmp_path / "peft" / "lora.safetensors", library.source, 1)
+    lora.with_name("adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "some/base"}))
+    settings = {"config": {"process": [{"model": {"name_or_path": "another/base"}}]}}
+    metadata = {"training_info": json.dumps(settings), "ss_sd_model_hash": "0123abcd", "modelspec.architecture": "sdxl"}
+    save_file(load_file(lora), tmp_path / "kit.safetensors", metadata)
+    assert call("inspect", lora, tmp_path / "kit.safetensors") == 0
+    peft, kit = (line for line in capsys.readouterr().out.splitlines() if "trained on" in line)
+    assert "some/base (adapter_config.json, a weak clue)" in peft
+    for said in ("another/base (training_info)", "kind of model: sdxl", "short hash 0123abcd"):
+        assert said in kit
+    assert call("inspect", lora, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["trained_on"]["names"][0]["name"] == "some/base"
+
+
+@pytest.mark.parametrize("origin", ["[]", '"text"', '{"source": {}, "settings": 3}', '{"target": [1]}', "{"])
+def test_strange_metadata_do_not_stop_a_description(
+    library: SmallLibrary, tmp_path: Path, capsys: pytest.CaptureFixture[str], origin: str
+) -> None:
+    lora = load_file(library.loras / "lora_0.safetensors")
+    hostile = {"lora_transfer": origin, "modelspec.trigger_phrase": "word\x1b[2J", "ss_tag_frequency": origin}
+    save_file(lora, tmp_path / "lora.safetensors", hostile)
+    assert call("inspect", tmp_path) == 0
+    said = capsys.readouterr().out
+    assert "lora.safetensors: " in said
+    assert "\x1b" not in said
 
 
 def test_the_difference_of_two_bases_brings_the_first_near_the_second(

@@ -114,6 +114,26 @@ def test_other_settings_a_lost_result_and_overwrite_do_it_again(library: SmallLi
     assert len(run_all(library, out, library.batch("copy"), overwrite=True)) == len(library.files())
 
 
+def test_a_stopped_run_that_does_everything_again_goes_on(library: SmallLibrary, tmp_path: Path) -> None:
+    out, batch = tmp_path / "out", library.batch("copy")
+    run_all(library, out, batch)
+    first: list[str] = []
+
+    def stop_after_three() -> None:
+        with open_library(out, overwrite=True) as opened:
+            for entry in transfer_library(opened, opened.remaining(library.files(), batch.job), batch):
+                first.append(entry.lora)
+                if len(first) == 3:
+                    raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stop_after_three()
+    rest = [entry.lora for entry in run_all(library, out, batch, overwrite=True)]
+    assert sorted(first + rest) == sorted(file.name for file in library.files())
+    assert len(run_all(library, out, batch, overwrite=True)) == len(library.files())
+    assert run_all(library, out, batch) == []
+
+
 def test_a_file_that_the_run_did_not_write_is_never_replaced(library: SmallLibrary, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()

@@ -3,11 +3,13 @@
 import contextlib
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ....core.files.json_text import read_json
-from .base_clues import NameClue
+from .adapter import Adapter
+from .base_clues import BaseClues, NameClue, read_base_clues
 
 _LARGEST = 4_000_000  # bytes
 
@@ -19,6 +21,12 @@ def read_clues_beside(path: Path | None) -> tuple[NameClue, ...]:
     """The names of a base in the files beside a LoRA. None of them is sure, because a folder may hold several LoRAs and
     download tools name a kind of base ("Pony") rather than a file."""
     return () if path is None else tuple(dict.fromkeys(_clues(path)))
+
+
+def read_all_clues(adapter: Adapter) -> BaseClues:
+    """What an adapter's file and the files beside it say about its base."""
+    clues = read_base_clues(adapter.metadata)
+    return replace(clues, names=(*clues.names, *read_clues_beside(adapter.path)))
 
 
 def _clues(path: Path) -> Iterator[NameClue]:

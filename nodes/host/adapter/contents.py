@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +12,8 @@ from torch import Tensor
 from ....core.errors import UnsupportedAdapter
 from ....core.files.json_text import read_json
 from .adapter import Adapter
+from .base_clues import BaseClues, shorten
+from .clues_beside import read_all_clues
 from .metadata import PROVENANCE
 from .spelling.endings import rewrite_ending, split_adapter_name
 from .spelling.prefixes import ANY_TEXT_ENCODER
@@ -27,6 +29,7 @@ _KINDS = (
     ("a1.weight", "GLoRA"),
     ("diff", "full difference"),
     ("set_weight", "replaced weight"),
+    ("lambda_layer", "T-LoRA"),
     ("lora_", "LoRA"),
     (".lora.", "LoRA"),
 )
@@ -43,23 +46,17 @@ _SPELLINGS = (
     ("unet.", "diffusers"),
 )
 
-# Entries of a file's metadata that say what it was trained on, in the order of how much they say.
-_TRAINED_ON = (
-    "ss_sd_model_name",
-    "ss_base_model_version",
-    "modelspec.architecture",
-    "ss_new_sd_model_hash",
-    "base_model",
+_MODULE_END = re.compile(
+    r"\.(?:lora_|lora\.|hada_|lokr_|oft_|alpha$|dora_scale|diff|set_weight|a[12]\.|b[12]\.|[pq]_layer\.|lambda_layer$).*$"
 )
-_MODULE_END = re.compile(r"\.(?:lora_|lora\.|hada_|lokr_|oft_|alpha$|dora_scale|diff|set_weight|a[12]\.|b[12]\.).*$")
-_MOST_TAGS, _LONGEST = 5, 200
+_MOST_TAGS, _MOST_NAMES, _LONGEST = 5, 4, 200
 
 
 @dataclass(frozen=True)
 class Contents:
     """What is in an adapter file. kinds: modules of each kind. ranks: modules of each rank. parts: modules of the
-    diffusion model and of text encoders. trained_on: entries of the metadata, as they are. transferred: what the pack
-    noted if it transferred this file."""
+    diffusion model and of text encoders. trained_on: what the file, and the files beside it, say about its base.
+    transferred: what the pack noted if it transferred this file."""
 
     name: str
     fingerprint: str
@@ -69,7 +66,7 @@ class Contents:
     ranks: Mapping[int, int]
     parts: Mapping[str, int]
     dtypes: tuple[str, ...]
-    trained_on: Mapping[str, str]
+    trained_on: BaseClues
     words: tuple[str, ...]
     transferred: Mapping[str, Any] | None
 
@@ -102,7 +99,7 @@ def describe_contents(adapter: Adapter) -> Contents:
         dict(sorted(_ranks(tensors).items())),
         {"diffusion model": len(modules) - text, "text encoders": text},
         tuple(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()})),
-        {entry: adapter.metadata[entry][:_LONGEST] for entry in _TRAINED_ON if adapter.metadata.get(entry)},
+        read_all_clues(adapter),
         _words(adapter.metadata),
         _provenance(adapter.metadata),
     )
@@ -114,7 +111,7 @@ def _kind_of(endings: set[str]) -> str | None:
 
 def _ranks(tensors: Mapping[str, Tensor]) -> Counter[int]:
     """The first axis of the factor that reads the inputs is the rank."""
-    downs = ("lora_down.weight", "lora_A.weight", "lora.down.weight", "hada_w1_b", "lokr_w2_b")
+    downs = ("lora_down.weight", "lora_A.weight", "lora.down.weight", "hada_w1_b", "lokr_w2_b", "q_layer.weight")
     return Counter(tensor.shape[0] for key, tensor in tensors.items() if key.endswith(downs) and tensor.ndim > 1)
 
 
@@ -139,15 +136,30 @@ def _provenance(metadata: Mapping[str, str]) -> Mapping[str, Any] | None:
         entry = read_json(metadata.get(PROVENANCE, ""))
     except ValueError:
         return None
-    names = {key: entry[key]["name"] for key in ("source", "target") if isinstance(entry.get(key), dict)}
-    settings = entry.get("settings")
-    return {**names, "method": settings.get("method") if isinstance(settings, dict) else None}
+    if not isinstance(entry, dict):
+        return None
+    parts = {key: entry.get(key) for key in ("source", "target", "settings")}
+    tables = {key: part for key, part in parts.items() if isinstance(part, dict)}
+    names = {key: tables[key].get("name") for key in ("source", "target") if key in tables}
+    return {**names, "method": tables.get("settings", {}).get("method")}
+
+
+def _claims(clues: BaseClues) -> Iterator[str]:
+    """What is said about the base, the surest first."""
+    names = sorted(clues.names, key=lambda clue: not clue.sure)
+    yield from (f"{clue.shown()} ({clue.entry}{'' if clue.sure else ', a weak clue'})" for clue in names[:_MOST_NAMES])
+    if len(names) > _MOST_NAMES:
+        yield f"{len(names) - _MOST_NAMES} more names (--json lists them)"
+    if clues.family:
+        yield f"kind of model: {clues.family}"
+    hashes = {"SHA-256": clues.sha256, "short hash": clues.legacy, "this pack's hash": clues.fingerprint}
+    yield from (f"{kind} {shorten(digest)}" for kind, digest in hashes.items() if digest)
 
 
 def summary_of(contents: Contents) -> str:
     """The contents in a few lines."""
     parts = ", ".join(f"{count} in {part}" for part, count in contents.parts.items() if count)
-    trained_on = json.dumps(dict(contents.trained_on)) if contents.trained_on else "the file does not say"
+    trained_on = "; ".join(_claims(contents.trained_on)) or "neither the file nor the files beside it say it"
     ranks = ", ".join(f"{rank} ({count})" for rank, count in contents.ranks.items())
     kinds = ", ".join(f"{count} modules of kind {kind}" for kind, count in contents.kinds.items())
     lines = [

@@ -12,6 +12,7 @@ from ..adapter.adapter import adapter_from_file
 from ..adapter.contents import Contents, describe_contents, summary_of
 from ..library.files import find_files
 from .find import locate_loras, read_model_paths
+from .progress import showable
 
 
 def inspect(options: argparse.Namespace, comfyui: Path) -> int:
@@ -30,14 +31,8 @@ def inspect(options: argparse.Namespace, comfyui: Path) -> int:
             text = json.dumps({"name": file.name, "error": str(contents)}) if options.json else str(contents)
         else:
             raise contents
-        sys.stdout.write(ascii_if_needed(text) + "\n")
+        sys.stdout.write(showable(text) + "\n")
     return code
-
-
-def ascii_if_needed(text: str) -> str:
-    """The text with what the terminal cannot show as escapes: file names and metadata can hold anything."""
-    encoding = sys.stdout.encoding or "utf-8"
-    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _describe(file: LibraryFile) -> Contents:

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import FrameType
 
 from ....core.errors import LoraTransferError
+from .device import choose_device
 from .parser import parse
 
 NO_START, STOPPED = 2, 130  # exit codes
@@ -14,7 +15,7 @@ NO_START, STOPPED = 2, 130  # exit codes
 def run(arguments: list[str], comfyui: Path) -> int:
     """Run a command; returns the exit code."""
     options = parse(arguments)
-    _set_device(options.cpu)
+    choose_device(options.cpu)
     from .commands import COMMANDS  # only now: ComfyUI looks for a card when it is imported
 
     signal.signal(signal.SIGTERM, _stop)
@@ -29,14 +30,6 @@ def run(arguments: list[str], comfyui: Path) -> int:
     except BrokenPipeError:  # `| head`
         sys.stderr.close()
         return STOPPED
-
-
-def _set_device(cpu: bool) -> None:
-    """Tell ComfyUI to use the processor, if asked to, or if there is no card: it would end with an error."""
-    import torch
-    from comfy.cli_args import args
-
-    args.cpu = cpu or not torch.cuda.is_available()
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -1,6 +1,7 @@
 """The commands and their options."""
 
 import argparse
+import re
 from typing import Any, NoReturn, get_args
 
 from ....core.errors import InvalidSetting
@@ -114,6 +115,20 @@ def _add_transfer(commands: Any) -> None:
     )
     _add_method(parser.add_argument_group("transfer"))
     _add_matching(parser)
+    cluster = parser.add_argument_group("many processes or machines")
+    cluster.add_argument(
+        "--ray",
+        nargs="?",
+        const="local",
+        type=_address,
+        metavar="ADDRESS",
+        help="use Ray (pip install ray): on this machine, or on a cluster with this address, such as auto or "
+        "10.0.0.1:6379. All machines need the same ComfyUI, this pack, the bases, the LoRAs and OUT at the same paths. "
+        "--workers is then the number of layers at the same time in each of Ray's workers",
+    )
+    cluster.add_argument(
+        "--cache", metavar="FOLDER", help="where decomposed bases are kept, for instance a folder that machines share"
+    )
     _add_shared(parser)
     parser.set_defaults(force=False)
     parser.add_argument("--force", action="store_true", help="transfer even if the verdict is refuse")
@@ -163,6 +178,14 @@ def _add_extract(commands: Any) -> None:
     parser.add_argument("--dtype", default="float16", metavar="TYPE", help="float16, bfloat16 or float32")
     parser.add_argument("--spelling", default="comfy", metavar="NAME", help="comfy, kohya or diffusers")
     _add_shared(parser)
+
+
+def _address(text: str) -> str:
+    if text not in ("local", "auto") and not re.fullmatch(r"(ray://)?\[?[\w.:-]+\]?:\d+", text):
+        raise argparse.ArgumentTypeError(
+            f"expected auto or HOST:PORT, found {text}. Write --ray behind the LoRAs to use this machine alone"
+        )
+    return text
 
 
 def _workers(text: str) -> int:

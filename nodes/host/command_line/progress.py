@@ -1,9 +1,13 @@
 """The progress bar of the command line, with the time that is left."""
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from tqdm import tqdm
+
+from ....core.library.schedule import LibraryFile
+from ..cluster.worker import Ready
 
 
 class Bars:
@@ -27,8 +31,22 @@ class Bars:
     def file_done(self) -> None:
         self._files.update()
 
+    def batch(self, ready: Ready, files: Sequence[LibraryFile]) -> None:
+        """A worker of a cluster has got files."""
+        self._files.set_postfix_str(f"{len(files)} to process {ready.process} on {ready.machine}", refresh=True)
+
+    def note(self, text: str) -> None:
+        """Print a sentence above the bar, on the error stream."""
+        tqdm.write(showable(text), file=sys.stderr)
+
     def line(self, text: str) -> None:
         """Print a line of the result above the bar."""
-        safe = text.encode(sys.stdout.encoding or "utf-8", "backslashreplace").decode(sys.stdout.encoding or "utf-8")
-        tqdm.write(safe, file=sys.stdout)
+        tqdm.write(showable(text), file=sys.stdout)
         sys.stdout.flush()
+
+
+def showable(text: str) -> str:
+    """The text as the terminal can show it. File names and reasons may hold anything, such as commands to it."""
+    plain = "".join(sign if sign.isprintable() or sign == "\n" else "?" for sign in text)
+    encoding = sys.stdout.encoding or "utf-8"
+    return plain.encode(encoding, "backslashreplace").decode(encoding)

@@ -2,10 +2,13 @@
 
 import argparse
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ....core.cache import SubspaceCache
 from ....core.errors import UnreadableFile
 from ....core.library.entry import OUTCOMES, Entry
 from ....core.library.manifest import NAME, Manifest
@@ -15,7 +18,7 @@ from ..device import machine_resources
 from ..library.batch import Batch
 from ..library.files import find_files
 from ..library.folder import output_of
-from ..library.run import batch_of, open_library, plan_library, transfer_library
+from ..library.run import Library, batch_of, open_library, plan_library, transfer_library
 from ..library.settings import LibrarySettings, compare_settings_for
 from .find import locate_loras, open_base, read_model_paths
 from .parser import transfer_settings
@@ -29,16 +32,22 @@ def transfer(options: argparse.Namespace, comfyui: Path) -> int:
     read_model_paths(comfyui)
     settings = library_settings(options)
     source, target = open_base(options.source), open_base(options.target)
-    out = Path(options.out).expanduser() if options.out else output_of(target)
+    out = _absolute(options.out) if options.out else output_of(target)
     files = find_files(locate_loras(options.loras), options.suffix, skip=out)
     if not files:
         raise UnreadableFile(f"LoRAs {', '.join(options.loras)}: expected LoRA files, found none there.")
     with Bars(len(files), quiet=options.json) as bars:
         using = machine_resources(bars.layer, options.workers)
+        if options.cache is not None:
+            using = replace(using, cache=SubspaceCache(_absolute(options.cache)))
         batch = batch_of(source, target, settings, using)
         if options.dry_run:
             return _finish(_show(plan_library(files, batch), bars, options.json), 0, None, bars, options.json)
-        return _run(files, batch, out, bars, options)
+        return _run(files, batch, out, _Place(bars, comfyui, options))
+
+
+def _absolute(path: str) -> Path:
+    return Path(os.path.abspath(os.path.expanduser(path)))
 
 
 def library_settings(options: argparse.Namespace) -> LibrarySettings:
@@ -59,7 +68,28 @@ def read_block_map(path: str) -> str:
         raise UnreadableFile(f"Block map {path}: expected a JSON file, but it cannot be read ({error}).") from error
 
 
-def _run(files: Sequence[LibraryFile], batch: Batch, out: Path, bars: Bars, options: argparse.Namespace) -> int:
+@dataclass(frozen=True)
+class _Place:
+    """Where a run is: its progress bar, ComfyUI's folder, and the options."""
+
+    bars: Bars
+    comfyui: Path
+    options: argparse.Namespace
+
+    def transfer(self, library: Library, files: Sequence[LibraryFile], batch: Batch) -> Iterator[Entry]:
+        """Transfer the files here, or on a cluster."""
+        options = self.options
+        if options.ray is None or not files:
+            return transfer_library(library, files, batch)
+        from ..cluster.run import Cluster, transfer_on_cluster
+
+        cache = None if options.cache is None else _absolute(options.cache)
+        cluster = Cluster(options.ray, self.comfyui, options.workers, options.cpu, cache)
+        return transfer_on_cluster(library, files, batch, cluster, self.bars.note, self.bars.batch)
+
+
+def _run(files: Sequence[LibraryFile], batch: Batch, out: Path, place: _Place) -> int:
+    bars, options = place.bars, place.options
     with open_library(out, options.overwrite) as library:
         remaining = library.remaining(files, batch.job)
         skipped = len(files) - len(remaining)
@@ -68,7 +98,7 @@ def _run(files: Sequence[LibraryFile], batch: Batch, out: Path, bars: Bars, opti
         done = {file.name for file in files} - {file.name for file in remaining}
         before = Counter(library.entries[name].outcome for name in done)
         try:
-            outcomes = _show(transfer_library(library, remaining, batch), bars, options.json)
+            outcomes = _show(place.transfer(library, remaining, batch), bars, options.json)
         finally:
             library.write_page()
         return _finish(before + outcomes, skipped, library.manifest, bars, options.json)

@@ -1,4 +1,7 @@
-"""Transfers a batch of LoRA files: the weights of the bases are read once for all of them."""
+"""Transfers a batch of LoRA files: the weights of the bases are read once for all of them.
+
+All arithmetic is on one thread: the last digits of a sum, and so of a report, depend on the number of threads.
+"""
 
 import math
 import time
@@ -11,7 +14,7 @@ from ....core.library.entry import Entry, Output
 from ....core.library.pair import KnownPair, compare_more, judge_adapter, median, sample_more
 from ....core.library.schedule import Job
 from ....core.reports.transfer import Report
-from ....core.resources import Resources
+from ....core.resources import Resources, single_threaded
 from ....core.transfer import Transferred, transfer_many
 from ....core.verdict import Verdict, most_severe
 from ..adapter.adapter import LayerChanges
@@ -58,6 +61,7 @@ class Done:
     seconds: float
 
 
+@single_threaded()
 def plan_batch(
     known: KnownPair[HostBase], files: Sequence[OpenFile | Failure], batch: Batch
 ) -> tuple[KnownPair[HostBase], list[Planned | Failure]]:
@@ -88,6 +92,7 @@ def transfer_batch(
         yield item if isinstance(item, Failure) else _finish(known, item, next(results), share)
 
 
+@single_threaded()
 def write_result(done: Done, batch: Batch, folder: OutputFolder, before: Output | None) -> Entry:
     """Write a transferred LoRA, and give its line for the manifest. before: what an earlier run wrote for it."""
     started = time.monotonic()
@@ -195,6 +200,7 @@ def _plan(known: KnownPair[HostBase], opened: OpenFile, verdict: Verdict, batch:
     return Planned(opened, planned, verdict, doubt_source(adapter, batch.source, batch.target))
 
 
+@single_threaded()
 def _finish(known: KnownPair[HostBase], plan: Planned, result: Transferred | Exception, share: float) -> Done | Failure:
     """Report on a transferred LoRA. share: its share of the seconds that the batch took."""
     started = time.monotonic()

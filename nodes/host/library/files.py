@@ -37,7 +37,9 @@ def find_files(
             # Files of one name from several inputs have to differ in the manifest.
             name = below_root.as_posix() if below_root.as_posix() not in names else Path(absolute).as_posix()
             names.add(name)
-            files[absolute] = LibraryFile(path, name, below_root.with_suffix("").as_posix() + f"{suffix}.safetensors")
+            files[absolute] = LibraryFile(
+                Path(absolute), name, below_root.with_suffix("").as_posix() + f"{suffix}.safetensors"
+            )
     return list(files.values())
 
 

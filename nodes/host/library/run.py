@@ -1,7 +1,7 @@
 """A library run: what is still to be done, batch after batch, with the manifest as its only memory."""
 
 import contextlib
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import psutil
 
 from ....core.errors import InvalidSetting, LoraTransferError, UnwritableFile
 from ....core.files.folder_lock import lock_folder
-from ....core.library.entry import Entry, FileMark, same_result
+from ....core.library.entry import Entry, FileMark, Output, same_result
 from ....core.library.manifest import NAME, Manifest, open_manifest
 from ....core.library.page import write_page
 from ....core.library.pair import KnownPair, survey_pair
@@ -28,26 +28,38 @@ from .write import OutputFolder
 # result in the file's precision. A batch may take half of the memory that is free.
 _MEMORY, _SHARE = 8, 0.5
 
+_OVERWRITE = "overwrite"  # a file: the line of the manifest where a run that does everything again began
+
 
 @dataclass(frozen=True)
 class Library:
-    """A folder of results that this process has locked. entries: the last line of every LoRA, at the start."""
+    """A folder of results that this process has locked.
+
+    entries: the last line of every LoRA, at the start. again: the LoRAs that this run, when it was started before, has
+    done again; None if only what is not done is to be done.
+    """
 
     manifest: Manifest
     output: OutputFolder
     entries: Mapping[str, Entry]
+    again: Collection[str] | None = None
 
     def remaining(self, files: Sequence[LibraryFile], job: Job) -> list[LibraryFile]:
         """The files that are not done."""
-        if self.output.overwrite:
-            return list(files)
-        return [file for file in files if not self._is_done(file, job)]
+        done = [file for file in files if self.again is None or file.name in self.again]
+        names = {file.name for file in done if self._is_done(file, job)}
+        return [file for file in files if file.name not in names]
 
     def note(self, entry: Entry) -> Entry:
         """Add a line to the manifest, unless it would repeat that of an earlier attempt that failed in the same way."""
-        if not same_result(self.entries.get(entry.lora), entry):
+        if self.again is not None or not same_result(self.entries.get(entry.lora), entry):
             self.manifest.add(entry)
         return entry
+
+    def output_before(self, name: str) -> Output | None:
+        """What an earlier run wrote for a LoRA; None if it wrote nothing."""
+        entry = self.entries.get(name)
+        return None if entry is None else entry.output
 
     def write_page(self) -> None:
         """Write the page that shows the manifest. UnwritableFile if that is impossible; the results are not touched."""
@@ -65,10 +77,31 @@ class Library:
 
 @contextlib.contextmanager
 def open_library(folder: Path, overwrite: bool = False) -> Generator[Library, None, None]:
-    """Lock a folder of results, and read its manifest. FolderInUse if another run has it."""
+    """Lock a folder of results, and read its manifest. FolderInUse if another run has it.
+
+    overwrite: everything is done again, and files that no run wrote are replaced. If that is stopped, the next run with
+    `overwrite` goes on there.
+    """
     with lock_folder(folder) as unfinished:
         manifest = open_manifest(folder / NAME)
-        yield Library(manifest, OutputFolder(folder, unfinished, overwrite), manifest.latest())
+        start = unfinished.parent / _OVERWRITE
+        again = _done_again(manifest, start) if overwrite else None
+        if not overwrite:
+            start.unlink(missing_ok=True)
+        yield Library(manifest, OutputFolder(folder, unfinished, overwrite), manifest.latest(), again)
+        start.unlink(missing_ok=True)
+
+
+def _done_again(manifest: Manifest, start: Path) -> set[str]:
+    """The LoRAs that a stopped run with `overwrite` has done. start: the file that remembers where in the manifest that
+    run began; it is made if there is none."""
+    try:
+        return manifest.names_from(int(start.read_text()))
+    except (FileNotFoundError, ValueError):
+        start.write_text(str(manifest.count_lines()))
+    except OSError as error:
+        raise UnwritableFile(f"File {start}: it cannot be used ({error.strerror or error}). Remove it.") from error
+    return set()
 
 
 def batch_of(source: HostBase, target: HostBase, settings: LibrarySettings, using: Resources) -> Batch:
@@ -84,20 +117,37 @@ def batch_of(source: HostBase, target: HostBase, settings: LibrarySettings, usin
 
 def transfer_library(library: Library, files: Sequence[LibraryFile], batch: Batch) -> Iterator[Entry]:
     """Transfer the files. Each entry is given when its file and its line are on the disk."""
+
+    def work(chosen: Sequence[LibraryFile]) -> Iterator[Entry]:
+        for item in _results(chosen, batch):
+            yield entry_of_item(item, batch, library.output, library.output_before)
+
+    return note_entries(library, files, batch.job, work)
+
+
+def note_entries(
+    library: Library,
+    files: Sequence[LibraryFile],
+    job: Job,
+    work: Callable[[Sequence[LibraryFile]], Iterator[Entry]],
+) -> Iterator[Entry]:
+    """Note the entries of the files as `work` makes them, and those of files whose result would be that of another."""
     doubles = find_doubles(files)
-    for item in _results([file for file in files if file.name not in doubles], batch):
-        yield library.note(_entry(item, library, batch))
+    for entry in work([file for file in files if file.name not in doubles]):
+        yield library.note(entry)
     for file in files:
         if file.name in doubles:
-            yield library.note(entry_of_failure(_double(file, doubles[file.name]), batch.job))
+            yield library.note(entry_of_failure(_double(file, doubles[file.name]), job))
 
 
-def _entry(item: Done | Failure, library: Library, batch: Batch) -> Entry:
-    """The line of a result, which is written first if there is one."""
+def entry_of_item(
+    item: Done | Failure, batch: Batch, folder: OutputFolder, output_before: Callable[[str], Output | None]
+) -> Entry:
+    """The line of a result, which is written first if there is one. output_before: by a LoRA's name, what an earlier
+    run wrote for it."""
     if isinstance(item, Failure):
         return entry_of_failure(item, batch.job)
-    before = library.entries.get(item.plan.opened.file.name)
-    return write_result(item, batch, library.output, None if before is None else before.output)
+    return write_result(item, batch, folder, output_before(item.plan.opened.file.name))
 
 
 def plan_library(files: Sequence[LibraryFile], batch: Batch) -> Iterator[Entry]:
@@ -122,14 +172,22 @@ def _plan(
 
 def _results(files: Sequence[LibraryFile], batch: Batch) -> Iterator[Done | Failure]:
     """The results of all files, in their order."""
-    marks = [mark_at(file.path) or FileMark(0, 0) for file in files]
-    limit = int(psutil.virtual_memory().available * _SHARE / _MEMORY)
     known: KnownPair[HostBase] | None = None
-    for indices in batches([mark.size for mark in marks], limit):
-        known = yield from _batch_results(known, [files[index] for index in indices], batch)
+    for indices in batches(sizes_of(files), largest_batch()):
+        known = yield from batch_results(known, [files[index] for index in indices], batch)
 
 
-def _batch_results(
+def sizes_of(files: Sequence[LibraryFile]) -> list[int]:
+    """The size of each file in bytes; 0 if it is missing."""
+    return [0 if (mark := mark_at(file.path)) is None else mark.size for file in files]
+
+
+def largest_batch(share: float = 1.0) -> int:
+    """How many bytes of files may be in memory together. share: of this machine's memory, for one of its workers."""
+    return int(psutil.virtual_memory().available * share * _SHARE / _MEMORY)
+
+
+def batch_results(
     known: KnownPair[HostBase] | None, files: Sequence[LibraryFile], batch: Batch
 ) -> Generator[Done | Failure, None, KnownPair[HostBase] | None]:
     """The results of a batch. If the batch fails as a whole (a base cannot be read, the memory is full), its files are
@@ -152,7 +210,7 @@ def _batch_results(
         yield replace(failure, outcome="failed")  # not the file's fault
         return known
     for file in rest:
-        known = yield from _batch_results(known, [file], batch)
+        known = yield from batch_results(known, [file], batch)
     return known
 
 

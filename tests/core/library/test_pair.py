@@ -32,6 +32,16 @@ def test_the_comparison_equals_that_of_one_adapter() -> None:
     assert shared.verdict == alone.verdict
 
 
+def test_pairing_the_layers_judges_nothing() -> None:
+    source, target = related_bases()
+    survey(source, target, source.layers)
+    judged = _reads(source, target)
+    source, target = related_bases()
+    known = known_pair(source, target)
+    assert known.survey.verdict is None
+    assert _reads(source, target) < judged
+
+
 def test_a_layer_is_compared_for_the_first_adapter_only() -> None:
     source, target = related_bases()
     using, layers = Resources(), list(source.layers)
