@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+import comfy.model_management
 import folder_paths
 import numpy
 
@@ -74,6 +75,7 @@ def transfer_folder(
         try:
             for count, entry in enumerate(transfer_library(library, remaining, batch), 1):
                 tell(f"{count} of {len(remaining)}: {entry.lora}: {entry.outcome}")
+                comfy.model_management.throw_exception_if_processing_interrupted()
         finally:
             library.write_page()
         names = {file.name for file in files}
