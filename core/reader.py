@@ -89,6 +89,16 @@ class LayerReader:
             decomposition = self._store(self._decompose(rank, rule, device).limited(rank))
         return decomposition.to(device).cut(rank)
 
+    def singular_directions(self, rule: RankRule, device: torch.device) -> Subspace:
+        """The leading left and right singular vectors by a rule, in pairs. Unlike those of `subspace` they are never
+        mere bases of the same spaces."""
+        rank = self.rank(rule, device)
+        known = None if self._cache is None else self._cache.find(self.digest, rank)
+        if known is None or not known.has_order():
+            decomposition = decompose(self.weight.to(device), rank, self._using.eigensolver)
+            known = self._store(decomposition.limited(rank))
+        return known.to(device).cut(rank)
+
     def _decompose(self, rank: int, rule: RankRule, device: torch.device) -> Decomposition:
         if rule.kind == "energy":
             return self._decompose_all(device)

@@ -66,6 +66,9 @@ class Subspace:
     def rank(self) -> int:
         return self.left.shape[1]
 
+    def to(self, device: torch.device) -> "Subspace":
+        return Subspace(self.left.to(device), self.right.to(device), self.energy)
+
 
 @dataclass(frozen=True)
 class Decomposition:
@@ -92,6 +95,10 @@ class Decomposition:
         if rank >= known:
             return rank == known or self.complete
         return self.precise or boundary_error(self.singular_values.square(), rank) <= CLEAR_GAP
+
+    def has_order(self) -> bool:
+        """Whether the triplets are singular ones. The complete bases of `decompose_leading` are not."""
+        return self.precise or not self.complete
 
     def limited(self, rank: int) -> "Decomposition":
         """Only the leading `rank` triplets."""

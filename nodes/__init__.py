@@ -13,6 +13,7 @@ from .prompts import PromptsForRefine
 from .refine import RefineLora
 from .save import SaveLora
 from .similarity import ComputeSimilarity
+from .train import TrainLoraX
 
 NODES: list[type[io.ComfyNode]] = [
     LoadLoraFromAnotherBase,
@@ -25,6 +26,7 @@ NODES: list[type[io.ComfyNode]] = [
     CheckTransfer,
     RefineLora,
     PromptsForRefine,
+    TrainLoraX,
     SaveLora,
     TransferLoraFolder,
 ]

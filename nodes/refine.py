@@ -2,18 +2,17 @@
 
 from typing import Any, get_args
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
-from ..core.pictures.refine import refine_picture
 from ..core.refine.loop import RefineSettings
 from ..core.refine.teacher_samples import MATCHES, Match
 from .host.adapter.adapter import Adapter
 from .host.refine.run import RefineInputs, refine_adapter
 from .host.refine.teacher import TeacherSettings
-from .host.session import block_if_none, image_of, show, show_picture
+from .host.session import show
 from .inputs import comparison_inputs, seed_input, size_input, target_conditioning_input
-from .messages import message
-from .sockets import CATEGORY, AdapterSocket, LoraModelSocket
+from .sockets import CATEGORY, AdapterSocket
+from .training_output import training_output, training_outputs
 
 
 class RefineLora(io.ComfyNode):
@@ -130,25 +129,10 @@ class RefineLora(io.ComfyNode):
                 ),
             ],
             hidden=[io.Hidden.unique_id],
-            outputs=[
-                AdapterSocket.Output(
-                    display_name="transferred",
-                    tooltip="The best LoRA of the run, for Apply LoRA and Save LoRA. If no step was better than the "
-                    "start, it is the LoRA that you connected.",
-                ),
-                LoraModelSocket.Output(display_name="lora_model", tooltip="The same LoRA, for ComfyUI's own nodes."),
-                io.String.Output(
-                    display_name="report", tooltip="The report as JSON: a sentence on the result, and every figure."
-                ),
-                io.Image.Output(
-                    display_name="loss_graph", tooltip="The loss of every step, and the score where it was measured."
-                ),
-                io.Image.Output(
-                    display_name="pictures",
-                    tooltip="Previews: what the target with the LoRA paints for the same prompt and noise, at the "
-                    "start and each time the score is measured.",
-                ),
-            ],
+            outputs=training_outputs(
+                "The best LoRA of the run, for Apply LoRA and Save LoRA. If no step was better than the start, it is "
+                "the LoRA that you connected."
+            ),
         )
 
     @classmethod
@@ -188,15 +172,4 @@ class RefineLora(io.ComfyNode):
         settings = RefineSettings(steps, batch, rank, match, learning_rate, seed)
         teacher_settings = TeacherSettings(samples, seed, target_steps)
         refined = refine_adapter(inputs, settings, teacher_settings, size, lambda text: show(node, text))
-        with refined.saving_on_error():
-            picture = refine_picture(refined.report)
-            show_picture(picture, max(1, steps))  # otherwise the page keeps showing the last preview
-            graph = image_of(picture)
-            return io.NodeOutput(
-                refined.adapter,
-                refined.adapter.state_dict(),
-                refined.report.dumps(),
-                graph,
-                block_if_none(refined.pictures),
-                ui=message(refined.report.lines(), images=[ui.PreviewImage(graph, cls=cls)]),
-            )
+        return training_output(cls, refined, steps)

@@ -1,9 +1,9 @@
-"""`python3 run.py bench quality [--quick | --tables]`: measures how well every method transfers a LoRA.
+"""`python3 run.py bench quality [--quick | --tables | --lora-x]`: measures how well every method transfers a LoRA.
 
 The whole run downloads the drawings, trains what is not committed of two families of bases and their LoRAs, measures,
 and prints the tables of RESULTS.md. It takes about four hours of one core; a stopped run continues where it was, from
-.run/bench_quality. --tables trains nothing and measures what is trained. --quick takes two minutes and uses the
-committed weights.
+.run/bench_quality. --tables trains nothing and measures what is trained. --lora-x trains and measures only what the
+tables on LoRA-X need, of the transformer. --quick takes two minutes and uses the committed weights.
 """
 
 import argparse
@@ -17,20 +17,18 @@ import torch
 
 from dev.paths import RUN
 
-from . import autoencoder, committed, sheets, tables
+from . import autoencoder, bases, committed, lora_x, sheets, tables
 from .bases import ModelStore
 from .candidates import CANDIDATES
 from .families import FLUX
 from .features import load_style_network
-from .figures import recovered
 from .latents import Latents, prepare
 from .points import Measurement, points
 from .tables import RELATED, Results
 
 FOLDER = RUN / "bench_quality"
 SEEDS = (0, 1, 2)
-STYLES = ("line 16", "3d 16")
-CHAINS = (("near", "drifted"), ("drifted", "far"), ("near", "turbo"), ("drifted", "pruned"))
+STYLES = tuple(f"{style} 16" for style in bases.STYLES)
 # Seeds for the ablations and the drawings. The UNet has one, because a pass takes twice as long.
 ABLATED = {"flux": SEEDS, "unet": SEEDS[:1]}
 MAIN_NAMES = {*tables.MAIN, *tables.STRENGTHS, "copy, same names", "restore_both everywhere", "random, equal norm"}
@@ -44,10 +42,14 @@ def main() -> None:
     parser.add_argument(
         "--tables", action="store_true", help="train nothing; measure what is trained and print the tables"
     )
+    parser.add_argument("--lora-x", action="store_true", help="only LoRA-X, on the transformer")
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # for small matrices a second thread costs more than it saves
     warnings.filterwarnings("ignore", message="Mismatch dtype")  # bfloat16 with float32 norms is intended
     started = time.monotonic()
+    if arguments.lora_x:
+        run_lora_x()
+        return
     results = run_quick() if arguments.quick else run_whole(train=not arguments.tables)
     promises = tables.promises(results)
     print(json.dumps({"quick": arguments.quick, "seconds": round(time.monotonic() - started), "promises": promises}))
@@ -78,6 +80,15 @@ def run_quick() -> Results:
     return results
 
 
+def run_lora_x(*, train: bool = True) -> None:
+    """Trains and measures LoRA-X on the transformer."""
+    store = committed.stores(prepare(FOLDER, committed.VAE), FOLDER)[1]
+    if train:
+        lora_x.train(store, SEEDS)
+    for title, text in lora_x.Study(store, SEEDS, FOLDER / "results_lora_x").sections():
+        _show(title, text)
+
+
 def run_whole(*, train: bool) -> Results:
     """Measures every family, LoRA, target and seed."""
     latents = prepare(FOLDER, committed.VAE)
@@ -89,7 +100,7 @@ def run_whole(*, train: bool) -> Results:
     for title, text in tables.sections(results):
         _show(title, text)
     _show("A LoRA of one subject: loss on its held-out drawings, by seed", _subject_table(stores[1]))
-    _show("Chains: recovered on the last base, by way of another base and directly", _chain_table(stores[1:]))
+    run_lora_x(train=train)
     _draw_sheets(stores, latents)
     return results
 
@@ -117,10 +128,9 @@ def _measure(store: ModelStore) -> dict[str, dict[str, list[dict[str, object]]]]
     for lora in (*STYLES, *RANKS):
         for target in (*RELATED, "other"):
             for seed in SEEDS:
-                measurement = Measurement(store, lora, target, seed)
-                if measurement.is_trained():
-                    candidates = CANDIDATES if seed in ABLATED[store.family.name] else MAIN
-                    point = points(measurement, candidates, FOLDER / "results")
+                candidates = CANDIDATES if seed in ABLATED[store.family.name] else MAIN
+                point = points(Measurement(store, lora, target, seed), candidates, FOLDER / "results")
+                if point:
                     points_by_lora.setdefault(lora, {}).setdefault(target, []).append(point)
     return points_by_lora
 
@@ -130,41 +140,14 @@ def _subject_table(store: ModelStore) -> str:
     candidates = [candidate for candidate in CANDIDATES if candidate.name in ("copy", tables.DEFAULT)]
     rows: list[list[str]] = []
     for target in ("drifted", "far", "pruned"):
-        measurements = [Measurement(store, SUBJECT, target, seed) for seed in SEEDS]
-        measured = [
-            points(measurement, candidates, FOLDER / "results")
-            for measurement in measurements
-            if measurement.is_trained()
+        every_seed = [
+            points(Measurement(store, SUBJECT, target, seed), candidates, FOLDER / "results") for seed in SEEDS
         ]
+        measured = [point for point in every_seed if point]
         losses = [[point["baseline"][name] for point in measured] for name in ("none", "trained")]
         losses += [[point[candidate.name]["loss"] for point in measured] for candidate in candidates]
         rows.append([target, *(" ".join(f"{sum(loss) / len(loss):.3f}" for loss in seeds) for seeds in losses)])
     return tables.table(["target", "none", "trained", *(candidate.name for candidate in candidates)], rows)
-
-
-def _chain_table(stores: Sequence[ModelStore]) -> str:
-    """A table of LoRAs that the default transfers to one child of A and from there to another."""
-    candidates = [candidate for candidate in CANDIDATES if candidate.name in ("copy", tables.DEFAULT)]
-    rows: list[list[str]] = []
-    for store in stores:
-        for lora in STYLES:
-            for via, target in CHAINS:
-                routes = [
-                    [
-                        points(measurement, candidates, FOLDER / "results")
-                        for measurement in measurements
-                        if measurement.is_trained()
-                    ]
-                    for measurements in (
-                        [Measurement(store, lora, target, seed, between) for seed in SEEDS] for between in (via, None)
-                    )
-                ]
-                figures = [
-                    str(recovered(route, candidate.name)) for candidate in candidates for route in routes if route
-                ]
-                rows.append([f"{store.family.name}, {lora}: A, {via}, {target}", *figures])
-    heads = [f"{candidate.name}: {route}" for candidate in candidates for route in ("by way", "directly")]
-    return tables.table(["family, LoRA: chain", *heads], rows)
 
 
 def _draw_sheets(stores: Sequence[ModelStore], latents: Latents) -> None:

@@ -82,12 +82,11 @@ def write(folder: Path, weights: Path = WEIGHTS) -> None:
 
 
 def _write_drawings(latents: Path, path: Path) -> None:
-    """Writes the drawings that --quick measures on: some styles, one drawing of each subject."""
+    """Writes the drawings that --quick measures on: some styles, all variants of each subject."""
     with safe_open(latents, "pt") as file:
         tensors = {key: file.get_tensor(key) for key in ("context", *STYLES)}
         names = file.metadata()["names"]
-    drawn = {key: value if key == "context" else value[:, :1].contiguous() for key, value in tensors.items()}
-    _write(drawn, path, {"names": names})
+    _write(tensors, path, {"names": names})
 
 
 def _with_comfy_names(factors: Mapping[str, Tensor]) -> dict[str, Tensor]:

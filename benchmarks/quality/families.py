@@ -20,7 +20,7 @@ from .checkpoints import initialise
 from .text import WIDTH, pool
 
 State = Mapping[str, Tensor]
-Shape = Literal["whole", "pruned", "wide"]
+Shape = Literal["whole", "pruned", "stump", "wide"]  # stump: a third of the blocks; the transformer only
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Family:
     denoise: (noised, answer, level) -> the clean latents that the answer implies.
     noise: (denoised, answer) -> the noise that the answer implies.
     sigma: level -> ComfyUI's sigma; an error of the denoised latents divided by it is the error of the answer.
-    pruned: start of a layer's name in the pruned child -> in the whole model.
+    pruned: for each pruned shape, the start of a layer's name in the child -> in the whole model.
     adds_in_place: whether the model changes tensors in place that the backward pass still needs.
     """
 
@@ -44,7 +44,7 @@ class Family:
     denoise: Callable[[Tensor, Tensor, Tensor], Tensor]
     noise: Callable[[Tensor, Tensor], Tensor]
     sigma: Callable[[Tensor], Tensor]
-    pruned: Mapping[str, str]
+    pruned: Mapping[Shape, Mapping[str, str]]
     adds_in_place: bool = False
 
     def predict(self, model: nn.Module, weights: State, noised: Tensor, level: Tensor, context: Tensor) -> Tensor:
@@ -71,13 +71,13 @@ class Family:
             return nullcontext()
         return torch.autograd.graph.saved_tensors_hooks(_copy_unless_leaf, lambda saved: saved)
 
-    def pruned_weights(self, weights: State) -> dict[str, Tensor]:
+    def pruned_weights(self, weights: State, shape: Shape) -> dict[str, Tensor]:
         """The weights of the whole model that its pruned child starts from."""
-        return {key: weights[self.origin(key)].clone() for key in self.build("pruned").state_dict()}
+        return {key: weights[self.origin(key, shape)].clone() for key in self.build(shape).state_dict()}
 
-    def origin(self, key: str) -> str:
+    def origin(self, key: str, shape: Shape) -> str:
         """The parameter of the whole model that a parameter of the pruned child was copied from."""
-        for start, whole_start in self.pruned.items():
+        for start, whole_start in self.pruned[shape].items():
             if key.startswith(start):
                 return whole_start + key.removeprefix(start)
         return key
@@ -145,11 +145,13 @@ UNET = Family(
     sigma=lambda level: ((1 - _at(_SIGNAL, level)) / _at(_SIGNAL, level)).sqrt().flatten(),
     # Each level has one residual block with attention less, down and up, as in KOALA.
     pruned={
-        "input_blocks.2.": "input_blocks.3.",
-        "input_blocks.3.": "input_blocks.4.",
-        "output_blocks.1.": "output_blocks.2.",
-        "output_blocks.2.": "output_blocks.3.",
-        "output_blocks.3.": "output_blocks.5.",
+        "pruned": {
+            "input_blocks.2.": "input_blocks.3.",
+            "input_blocks.3.": "input_blocks.4.",
+            "output_blocks.1.": "output_blocks.2.",
+            "output_blocks.2.": "output_blocks.3.",
+            "output_blocks.3.": "output_blocks.5.",
+        }
     },
 )
 
@@ -158,7 +160,7 @@ def _flux(shape: Shape) -> nn.Module:
     comfy = _comfy()
     from comfy.ldm.flux.model import Flux
 
-    double, single = {"whole": (2, 6), "pruned": (1, 4), "wide": (1, 3)}[shape]
+    double, single = {"whole": (2, 6), "pruned": (1, 4), "stump": (1, 2), "wide": (1, 3)}[shape]
     width = 256 if shape == "wide" else 128
     model = Flux(
         in_channels=CHANNELS,
@@ -196,11 +198,14 @@ FLUX = Family(
     noise=lambda denoised, answer: denoised + answer,
     sigma=lambda level: level,
     adds_in_place=True,
-    # Without one double block and two single blocks.
+    # pruned: without one double block and two single blocks; stump: without one double block and four single blocks.
     pruned={
-        "single_blocks.1.": "single_blocks.2.",
-        "single_blocks.2.": "single_blocks.3.",
-        "single_blocks.3.": "single_blocks.5.",
+        "pruned": {
+            "single_blocks.1.": "single_blocks.2.",
+            "single_blocks.2.": "single_blocks.3.",
+            "single_blocks.3.": "single_blocks.5.",
+        },
+        "stump": {"single_blocks.1.": "single_blocks.5."},
     },
 )
 

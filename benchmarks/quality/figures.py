@@ -49,6 +49,30 @@ def difference(points: Sequence[Point], name: str, reference: str) -> Figure:
     return _bootstrap(gap, len(points), losses.shape[1])
 
 
+def difference_between(points: Sequence[Point], name: str, others: Sequence[Point], reference: str) -> Figure:
+    """How much more a candidate recovers than a candidate of other points with the same seeds and subjects."""
+    parts = [*(_losses(points, key) for key in ("none", name, "trained"))]
+    parts += [*(_losses(others, key) for key in ("none", reference, "trained"))]
+
+    def gap(seeds: np.ndarray, subjects: np.ndarray) -> float:
+        drawn = [part[seeds][:, subjects] for part in parts]
+        return _share(*drawn[:3]) - _share(*drawn[3:])
+
+    return _bootstrap(gap, len(points), parts[0].shape[1])
+
+
+def kept(points: Sequence[Point], own: Sequence[Point], name: str) -> Figure:
+    """The share that a candidate reaches on the target, over the share that the LoRA itself reaches on its source."""
+    parts = [*(_losses(points, key) for key in ("none", name, "trained"))]
+    parts += [*(_losses(own, key) for key in ("none", "copy", "trained"))]
+
+    def ratio(seeds: np.ndarray, subjects: np.ndarray) -> float:
+        drawn = [part[seeds][:, subjects] for part in parts]
+        return _share(*drawn[:3]) / _share(*drawn[3:])
+
+    return _bootstrap(ratio, len(points), parts[0].shape[1])
+
+
 def damage(points: Sequence[Point], name: str) -> float:
     """The loss on the target's own style with the LoRA over the loss without: mean over seeds."""
     own = _losses(points, name, own=True).mean(1) / _losses(points, "none", own=True).mean(1)

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from .families import Family, State
-from .latents import Latents
+from .latents import VARIANTS, Latents
 from .sampling import Sampler
 
-DRAWS = 4  # noise levels for each drawing, each with its own noise
+DRAWS = 4  # noise levels for each drawing of a LoRA of one subject
 
 
 @dataclass(frozen=True)
@@ -35,20 +35,46 @@ class Judge:
     family: Family
     latents: Latents
 
-    def losses(
-        self, model: nn.Module, weights: State, style: str, subjects: Sequence[int], variants: Sequence[int] = (0,)
+    def losses(self, model: nn.Module, weights: State, style: str, subjects: Sequence[int]) -> Tensor:
+        """Mean squared errors (subjects) of the model's answers on these subjects' drawings in a style.
+
+        Every variant of a drawing counts. Judged on the first variant alone, a LoRA gains by knowing where a drawing
+        stands, which is not style and survives every transfer."""
+        count = len(VARIANTS)
+        # Each variant has a noise level of its own, and over the subjects every level.
+        order = (torch.arange(count) + torch.arange(len(subjects))[:, None]) % count
+        errors = self._errors(model, weights, style, subjects, range(count), order)
+        return errors.view(len(subjects), count).mean(1)
+
+    def losses_by_drawing(
+        self, model: nn.Module, weights: State, style: str, subject: int, variants: Sequence[int], times: int
     ) -> Tensor:
-        """Mean squared errors (subjects x variants) of the model's answers on these drawings of a style."""
+        """Mean squared errors (times x variants) on these drawings of one subject, with other noise each time."""
+        drawings = [variant for variant in variants for _ in range(DRAWS)]
+        order = torch.arange(DRAWS).repeat(times, len(variants))
+        errors = self._errors(model, weights, style, [subject] * times, drawings, order)
+        return errors.view(-1, DRAWS).mean(1)
+
+    def _errors(
+        self,
+        model: nn.Module,
+        weights: State,
+        style: str,
+        subjects: Sequence[int],
+        variants: Sequence[int],
+        order: Tensor,
+    ) -> Tensor:
+        """Mean squared errors of each subject on each variant. order (subjects, variants): which of the evenly spread
+        noise levels each has."""
         generator = torch.Generator().manual_seed(7)
         repeated = [subject for subject in subjects for _ in variants]
-        count, drawings = len(repeated), [variant for _ in subjects for variant in variants]
-        level = (torch.arange(DRAWS) + torch.rand(count, DRAWS, generator=generator)) / DRAWS
-        clean = self.latents.styles[style][repeated, drawings].repeat_interleave(DRAWS, 0)
-        context = self.latents.context[repeated].repeat_interleave(DRAWS, 0)
+        level = (order + torch.rand(order.shape, generator=generator)) / (int(order.max()) + 1)
+        clean = self.latents.styles[style][repeated, list(variants) * len(subjects)]
         noise = torch.randn(clean.shape, generator=generator)
         level = (0.02 + 0.96 * level).flatten()
+        context = self.latents.context[repeated]
         answer = self.answers(model, weights, self.family.add_noise(clean, noise, level), level, context)
-        return (answer - self.family.aim(clean, noise)).square().mean((1, 2, 3)).view(count, -1).mean(1)
+        return (answer - self.family.aim(clean, noise)).square().mean((1, 2, 3))
 
     def noise_real_drawings(self, style: str, subjects: Sequence[int], levels: int = 6) -> States:
         """Noised real drawings of a style."""

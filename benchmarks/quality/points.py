@@ -13,7 +13,7 @@ from core.check import measure
 
 from ..memory_bases import make_base
 from .bases import BASES, LORAS, ModelStore
-from .candidates import Candidate, by
+from .candidates import Candidate
 from .engine import Factors, TransferJob
 from .judge import Judge, States
 from .latents import VARIANTS, VARIANTS_SEEN
@@ -24,25 +24,29 @@ PROMPTS = 8  # number of seen subjects that the score is measured on
 
 @dataclass(frozen=True)
 class Measurement:
-    """A LoRA, a target and a seed, with everything that the candidates are compared with."""
+    """A LoRA, a target and a seed, with everything that the candidates are compared with.
+
+    made: another LoRA of the same style that is transferred instead; its ceiling is still the first one, trained on the
+    target."""
 
     store: ModelStore
     lora: str
     target: str
     seed: int
-    via: str | None = None  # a base that the LoRA is transferred to first, by the default method
+    made: str | None = None
 
     @property
     def label(self) -> str:
-        route = "" if self.via is None else f" via {self.via}"
-        return f"{self.lora} to {self.target}{route} {self.seed}"
+        return f"{self.made or self.lora} to {self.target} {self.seed}"
+
+    def factors(self) -> Factors:
+        """The LoRA that is transferred."""
+        return self.store.lora(self.made or self.lora, "A", self.seed)
 
     def is_trained(self) -> bool:
         """Whether all files that this measurement needs exist."""
-        lora = self.lora.replace(" ", "_")
-        return all(
-            self.store.path(f"{lora}.{base}.{self.seed}").is_file() for base in ("A", self.target) if base is not None
-        )
+        needed = ((self.made or self.lora, "A"), (self.lora, "A"), (self.lora, self.target))
+        return all(self.store.path(f"{lora.replace(' ', '_')}.{base}.{self.seed}").is_file() for lora, base in needed)
 
     def verdict(self) -> dict[str, Any]:
         """The verdict that a user gets before a transfer."""
@@ -65,13 +69,8 @@ class Measurement:
 
     @cached_property
     def job(self) -> TransferJob:
-        source, target, *between = (
-            make_base(name, self.store.base(name, self.seed)) for name in ("A", self.target, self.via) if name
-        )
-        lora = self.store.lora(self.lora, "A", self.seed)
-        if not between:
-            return TransferJob(source, target, lora)
-        return TransferJob(between[0], target, by(method="restore_both")(TransferJob(source, between[0], lora)))
+        source, target = (make_base(name, self.store.base(name, self.seed)) for name in ("A", self.target))
+        return TransferJob(source, target, self.factors())
 
     @cached_property
     def models(self) -> tuple[Any, Any]:
@@ -84,7 +83,7 @@ class Measurement:
         answers of the source without and with its LoRA, and of the target without."""
         base, seen = self.store.base("A", 0), self.store.latents.seen
         subjects = self.subject * PROMPTS or seen[:: len(seen) // PROMPTS][:PROMPTS]
-        source_weights = with_lora(base, self.store.lora(self.lora, "A", self.seed))
+        source_weights = with_lora(base, self.factors())
         kinds = {
             "sampled": self.judge.sample_states(self.models[0], source_weights, subjects),
             "drawn": self.judge.noise_real_drawings(self.style, subjects),
@@ -114,6 +113,15 @@ class Measurement:
             **self._scores(trained),
         }
 
+    def losses_alone(self) -> dict[str, Any]:
+        """The part of `baseline` that shares are made of."""
+        trained = self.store.lora(self.lora, self.target, self.seed)
+        return {"none": self._style_losses({}), "trained": self._style_losses(trained)}
+
+    def measure_losses(self, candidate: Candidate) -> dict[str, Any]:
+        """The part of `measure` that shares are made of."""
+        return {"loss": self._style_losses(candidate.transfer(self.job))}
+
     def measure(self, candidate: Candidate) -> dict[str, Any]:
         """Losses and scores of a candidate."""
         factors = candidate.transfer(self.job)
@@ -124,12 +132,19 @@ class Measurement:
         """Losses by held-out subject, in the LoRA's style and in the target's own.
 
         For a LoRA of one subject, the losses in its style are by held-out drawing, measured several times."""
-        weights, latents = with_lora(self.store.base(self.target, self.seed), factors), self.store.latents
-        own = self.judge.losses(self.models[1], weights, BASES[self.target].styles[0], latents.held_out)
+        weights, held_out = self._weights(factors), self.store.latents.held_out
+        own = self.judge.losses(self.models[1], weights, BASES[self.target].styles[0], held_out)
+        return self._style_losses(factors), own.tolist()
+
+    def _style_losses(self, factors: Factors) -> list[float]:
+        model, weights = self.models[1], self._weights(factors)
         if not self.subject:
-            return self.judge.losses(self.models[1], weights, self.style, latents.held_out).tolist(), own.tolist()
+            return self.judge.losses(model, weights, self.style, self.store.latents.held_out).tolist()
         held_out = range(VARIANTS_SEEN, len(VARIANTS))
-        return self.judge.losses(self.models[1], weights, self.style, self.subject * 8, held_out).tolist(), own.tolist()
+        return self.judge.losses_by_drawing(model, weights, self.style, self.subject[0], held_out, 8).tolist()
+
+    def _weights(self, factors: Factors) -> dict[str, Tensor]:
+        return with_lora(self.store.base(self.target, self.seed), factors)
 
     def _scores(self, factors: Factors) -> dict[str, float]:
         base = self.store.base(self.target, self.seed)
@@ -141,16 +156,23 @@ class Measurement:
         return scores
 
 
-def points(measurement: Measurement, candidates: Sequence[Candidate], folder: Path) -> dict[str, Any]:
-    """The saved results of a measurement; measures the baseline and candidates that are missing."""
+def points(
+    measurement: Measurement, candidates: Sequence[Candidate], folder: Path, *, only_losses: bool = False
+) -> dict[str, Any]:
+    """The saved results of a measurement; measures the baseline and candidates that are missing, if its weights are
+    trained. Empty if they are not and nothing is saved. only_losses: leaves out scores and damage, for a folder of such
+    results."""
     path = folder / f"{measurement.store.family.name} {measurement.label}.json".replace(" ", "_")
     results: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     wanted = ["verdict", "baseline", *(candidate.name for candidate in candidates)]
-    if missing := [name for name in wanted if name not in results]:
+    missing = [name for name in wanted if name not in results]
+    if missing and measurement.is_trained():
         steps: dict[str, Callable[[], dict[str, Any]]] = {
-            candidate.name: partial(measurement.measure, candidate) for candidate in candidates
+            candidate.name: partial(measurement.measure_losses if only_losses else measurement.measure, candidate)
+            for candidate in candidates
         }
-        steps |= {"verdict": measurement.verdict, "baseline": measurement.baseline}
+        baseline = measurement.losses_alone if only_losses else measurement.baseline
+        steps |= {"verdict": measurement.verdict, "baseline": baseline}
         for name in missing:
             results[name] = steps[name]()
         folder.mkdir(parents=True, exist_ok=True)

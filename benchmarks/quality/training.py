@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -9,6 +10,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (its usual name)
+
+from core.refine.parameterisation import (
+    DiagonalFactors,
+    FreeFactors,
+    InsideFactors,
+    Trainable,
+    TrainableDelta,
+    compute_deltas,
+)
+from core.subspace import RankRule, decompose
 
 from .checkpoints import Checkpoints
 from .families import Family, State
@@ -41,6 +52,15 @@ def levels(size: int, generator: torch.Generator) -> Tensor:
 
 
 Loss = Callable[[nn.Module, State, int], Tensor]
+
+
+@dataclass(frozen=True)
+class Inside:
+    """A LoRA-X: trained inside the leading singular subspaces, with as many directions as the rule says. diagonal: one
+    number for each direction, as published; else factors of the LoRA's rank."""
+
+    rule: RankRule
+    diagonal: bool = False
 
 
 def denoising_loss(
@@ -120,30 +140,59 @@ def train_lora(
     rate: float,
     path: Path,
     seed: int,
+    inside: Inside | None = None,
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """Reads a LoRA from `path`, or trains one on all matrices and convolutions of the blocks: layer -> (up, down)."""
+    """Reads a LoRA from `path`, or trains one on all matrices and convolutions of the blocks: layer -> (up, down).
+
+    inside: it is trained inside the base's singular subspaces; None for a plain LoRA."""
     if not path.is_file():
         generator = torch.Generator().manual_seed(seed)
-        factors = {
-            key: (
-                torch.zeros(len(weight), rank),
-                torch.randn(rank, weight[0].numel(), generator=generator) / rank**0.5 / 3,
-            )
-            for key, weight in base.items()
-            if weight.ndim > 1 and "blocks." in key and not key.startswith("input_blocks.0.")
-        }
-        trainable = nn.ParameterDict({key.replace(".", "/"): nn.ParameterList(pair) for key, pair in factors.items()})
-        factors = {key.replace("/", "."): tuple(pair) for key, pair in trainable.items()}
-        optimizer = torch.optim.Adam(trainable.parameters(), lr=rate, betas=(0.9, 0.99))
-        parts = {"model": trainable, "optimizer": optimizer}
+        deltas = {key: start_delta(base[key], rank, inside, generator) for key in layers_of_a_lora(base)}
+        parameters = nn.ParameterDict(
+            {key.replace(".", "/"): nn.ParameterList(delta.parameters) for key, delta in deltas.items()}
+        )
+        deltas = {key: delta.with_parameters(tuple(parameters[key.replace(".", "/")])) for key, delta in deltas.items()}
+        optimizer = torch.optim.Adam(parameters.parameters(), lr=rate, betas=(0.9, 0.99))
+        parts = {"model": parameters, "optimizer": optimizer}
         for step in Checkpoints(path.with_suffix(".checkpoint"), parts).remaining(steps):
-            _step(name, family, optimizer, partial(_lora_loss, loss, model, base, factors, step), step, steps, rate)
-        flat = {
-            f"{key}.{part}": factor.detach()
-            for key, pair in factors.items()
-            for part, factor in zip(("up", "down"), pair, strict=True)
-        }
-        save(flat, path)
+            _step(name, family, optimizer, partial(_lora_loss, loss, model, base, deltas, step), step, steps, rate)
+        save_lora({key: (delta.up, delta.down) for key, delta in compute_deltas(deltas).items()}, path)
+    return load_lora(path)
+
+
+def layers_of_a_lora(base: State) -> list[str]:
+    """All matrices and convolutions of the blocks."""
+    return [
+        key
+        for key, weight in base.items()
+        if weight.ndim > 1 and "blocks." in key and not key.startswith("input_blocks.0.")
+    ]
+
+
+def start_delta(weight: Tensor, rank: int, inside: Inside | None, generator: torch.Generator) -> TrainableDelta:
+    """A delta of zeros for a weight, with this benchmark's random numbers."""
+    matrix = weight.flatten(1)
+    if inside is None:
+        return FreeFactors(torch.zeros(len(matrix), rank), _random_down(rank, matrix.shape[1], generator))
+    decomposition = decompose(matrix, inside.rule.max_rank((matrix.shape[0], matrix.shape[1])))
+    space = decomposition.cut(inside.rule.rank(decomposition))
+    if inside.diagonal:
+        return DiagonalFactors(space, torch.zeros(space.rank))
+    rank = min(rank, space.rank)
+    return InsideFactors(space, torch.zeros(space.rank, rank), _random_down(rank, space.rank, generator))
+
+
+def _random_down(rank: int, width: int, generator: torch.Generator) -> Tensor:
+    return torch.randn(rank, width, generator=generator) / rank**0.5 / 3
+
+
+def save_lora(factors: Mapping[str, tuple[Tensor, Tensor]], path: Path) -> None:
+    """Writes up and down of each layer in float16."""
+    save({f"{key}.{part}": pair[part == "down"] for key, pair in factors.items() for part in ("up", "down")}, path)
+
+
+def load_lora(path: Path) -> dict[str, tuple[Tensor, Tensor]]:
+    """Reads layer -> (up, down)."""
     tensors = load_file(path)
     keys = [key.removesuffix(".up") for key in tensors if key.endswith(".up")]
     return {key: (tensors[f"{key}.up"].float(), tensors[f"{key}.down"].float()) for key in keys}
@@ -165,10 +214,8 @@ def save(weights: Mapping[str, Tensor], path: Path) -> None:
     unfinished.replace(path)
 
 
-def _lora_loss(
-    loss: Loss, model: nn.Module, base: State, factors: Mapping[str, tuple[Tensor, Tensor]], step: int
-) -> Tensor:
-    return loss(model, with_lora(base, factors), step)
+def _lora_loss(loss: Loss, model: nn.Module, base: State, deltas: Trainable, step: int) -> Tensor:
+    return loss(model, with_lora(base, {key: delta.factors() for key, delta in deltas.items()}), step)
 
 
 def _step(

@@ -22,7 +22,7 @@ from ..quality.features import StyleNetwork
 from ..quality.judge import Judge
 from ..quality.sampling import Sampler
 from ..quality.training import with_lora
-from .student import RefinedLora, TeacherSet, pass_through_pictures, refine_lora, sample_teacher
+from .student import RefinedLora, TeacherSet, pass_through_pictures, refine_lora, sample_teacher, start_from
 
 TRANSFER_METHODS = ("copy", "restore_both")  # a refined LoRA is compared with these
 
@@ -113,7 +113,8 @@ class Pair:
         samples = self.teacher_set(run, cache)
         if run.pictures:
             samples = pass_through_pictures(samples, load(VAE), self.seed)
-        return refine_lora(self.target.family, self.models[1], self.weights, samples, start, settings)
+        trainable = start_from(self.weights, start, settings)
+        return refine_lora(self.target.family, self.models[1], self.weights, samples, trainable, settings)
 
 
 @dataclass(frozen=True)

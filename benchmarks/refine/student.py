@@ -9,14 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from core.delta import LowRankDelta
+from core.refine.factors import balance_factors, make_zero_factors
 from core.refine.loop import RefineSettings, Step, refine
+from core.refine.parameterisation import Trainable, free_factors, require_gradients
 from core.refine.teacher_samples import STEPS_DOWN, TeacherSamples, choose_aims, count_held_out, make_schedule
-from core.refine.trainable import balance_factors, make_zero_factors
 
 from ..quality.autoencoder import decode, encode
 from ..quality.engine import Factors
 from ..quality.families import Family, State
-from ..quality.training import EMPTY_PROMPTS, levels, with_lora
+from ..quality.training import EMPTY_PROMPTS, layers_of_a_lora, levels, with_lora
 
 GROUP = 8  # samplings that run side by side
 
@@ -100,14 +101,14 @@ class BenchmarkStudent:
     family: Family
     model: nn.Module
     base: State
-    factors: Factors
+    trainable: Trainable
     noised: Tensor
     level: Tensor
     context: Tensor
     rows_at_once: int = 10_000
 
     def predict(self, picks: Tensor) -> Tensor:
-        weights = with_lora(self.base, self.factors)
+        weights = with_lora(self.base, {name: delta.factors() for name, delta in self.trainable.items()})
         with self.family.gradients():
             noised, level, context = self.noised[picks], self.level[picks], self.context[picks]
             return self.family.denoise(noised, self.family.predict(self.model, weights, noised, level, context), level)
@@ -129,23 +130,24 @@ class RefinedLora:
         return {name: (delta.up, delta.down) for name, delta in self.last.best.deltas.items()}
 
 
-def refine_lora(
-    family: Family, model: nn.Module, base: State, samples: TeacherSet, start: Factors | None, settings: RefineSettings
-) -> RefinedLora:
-    """Refines a LoRA on a target, from transferred factors or from zeros at settings.rank."""
+def start_from(base: State, lora: Factors | None, settings: RefineSettings) -> Trainable:
+    """Balanced factors of a transferred LoRA, or zeros at settings.rank."""
     generator = torch.Generator().manual_seed(settings.seed)
-    if start is None:
-        shapes = {key: weight.flatten(1).shape for key, weight in base.items() if weight.ndim > 1 and "blocks." in key}
-        initial = {
-            key: make_zero_factors((shape[0], shape[1]), settings.rank, generator)
-            for key, shape in shapes.items()
-            if not key.startswith("input_blocks.0.")
-        }
+    if lora is None:
+        shapes = {key: base[key].flatten(1).shape for key in layers_of_a_lora(base)}
+        start = {key: make_zero_factors((m, n), settings.rank, generator) for key, (m, n) in shapes.items()}
     else:
-        initial = {key: balance_factors(LowRankDelta(*pair), generator) for key, pair in start.items()}
-    factors = {key: (up.requires_grad_(), down.requires_grad_()) for key, (up, down) in initial.items()}
+        start = {key: balance_factors(LowRankDelta(*pair), generator) for key, pair in lora.items()}
+    return free_factors({key: LowRankDelta(*pair) for key, pair in start.items()})
+
+
+def refine_lora(
+    family: Family, model: nn.Module, base: State, samples: TeacherSet, start: Trainable, settings: RefineSettings
+) -> RefinedLora:
+    """Refines a LoRA on a target."""
+    trainable = require_gradients(start, torch.device("cpu"))
     student = _in_target_terms(
-        BenchmarkStudent(family, model, base, factors, samples.noised, samples.level, samples.context), samples
+        BenchmarkStudent(family, model, base, trainable, samples.noised, samples.level, samples.context), samples
     )
     bare = _predict_denoised(family, model, base, student.noised, student.level, student.context)
     teacher_samples = TeacherSamples(

@@ -11,7 +11,8 @@ family of their layers may differ.
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from functools import cached_property
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -19,8 +20,9 @@ from torch import Tensor
 from ..check import difference
 from ..delta import LowRankDelta
 from ..errors import NotMeasurable
-from .teacher_samples import Match, TeacherSamples
-from .trainable import Factors, copy_factors, measure_sizes
+from .contract import Samples, Student
+from .parameterisation import Trainable, compute_deltas, copy_trainable, measure_sizes, restore_parameters
+from .teacher_samples import Match
 
 Result = TypeVar("Result")
 
@@ -52,33 +54,18 @@ class RefineSettings:
     patience: int = 2
 
 
-class Student(Protocol):
-    """The target with trainable factors."""
-
-    @property
-    def factors(self) -> Factors: ...
-
-    def predict(self, picks: Tensor) -> Tensor:
-        """The denoised predictions for these rows of the teacher samples, with gradients if torch records them."""
-        ...
-
-    @property
-    def rows_at_once(self) -> int:
-        """How many rows fit into memory at the same time."""
-        ...
-
-    def use_less_memory(self, error: RuntimeError) -> bool:
-        """Reduce memory after an error in a step or a score. Returns whether it is worth trying again."""
-        ...
-
-
 @dataclass(frozen=True)
 class BestFactors:
-    """The factors with the best score so far, and their step; 0 is the start."""
+    """The deltas with the best score so far, and their step; 0 is the start."""
 
     step: int
     score: float
-    deltas: Mapping[str, LowRankDelta]
+    trainable: Trainable
+
+    @cached_property
+    def deltas(self) -> Mapping[str, LowRankDelta]:
+        """The deltas as plain factors in main memory."""
+        return compute_deltas(self.trainable)
 
 
 @dataclass(frozen=True)
@@ -96,8 +83,8 @@ class Step:
     ended: str | None = None
 
 
-def refine(student: Student, samples: TeacherSamples, settings: RefineSettings) -> Iterator[Step]:
-    """Train the student's factors in place, step by step. The caller may stop at any step and use the best factors.
+def refine(student: Student, samples: Samples, settings: RefineSettings) -> Iterator[Step]:
+    """Train the student's parameters in place, step by step. The caller may stop at any step and use the best factors.
 
     The loss is the mean squared error in the unit of the noise. If it is not finite, training continues from the best
     factors at half the rate. NotMeasurable if the score of the start is not finite.
@@ -111,7 +98,7 @@ def refine(student: Student, samples: TeacherSamples, settings: RefineSettings) 
 @dataclass
 class _Run:
     student: Student
-    samples: TeacherSamples
+    samples: Samples
     settings: RefineSettings
     ended: str | None = None
     number: int = 0
@@ -121,7 +108,7 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.generator = torch.Generator().manual_seed(self.settings.seed)
-        self.sizes = measure_sizes(self.student.factors)
+        self.sizes = measure_sizes(self.student.trainable)
         self._optimizer = self._new_optimizer()
 
     def start(self) -> Step:
@@ -131,7 +118,7 @@ class _Run:
                 "The target's predictions with the LoRA to start from: expected finite numbers, found NaN or infinity. "
                 "Load the model in another precision (bf16 or fp32), or start from another LoRA."
             )
-        self.best = BestFactors(0, score, copy_factors(self.student.factors))
+        self.best = BestFactors(0, score, copy_trainable(self.student.trainable))
         self.ended = "nothing to do: steps is 0" if self.settings.steps == 0 else None
         return Step(0, None, score, self.best, self.ended)
 
@@ -152,7 +139,7 @@ class _Run:
         has_risen = score > self.best.score + _MIN_RISE
         self.without_rise = 0 if has_risen else self.without_rise + 1
         if score > self.best.score:
-            self.best = BestFactors(self.number, score, copy_factors(self.student.factors))
+            self.best = BestFactors(self.number, score, copy_trainable(self.student.trainable))
         if self.settings.patience and self.without_rise >= self.settings.patience:
             self.ended = f"the score has not risen for {self.without_rise} checks"
 
@@ -160,10 +147,7 @@ class _Run:
         self.restarts += 1
         if self.restarts > _RESTARTS:
             self.ended = f"the loss was not finite {self.restarts} times, each time at half the rate"
-        with torch.no_grad():
-            for name, (up, down) in self.student.factors.items():
-                up.copy_(self.best.deltas[name].up)
-                down.copy_(self.best.deltas[name].down)
+        restore_parameters(self.student.trainable, self.best.trainable)
         self._optimizer = self._new_optimizer()
         if self.ended is None and self.number == self.settings.steps:
             self.ended = "all steps done"
@@ -172,9 +156,7 @@ class _Run:
     def _train(self, picks: Tensor) -> float:
         loss = self._retry_with_less_memory(lambda: self._backward(picks))
         if math.isfinite(loss):
-            torch.nn.utils.clip_grad_norm_(
-                [factor for pair in self.student.factors.values() for factor in pair], _CLIP, error_if_nonfinite=False
-            )
+            torch.nn.utils.clip_grad_norm_(self._parameters(), _CLIP, error_if_nonfinite=False)
             self._optimizer.step()
         return float(loss)
 
@@ -190,31 +172,31 @@ class _Run:
     def _backward(self, picks: Tensor) -> float:
         """Compute the gradients of a whole batch. Returns its loss."""
         self._optimizer.zero_grad()
-        return sum(self._backward_part(part, len(picks)) for part in picks.split(self.student.rows_at_once))
+        parts = self.samples.split(picks, self.student.rows_at_once)
+        return sum(self._backward_part(part, len(picks)) for part in parts)
 
     def _backward_part(self, picks: Tensor, batch_size: int) -> float:
         """Add the gradients of a part of a batch. Returns its share of the loss."""
-        aims, levels = self.samples.aims[picks], self.samples.levels[picks]
-        predictions = self.student.predict(picks).float()  # half precision would round small remaining errors to zero
-        error = difference(predictions, aims.to(predictions), levels.to(predictions))
-        loss = error.square().flatten(1).mean(1).sum() / batch_size
+        loss = self._error(picks).square().flatten(1).mean(1).sum() / batch_size
         loss.backward()
         return float(loss.detach())
 
+    def _error(self, picks: Tensor) -> Tensor:
+        """The student's error in rows of the same shape, in the unit of the noise."""
+        predictions = self.student.predict(picks).float()  # half precision would round small remaining errors to zero
+        aims, levels = self.samples.aims(picks), self.samples.levels[picks]
+        return difference(predictions, aims.to(predictions), levels.to(predictions))
+
     def _score(self) -> float:
         """1 - ||student - aim||^2 / ||bare - aim||^2 on the held-out rows: gap closed or G, as in core/check.py."""
-        held_out = torch.arange(self.samples.training_rows(), len(self.samples.levels))
-        aims, levels = self.samples.aims[held_out], self.samples.levels[held_out]
-        predictions = self._retry_with_less_memory(lambda: self._predict(held_out))
-        remaining = difference(predictions, aims, levels).double().square().sum()
-        gap = difference(self.samples.bare, aims, levels).double().square().sum()
-        return float(1 - remaining / gap.clamp(min=1e-30))
+        return 1 - self._retry_with_less_memory(self._remaining) / max(self.samples.gap, 1e-30)
 
-    def _predict(self, picks: Tensor) -> Tensor:
+    def _remaining(self) -> float:
+        rows = len(self.samples.levels)
+        held_out = torch.arange(rows - self.samples.held_out, rows)
         with torch.no_grad():
-            return torch.cat(
-                [self.student.predict(part).float().cpu() for part in picks.split(self.student.rows_at_once)]
-            )
+            parts = self.samples.split(held_out, self.student.rows_at_once)
+            return sum(float(self._error(part).cpu().double().square().sum()) for part in parts)
 
     def _is_check_due(self) -> bool:
         """Checks are spread evenly over the steps; the last one is at the last step."""
@@ -223,15 +205,19 @@ class _Run:
 
     def _next_batch(self) -> Tensor:
         """The rows of the next batch; each row is used once before any is used again."""
+        training_rows = len(self.samples.levels) - self.samples.held_out
         while len(self.order) < self.settings.batch:
-            self.order += torch.randperm(self.samples.training_rows(), generator=self.generator).tolist()
+            self.order += torch.randperm(training_rows, generator=self.generator).tolist()
         batch, self.order = self.order[: self.settings.batch], self.order[self.settings.batch :]
         return torch.tensor(batch)
 
     def _new_optimizer(self) -> torch.optim.Adam:
-        """Each factor has a parameter group of its own, because its rate is a share of its size."""
-        groups = [{"params": [factor]} for pair in self.student.factors.values() for factor in pair]
+        """Each parameter has a group of its own, because its rate is a share of its size."""
+        groups = [{"params": [parameter]} for parameter in self._parameters()]
         return torch.optim.Adam(groups, lr=0.0, betas=_BETAS)
+
+    def _parameters(self) -> list[Tensor]:
+        return [parameter for delta in self.student.trainable.values() for parameter in delta.parameters]
 
     def _set_rates(self) -> None:
         done = (self.number - 1) / self.settings.steps

@@ -1,11 +1,12 @@
 """Teacher samples: the noised latents and the predictions that a student learns from (docs/method.md, section 10)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
 
+from ..check import difference
 from ..errors import InvalidSetting
 
 Match = Literal["outputs", "differences"]
@@ -21,13 +22,13 @@ _HELD_OUT = 1 / 8  # share of the samplings that the score is measured on
 
 @dataclass(frozen=True)
 class TeacherSamples:
-    """What the student learns: aims, denoised predictions (n, ...), at noise levels sigma (n).
+    """What the student learns: denoised predictions (n, ...), at noise levels sigma (n).
 
     The last `held_out` rows are not trained on: they are for the score. bare (held_out, ...): the predictions of the
     target without an adapter for these rows. InvalidSetting unless there are rows of both sorts.
     """
 
-    aims: Tensor
+    predictions: Tensor
     levels: Tensor
     held_out: int
     bare: Tensor
@@ -39,8 +40,17 @@ class TeacherSamples:
                 f"of {len(self.levels)}. Increase the number of samplings."
             )
 
-    def training_rows(self) -> int:
-        return len(self.levels) - self.held_out
+    @property
+    def gap(self) -> float:
+        """The squared error of the bare target on the held-out rows, in the unit of the noise."""
+        rows = slice(len(self.levels) - self.held_out, None)
+        return float(difference(self.bare, self.predictions[rows], self.levels[rows]).double().square().sum())
+
+    def aims(self, picks: Tensor) -> Tensor:
+        return self.predictions[picks]
+
+    def split(self, picks: Tensor, rows: int) -> Sequence[Tensor]:
+        return [picks[first : first + rows] for first in range(0, len(picks), rows)]
 
 
 def count_held_out(samplings: int) -> int:

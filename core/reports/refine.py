@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..refine.teacher_samples import Match
-from .envelope import Identity, dumps, envelope
-from .line import Line
+from .envelope import Identity, envelope
+from .training_run import TrainingRun
 
 _SHARE_OF: Mapping[Match, str] = {
     "outputs": "of the way from the bare target to the source with its LoRA",
@@ -31,33 +31,23 @@ class TeacherRun:
     pictures: int = 0
 
 
-@dataclass(frozen=True)
-class RefineReport:
-    """A refinement. start: the LoRA that was refined, None if the run started from zeros. losses: of each step, None if
-    not finite. scores: by the step after which they were measured; 0 is the start. ended: why the run ended. notes:
-    sentences that explain the figures, such as what changed when memory ran out. seconds: of the training."""
+@dataclass(frozen=True, kw_only=True)
+class RefineReport(TrainingRun):
+    """A refinement. start: the LoRA that was refined, None if the run started from zeros."""
 
     source: Identity
     target: Identity
     adapter: Identity
     start: Identity | None
-    settings: Mapping[str, Any]
     match: Match
     teacher: TeacherRun
-    losses: tuple[float | None, ...]
-    scores: Mapping[int, float]
-    best_step: int
-    ended: str
-    notes: tuple[str, ...] = ()
-    seconds: float = 0.0
 
-    @property
-    def before(self) -> float:
-        return self.scores[0]
+    def title(self) -> tuple[str, tuple[str, ...]]:
+        return "Refined", (self.adapter.name, self.source.name, self.target.name)
 
-    @property
-    def best(self) -> float:
-        return self.scores[self.best_step]
+    def meaning_of_score(self) -> str:
+        share = "gap closed, 1 is all" if self.match == "outputs" else "G, 1 is the same change"
+        return f"score on noised latents that were not trained on ({share})"
 
     def sentence(self) -> str:
         """The run in one line."""
@@ -76,24 +66,11 @@ class RefineReport:
             f"share {_SHARE_OF[self.match]}, on noised latents that were not trained on ({cost})"
         )
 
-    def lines(self) -> tuple[Line, ...]:
-        """The run as sentences for the node."""
-        first = Line.sentence("warn" if self.best_step == 0 else "good", self.sentence())
-        return (first, *(Line.sentence("plain", note) for note in self.notes))
-
     def as_json(self) -> dict[str, Any]:
         return envelope(
             self,
             "refine",
             start=None if self.start is None else vars(self.start),
-            sentence=self.sentence(),
             teacher=vars(self.teacher),
-            score={"before": self.before, "best": self.best, "best_step": self.best_step},
-            scores=[{"step": step, "score": score} for step, score in self.scores.items()],
-            losses=list(self.losses),
-            ended=self.ended,
+            **self.figures(),
         )
-
-    def dumps(self) -> str:
-        """The report as indented JSON text."""
-        return dumps(self.as_json())

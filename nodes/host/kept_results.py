@@ -1,5 +1,6 @@
-"""Keeps transferred LoRAs on disk, in ComfyUI's user folder, so that each is transferred once."""
+"""Keeps transferred LoRAs and refusals on disk, in ComfyUI's user folder, so that each pair is compared once."""
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -7,6 +8,7 @@ from typing import Any
 
 from blake3 import blake3
 
+from ...core.errors import NothingToTransfer
 from ...core.plan import TransferSettings
 from ...core.reports.envelope import SCHEMA
 from ...core.reports.line import Line
@@ -17,6 +19,8 @@ from .settings import cache_folder
 
 # Part of every key. Raise it when the same inputs give another transferred LoRA: old results are then never found.
 _ALGORITHM = 1
+
+_REFUSAL = "refusal"  # the only fact of a refused transfer
 
 
 @dataclass(frozen=True)
@@ -45,10 +49,13 @@ class KeptResults:
         return KeptResults(None if location is None else TensorStore(*location))
 
     def find(self, key: str) -> KeptResult | None:
+        """A kept result. NothingToTransfer, with the sentence of the earlier run, if that run was refused."""
         stored = None if self.store is None else self.store.read(key)
         if stored is None:
             return None
         facts = stored.facts
+        if _REFUSAL in facts:
+            raise NothingToTransfer(facts[_REFUSAL])
         adapter = Adapter(facts["name"], facts["fingerprint"], facts["metadata"], tensors=stored.tensors)
         return KeptResult(adapter, tuple(Line(**line) for line in facts["lines"]), facts["report"])
 
@@ -69,6 +76,12 @@ class KeptResults:
         except OSError as error:
             return Line("warn", f"The result cannot be kept in {self.store.folder} ({error.strerror or error}).")
         return Line("plain", f"Kept for the next run: {size / 1e6:,.1f} MB in {self.store.folder}.")
+
+    def keep_refusal(self, key: str, refusal: NothingToTransfer) -> None:
+        """Keep a refusal. One that cannot be written is found out again in the next run."""
+        if self.store is not None:
+            with contextlib.suppress(OSError):
+                self.store.write(key, StoredTensors({}, {_REFUSAL: str(refusal)}))
 
 
 def result_key(settings: TransferSettings, **inputs: str | None) -> str:

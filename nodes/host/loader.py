@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ...core.errors import NothingToTransfer
 from ...core.methods.copy import COPY
 from ...core.plan import TransferSettings
 from ...core.reports.line import Line
@@ -68,7 +69,8 @@ def load_from_another_base(
     using: Callable[[], Resources],
     tell: Callable[[str], None],
 ) -> LoaderResult:
-    """Apply a LoRA to a model of another base. Only the first run on the same content transfers it.
+    """Apply a LoRA to a model of another base. Only the first run on the same content transfers it, or is refused after
+    a comparison.
 
     using: called before a transfer. tell: gets what is known while a transfer runs. NothingToTransfer if the bases are
     unrelated and the method is not copy; InvalidSetting if the source has to be guessed and the guess is not sure.
@@ -109,7 +111,7 @@ def _transfer_once(
     using: Callable[[], Resources],
     tell: Callable[[str], None],
 ) -> KeptResult:
-    """The transferred LoRA: from disk, or else made now and kept."""
+    """The transferred LoRA: from disk, or else made now and kept. A refusal is kept too."""
     results = KeptResults.open()
     key = result_key(
         settings,
@@ -125,10 +127,20 @@ def _transfer_once(
         return kept.saying(Line("plain", "This transfer was kept from an earlier run: no base was read."))
     if source is not None and source.equals(target.model):
         return _as_it_is(adapter, source.name, target, settings)
-    result = _transfer(adapter, source, target, settings, using(), tell)
-    if source is not None and source.base.fingerprint != source.fingerprint:
+    try:
+        result = _transfer(adapter, source, target, settings, using(), tell)
+    except NothingToTransfer as refusal:
+        if not _has_changed(source):
+            results.keep_refusal(key, refusal)
+        raise
+    if source is not None and _has_changed(source):
         return result.saying(Line("warn", f"{source.name} changed while it was read: the result is not kept."))
     return result.saying(results.keep(key, result))
+
+
+def _has_changed(source: Source | None) -> bool:
+    """Whether the source's file was replaced while it was read."""
+    return source is not None and source.base.fingerprint != source.fingerprint
 
 
 def _transfer(

@@ -21,6 +21,7 @@ from ...core.vectors import plan_vectors
 from .adapter.adapter import Adapter, LayerChanges, transferred_adapter
 from .adapter.read import AdapterOnBase, read_adapter
 from .adapter.save import note_growth
+from .adapter.tlora import has_tlora
 from .base.from_model import HostBase
 from .base.stand_in import stand_in_for_source
 from .project import ProjectResult, share_unread
@@ -30,6 +31,7 @@ _BY_NAMES = "layers of the same name and shape were copied"
 _REPLACES = (
     "it replaces the layer's weight, and without the source base its change cannot be told from the source's own weight"
 )
+_OF_SOURCE = "it is a T-LoRA: its change is counted from the source's own weight, and the source base is missing"
 _OF_TARGET = "computed from the target's weight, as ComfyUI does when it loads the LoRA on the target"
 
 _FIND_SOURCE = "Find the base that it was trained on, put it on this disk, and choose it in trained_on."
@@ -156,6 +158,8 @@ def _plan_copies(
     for module in placed.modules:
         if any(key.endswith(".set_weight") for key in module.keys):
             skipped.append(Skipped(module.layer, _REPLACES, module.keys))
+        elif has_tlora(module.keys):
+            skipped.append(Skipped(module.layer, _OF_SOURCE, module.keys))
         elif module.layer not in pairs:
             skipped.append(Skipped(module.layer, comparison.unpaired[module.layer].reason, module.keys))
         else:

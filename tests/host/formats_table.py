@@ -80,6 +80,12 @@ KINDS: dict[str, Callable[[int, int], dict[str, Tensor]]] = {
         ".oft_blocks": _meta(2, m // 2, m // 2),
         ".alpha": torch.tensor(0.0),
     },
+    "T-LoRA, `.lambda_layer`": lambda m, n: {
+        ".p_layer.weight": _meta(m, 4),
+        ".q_layer.weight": _meta(4, n),
+        ".lambda_layer": _meta(1, 4),
+        ".alpha": torch.tensor(2),
+    },
     "full difference, `.diff`": lambda m, n: {".diff": _meta(m, n)},
     "replaced weight, `.set_weight`": lambda m, n: {".set_weight": _meta(m, n)},
     "IA3, `.on_input`": lambda m, n: {".weight": _meta(1, n), ".on_input": torch.tensor(True)},

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from lora_transfer.core.errors import NotEnoughMemory
 from lora_transfer.nodes.host.card import is_out_of_memory
-from lora_transfer.nodes.host.refine.previews import Previews
-from lora_transfer.nodes.host.refine.student import HostStudent, run_with_room
 from lora_transfer.nodes.host.sampling import outputs as host_outputs
+from lora_transfer.nodes.host.training.previews import Previews
+from lora_transfer.nodes.host.training.student import HostStudent, run_with_room
 from tests.core.test_resources import FULL
 from tests.host.conftest import SmallPair
 from tests.host.small_check import SMALL, loaded, pooled

@@ -251,7 +251,6 @@ def test_unrelated_bases_are_refused_with_what_to_do_and_only_copy_loads_the_lor
     stranger = model_at(write_small(disk.models / "stranger.safetensors", FAMILY, 9, torch.float16))
     with pytest.raises(NothingToTransfer, match=r"source\.safetensors to stranger\.safetensors: .* Refine LoRA"):
         load(stranger)
-    assert disk.kept() == []
     copied, again = (load(stranger, settings=TransferSettings("copy")) for _ in range(2))
     lora = load_file(disk.lora)
     assert all(torch.equal(value, copied.lora_model[key]) for key, value in lora.items())
@@ -260,6 +259,25 @@ def test_unrelated_bases_are_refused_with_what_to_do_and_only_copy_loads_the_lor
     assert_equal(copied, again)
     doubled = load(stranger, settings=TransferSettings("copy", gain=2.0))
     assert torch.allclose(change_of(doubled), 2 * change_of(copied))
+
+
+def test_a_pair_that_was_refused_is_not_compared_again(disk: Disk) -> None:
+    stranger = model_at(write_small(disk.models / "stranger.safetensors", FAMILY, 9, torch.float16))
+    disk.settle()
+    refusals: list[str] = []
+    for _ in range(2):
+        disk.opened.clear()
+        with pytest.raises(NothingToTransfer) as refusal:
+            load(stranger)
+        refusals.append(str(refusal.value))
+    assert refusals[0] == refusals[1]
+    assert not disk.was_opened(disk.source)
+    (path,) = disk.kept()
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(NothingToTransfer) as refusal:
+        load(stranger)
+    assert str(refusal.value) == refusals[0]
+    assert not was_kept(load(stranger, settings=TransferSettings("copy")))
 
 
 def change_of(result: LoaderResult) -> torch.Tensor:

@@ -17,16 +17,17 @@ from torch import Tensor
 from dev.paths import DEMO_MODELS
 from lora_transfer.core.errors import InvalidSetting, NotEnoughMemory, NotMeasurable
 from lora_transfer.core.files import write_new
+from lora_transfer.core.refine.parameterisation import require_gradients
 from lora_transfer.nodes.host.adapter.adapter import Adapter, adapter_from_file
 from lora_transfer.nodes.host.adapter.apply import apply
 from lora_transfer.nodes.host.adapter.save import cast_for_file
 from lora_transfer.nodes.host.base.from_file import base_from_file
 from lora_transfer.nodes.host.base.from_model import base_from_model
-from lora_transfer.nodes.host.refine.previews import Previews
-from lora_transfer.nodes.host.refine.start import start_from_adapter
-from lora_transfer.nodes.host.refine.student import HostStudent, StudentInputs, require_gradients, run_in_host
 from lora_transfer.nodes.host.sampling.conditioning import split_conditioning
 from lora_transfer.nodes.host.sampling.noise import convert_noise, levels_at
+from lora_transfer.nodes.host.training.previews import Previews
+from lora_transfer.nodes.host.training.start import start_from_adapter
+from lora_transfer.nodes.host.training.student import HostStudent, StudentInputs, run_in_host
 from tests.host.conftest import SmallPair
 from tests.host.small_check import loaded, text
 from tests.host.small_refine import FEW, SHORT, Emoji, demo_prompts, emoji
@@ -126,7 +127,7 @@ def test_convolutions_compute_the_same_too(pair: SmallPair) -> None:
 def test_gradients_are_those_of_the_loss(models: Emoji, lighter: bool) -> None:
     """Flux's blocks add in place; finite differences do not know of it."""
     start = start_from_adapter(models.lora, base_from_model(models.target), models.target, 0)
-    factors = require_gradients(start.factors(), torch.device("cpu"))
+    trainable = require_gradients(start.trainable(), torch.device("cpu"))
     inputs = make_inputs()
     found: list[float] = []
 
@@ -137,16 +138,17 @@ def test_gradients_are_those_of_the_loss(models: Emoji, lighter: bool) -> None:
         error.backward()
         generator = torch.Generator().manual_seed(3)
         with torch.no_grad():
-            ways = {name: torch.randn(up.shape, generator=generator) for name, (up, _) in factors.items()}
-            found.append(sum(float((factors[name][0].grad * way).sum()) for name, way in ways.items()))
+            ups = {name: delta.parameters[0] for name, delta in trainable.items()}
+            ways = {name: torch.randn(up.shape, generator=generator) for name, up in ups.items()}
+            found.append(sum(float((ups[name].grad * way).sum()) for name, way in ways.items()))
             losses: list[float] = []
             for sign in (1, -2):
                 for name, way in ways.items():
-                    factors[name][0].add_(sign * 1e-3 * way)
+                    ups[name].add_(sign * 1e-3 * way)
                 losses.append(float((student.predict(torch.arange(2)).double() - aim).square().mean()))
             found.append((losses[0] - losses[1]) / 2e-3)
 
-    run_in_host(models.target, inputs, split_conditioning(demo_prompts()), factors, 2, task)
+    run_in_host(models.target, inputs, split_conditioning(demo_prompts()), trainable, 2, task)
     assert found[0] == pytest.approx(found[1], rel=0.02)
 
 
@@ -155,14 +157,14 @@ def test_a_unet_whose_blocks_are_computed_again_has_the_same_gradients(pair: Sma
     start = start_from_adapter(small.lora, base_from_model(small.target), small.target, 0)
     found: list[list[Tensor]] = []
     for lighter in (False, True):
-        factors = require_gradients(start.factors(), torch.device("cpu"))
+        trainable = require_gradients(start.trainable(), torch.device("cpu"))
 
         def task(student: HostStudent, lighter: bool = lighter) -> None:
             student.checkpointing = lighter
             student.predict(torch.arange(2)).square().mean().backward()
 
-        run_in_host(small.target, make_inputs(4), split_conditioning(text(768)), factors, 2, task)
-        found.append([one.grad for pair in factors.values() for one in pair if one.grad is not None])
+        run_in_host(small.target, make_inputs(4), split_conditioning(text(768)), trainable, 2, task)
+        found.append([one.grad for delta in trainable.values() for one in delta.parameters if one.grad is not None])
     assert len(found[0]) == len(found[1]) == 2 * len(start.deltas)
     assert all(torch.allclose(one, other, rtol=1e-3, atol=1e-7) for one, other in zip(*found, strict=True))
 
@@ -403,7 +405,7 @@ def make_inputs(channels: int = 16) -> StudentInputs:
 def answers_of(model: Any, adapter: Adapter, conditioning: Any = None) -> Tensor:
     """What a student answers with the adapter's factors beside its layers."""
     start = start_from_adapter(adapter, base_from_model(model), model, 0)
-    return _answers(start.add_untrained(model), require_gradients(start.factors(), torch.device("cpu")), conditioning)
+    return _answers(start.add_untrained(model), require_gradients(start.trainable(), torch.device("cpu")), conditioning)
 
 
 def answers_applied(model: Any, adapter: Adapter | None, conditioning: Any = None) -> Tensor:
@@ -411,7 +413,7 @@ def answers_applied(model: Any, adapter: Adapter | None, conditioning: Any = Non
     return _answers(model if adapter is None else apply(adapter, model, None, 1.0, 0.0).model, {}, conditioning)
 
 
-def _answers(model: Any, factors: Any, conditioning: Any) -> Tensor:
+def _answers(model: Any, trainable: Any, conditioning: Any) -> Tensor:
     found: list[Tensor] = []
     inputs = make_inputs(model.get_model_object("latent_format").latent_channels)
 
@@ -419,7 +421,7 @@ def _answers(model: Any, factors: Any, conditioning: Any) -> Tensor:
         with torch.no_grad():
             found.append(student.predict(torch.arange(2)))
 
-    run_in_host(model, inputs, split_conditioning(conditioning or demo_prompts()), factors, 2, task)
+    run_in_host(model, inputs, split_conditioning(conditioning or demo_prompts()), trainable, 2, task)
     return found[0]
 
 

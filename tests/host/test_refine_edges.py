@@ -10,15 +10,16 @@ import torch
 from torch import Tensor
 
 from lora_transfer.core.errors import NothingToTransfer, NotMeasurable
+from lora_transfer.core.refine.parameterisation import require_gradients
 from lora_transfer.core.vectors import Vector
 from lora_transfer.nodes.host.adapter.adapter import adapter_from_state_dict
 from lora_transfer.nodes.host.base.from_model import base_from_model
 from lora_transfer.nodes.host.refine.inputs import convert_pictures
-from lora_transfer.nodes.host.refine.start import start_from_adapter
-from lora_transfer.nodes.host.refine.student import HostStudent, StudentInputs, require_gradients, run_in_host
 from lora_transfer.nodes.host.refine.teacher import TeacherSet, TeacherSettings
 from lora_transfer.nodes.host.sampling.conditioning import split_conditioning
 from lora_transfer.nodes.host.sampling.noise import choose_step_levels
+from lora_transfer.nodes.host.training.start import start_from_adapter
+from lora_transfer.nodes.host.training.student import HostStudent, StudentInputs, run_in_host
 from tests.host.conftest import SmallPair
 from tests.host.small_check import Models, loaded, text
 from tests.host.small_refine import demo_model
@@ -39,15 +40,15 @@ def test_attention_without_gradients_gives_way_to_one_with(models: Models) -> No
     options = patched.model_options["transformer_options"]
     options["optimized_attention_override"] = lambda _, *args, **kwargs: attention_sage(*args, **kwargs)
     start = start_from_adapter(models.lora, base_from_model(models.target), models.target, 0)
-    keys = {name: pair for name, pair in start.factors().items() if name.endswith("attn1.to_k")}
-    factors = require_gradients(keys, torch.device("cpu"))
+    keys = {name: delta for name, delta in start.trainable().items() if name.endswith("attn1.to_k")}
+    trainable = require_gradients(keys, torch.device("cpu"))
 
     def task(student: HostStudent) -> None:
         student.predict(torch.arange(2)).square().mean().backward()
 
-    run_in_host(patched, make_inputs(), split_conditioning(text(768)), factors, 2, task)
+    run_in_host(patched, make_inputs(), split_conditioning(text(768)), trainable, 2, task)
     assert keys
-    assert all(bool(up.grad.any()) for up, _ in factors.values())
+    assert all(bool(delta.parameters[0].grad.any()) for delta in trainable.values())
     assert "optimized_attention_override" in patched.model_options["transformer_options"]
 
 

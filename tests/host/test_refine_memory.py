@@ -16,7 +16,7 @@ import folder_paths
 import pytest
 import torch
 
-from lora_transfer.nodes.host.refine.student import HostStudent
+from lora_transfer.nodes.host.training.student import HostStudent
 from tests.host.conftest import SmallPair
 from tests.host.small_check import loaded, text
 from tests.host.small_refine import FEW, SHORT, Emoji, demo_prompts, emoji

@@ -16,8 +16,8 @@ from torch import Tensor
 import lora_transfer.core.files.tensor_file
 from lora_transfer.core.errors import LoraTransferError, NotMeasurable, RefineStopped
 from lora_transfer.nodes.host.adapter.adapter import Adapter, adapter_from_file
-from lora_transfer.nodes.host.refine.previews import Previews
-from lora_transfer.nodes.host.refine.student import HostStudent
+from lora_transfer.nodes.host.training.previews import Previews
+from lora_transfer.nodes.host.training.student import HostStudent
 from tests.host.small_refine import FEW, SHORT, Emoji, demo_prompts, emoji
 
 RUN, LEAST = replace(SHORT, steps=4, batch=2, checks=2), replace(FEW, samples=2)
@@ -208,7 +208,7 @@ def test_a_cancel_that_finds_no_room_anywhere_says_so(
         raise OSError(28, "No space left on device")
 
     told = cancel_at(3)
-    monkeypatch.setattr("lora_transfer.nodes.host.refine.save_interrupted.write_new", full)
+    monkeypatch.setattr("lora_transfer.nodes.host.training.save_interrupted.write_new", full)
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         run(models, told)
     assert "not saved, because no folder could be written to" in told[-1]

@@ -14,6 +14,7 @@ from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 from comfy_extras.nodes_model_merging import ModelMergeSimple
 from safetensors.torch import load_file, save_file
 
+from lora_transfer.core.tensor_store import TensorStore
 from lora_transfer.nodes.host.adapter.apply import apply
 from lora_transfer.nodes.host.base.from_model import base_from_model
 from lora_transfer.nodes.host.refine.teacher_cache import TeacherCache, describe_changes
@@ -131,14 +132,14 @@ def test_a_damaged_set_is_never_used(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     tensors = {name: torch.randn(2, 8, 4, 4, generator=generator).half() for name in ("states", "noise")}
     tensors |= {"levels": torch.rand(2, 8, generator=generator), "prompts": torch.tensor([0, 1])}
-    cache = TeacherCache(tmp_path, 10**9)
+    cache = TeacherCache(TensorStore(tmp_path, 10**9))
     cache.write("a", tensors)
     [path] = tmp_path.glob("*.safetensors")
     whole = path.read_bytes()
     for place in torch.randint(len(whole), (400,), generator=generator).tolist():
         flipped = bytes([whole[place] ^ int(torch.randint(1, 256, (1,), generator=generator))])
         path.write_bytes(whole[:place] + flipped + whole[place + 1 :])
-        read = TeacherCache(tmp_path, 10**9).read("a")
+        read = TeacherCache(TensorStore(tmp_path, 10**9)).read("a")
         assert read is None or all(torch.equal(read[name], one) for name, one in tensors.items())
     path.write_bytes(whole)
     assert cache.read("a") is not None

@@ -18,12 +18,6 @@ from tests.host.test_apply import model, patched  # noqa: F401  (a fixture)
 from tests.host.test_bad_modules import DIFFUSERS, GOOD, LAYER, LOHA, LORA, MODULE, module, read_on
 
 PEFT = {".lora_B.weight": torch.ones(320, 4), ".lora_A.weight": torch.ones(4, 768)}
-TLORA = {
-    ".q_layer.weight": torch.ones(4, 768),
-    ".p_layer.weight": torch.ones(320, 4),
-    ".lambda_layer": torch.ones(1, 4),
-    ".alpha": torch.tensor(4.0),
-}
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +72,6 @@ CHANGING: dict[str, tuple[dict[str, Tensor], str]] = {
     "complex factors": ({**LORA, ".lora_up.weight": torch.ones(320, 4, dtype=torch.complex64)}, "real numbers"),
     "AdaLoRA": ({".lora_A": torch.ones(4, 768), ".lora_B": torch.ones(320, 4), ".lora_E": torch.ones(4, 1)}, "AdaLoRA"),
     "AdaLoRA with PEFT's later names": ({**PEFT, ".lora_E.weight": torch.ones(4, 1)}, "AdaLoRA"),
-    "T-LoRA": (TLORA, "T-LoRA"),
     "VeRA": ({".vera_lambda_b": torch.ones(320), ".vera_lambda_d": torch.ones(4)}, "VeRA"),
     "FourierFT": ({".fourierft_spectrum": torch.ones(9)}, "FourierFT"),
     "OFTv2": ({".oft_R.weight": torch.ones(96, 28)}, "OFT of PEFT"),

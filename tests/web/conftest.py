@@ -1,4 +1,8 @@
-"""ComfyUI's page in a real browser: the version that ComfyUI asks for and the newest, each in both of its modes."""
+"""ComfyUI's page in a real browser: the version that ComfyUI asks for and the newest.
+
+What the page draws, lays out, drags or keeps is tested in both modes of both versions. What happens on the server, or
+is read from the workflow, is the same in both modes: tests marked `one_mode` run in one mode of each version.
+"""
 
 import os
 from collections.abc import Iterator
@@ -16,7 +20,25 @@ from dev.server import ComfyServer, add_demo
 from tests.web.comfy_page import MODES, ComfyPage, Served
 
 _FRONT_ENDS: dict[str, Path | None] = {"1.47.12": None, NEWEST: FOLDER}
+_ONE_MODE = {"1.47.12": "canvas", NEWEST: "nodes2"}  # each mode on one version
 _FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out the modes and versions that a test's marks exclude."""
+    excluded = [item for item in items if _is_excluded(item)]
+    config.hook.pytest_deselected(items=excluded)
+    items[:] = [item for item in items if item not in set(excluded)]
+
+
+def _is_excluded(item: pytest.Item) -> bool:
+    params: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
+    version = params.get("served", NEWEST)
+    in_other_mode = "page" in params and params["page"] != _ONE_MODE[version]
+    return bool(
+        (item.get_closest_marker("one_mode") and in_other_mode)
+        or (item.get_closest_marker("newest_page") and version != NEWEST)
+    )
 
 
 @pytest.fixture(scope="session")

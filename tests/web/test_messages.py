@@ -24,6 +24,7 @@ from tests.web.workflows import (
 _NUMBERS = count(1)
 
 
+@pytest.mark.one_mode
 def test_the_demo_runs_and_its_nodes_show_what_they_found(page: ComfyPage) -> None:
     page.load(demo(), _name())
     page.run()
@@ -75,6 +76,7 @@ def test_text_and_pictures_stay_after_a_look_into_another_tab(page: ComfyPage) -
     page.wait_for_pictures(SIMILARITY)
 
 
+@pytest.mark.one_mode
 def test_a_run_that_ends_in_another_tab_speaks_in_its_own(page: ComfyPage) -> None:
     name = _name()
     page.load(transfer(threshold=0.5 + next(_NUMBERS) / 1000), name)
@@ -100,6 +102,7 @@ def test_an_error_stands_on_its_node_until_a_run_succeeds(page: ComfyPage) -> No
     assert page.message(PROJECT)[0][0] == "good"
 
 
+@pytest.mark.one_mode
 def test_texts_of_a_file_are_shown_as_text(page: ComfyPage) -> None:
     hostile = '<img src=x onerror="window.injected = true"> **bold** <b>base</b>'
     _write_lora(page, "markup.safetensors", hostile)
@@ -110,6 +113,7 @@ def test_texts_of_a_file_are_shown_as_text(page: ComfyPage) -> None:
     assert page.page.locator(".lora-transfer-message :is(img, b, strong)").count() == 0
 
 
+@pytest.mark.one_mode
 def test_a_message_is_no_part_of_the_prompt_or_of_the_saved_values(page: ComfyPage) -> None:
     page.load(transfer(), _name())
     before = _prompt_and_values(page)
@@ -118,6 +122,7 @@ def test_a_message_is_no_part_of_the_prompt_or_of_the_saved_values(page: ComfyPa
     assert _prompt_and_values(page) == before
 
 
+@pytest.mark.one_mode
 def test_a_copy_of_a_node_says_nothing(page: ComfyPage) -> None:
     _run_transfer(page)
     copied = page.page.evaluate(

@@ -8,6 +8,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.web.comfy_page import ComfyPage
 from tests.web.workflows import PROJECT, SAVE, SIMILARITY, node_of, transfer
 
@@ -81,6 +83,7 @@ def test_the_line_follows_the_nodes_own_widget_and_the_keyboard(page: ComfyPage)
     assert _threshold(page) == 0.51
 
 
+@pytest.mark.one_mode
 def test_a_filter_leaves_out_a_role_and_stays_after_a_reload(page: ComfyPage) -> None:
     picture = _picture_of(page, PROJECT)
     picture.open()
@@ -112,6 +115,7 @@ def test_pointing_at_a_layer_says_all_that_is_known_of_it(page: ComfyPage) -> No
     page.take_screenshot("all layers")
 
 
+@pytest.mark.one_mode
 def test_the_picture_can_be_saved_in_three_kinds(page: ComfyPage) -> None:
     picture = _picture_of(page, PROJECT)
     picture.open()
@@ -122,6 +126,7 @@ def test_the_picture_can_be_saved_in_three_kinds(page: ComfyPage) -> None:
     assert picture.download("PNG").startswith(b"\x89PNG")
 
 
+@pytest.mark.one_mode
 def test_the_picture_stays_small_in_the_workflow(page: ComfyPage) -> None:
     _picture_of(page, SIMILARITY)
     saved: dict[str, Any] = page.page.evaluate("window.app.graph.serialize()")

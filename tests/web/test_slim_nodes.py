@@ -65,6 +65,7 @@ def test_advanced_widgets_are_hidden_until_they_are_asked_for(page: ComfyPage) -
     _wait_for_widgets(page, PROJECT, ["method", "threshold", *advanced])
 
 
+@pytest.mark.one_mode
 def test_hidden_widgets_are_part_of_the_prompt(page: ComfyPage) -> None:
     page.load(transfer(), f"slim {next(_NUMBERS)}")
     page.set_widget(PROJECT, "gain", 1.25)

@@ -34,6 +34,7 @@ def test_a_template_opens_with_no_two_nodes_over_each_other(page: ComfyPage, pat
 
 
 @every_template
+@pytest.mark.one_mode
 def test_a_template_runs_with_the_emoji_models(page: ComfyPage, path: Path) -> None:
     workflow = keep_short(with_emoji_models(json.loads(path.read_text(encoding="utf-8"))))
     page.load(workflow, f"{path.stem} {next(_NUMBERS)}")
@@ -85,6 +86,7 @@ def new_page(served: Served, browser: Browser) -> Iterator[ComfyPage]:
     lora.unlink()
 
 
+@pytest.mark.newest_page
 def test_from_an_empty_comfyui_to_a_picture_in_six_clicks(new_page: ComfyPage) -> None:
     user = User(new_page)
     page = new_page.page

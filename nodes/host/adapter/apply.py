@@ -10,7 +10,7 @@ from comfy.weight_adapter import LoRAAdapter
 from ....core.errors import ShapeMismatch, UnsupportedAdapter
 from ....core.reports.line import Line
 from ..base.from_model import HostBase, base_from_clip, base_from_model, join_encoder
-from ..base.names import layer_name, parse_target, row_order
+from ..base.names import layer_name, parse_target, row_order, to_file_order
 from .adapter import Adapter
 from .group import MAGNITUDE, NO_SUCH_LAYER, OF_TEXT_ENCODER, Group, explain_no_match, group_by_module
 from .kinds import delta_of_patch
@@ -20,11 +20,13 @@ from .peft_dora import add_norms
 from .positions import RESHAPE
 from .row_order import in_file_order
 from .scale import apply_scale, check_norms, check_settings
+from .tlora import TLora, as_lora
 from .vectors import vectors_of_module
 
 # Where ComfyUI's own loader makes another patch of the same keys, which is not what the trainer did.
 _SCALE = "it ignores the scale in the file's metadata"
 _NORMS = "it does not read the norms of PEFT's DoRA"
+_TLORA = "it does not read T-LoRA"
 _ROWS = "it computes kinds that depend on the weight with the rows of two orders mixed"
 _BIAS = "it drops the bias of a layer whose name stands for some of its rows, or for rows in another order"
 
@@ -156,13 +158,15 @@ def _patches_of(spelled: str, group: Group, settings: PeftSettings, base: HostBa
 
 
 def _on_layer(patch: Any, spelled: str, group: Group, settings: PeftSettings, base: HostBase) -> tuple[Any, list[str]]:
-    """The patch of a layer's weight as the trainer meant it, and where ComfyUI's own loader differs. No weight is read.
-    UnsupportedAdapter or ShapeMismatch if the patch does not fit."""
+    """The patch of a layer's weight as the trainer meant it, and where ComfyUI's own loader differs. Only a T-LoRA
+    needs the weight here. UnsupportedAdapter or ShapeMismatch if the patch does not fit."""
     target = base.key_map[spelled]
     layer, magnitude = base.layers[layer_name(target)], group.tensors.get(f"{spelled}{MAGNITUDE}")
     delta_of_patch(patch, layer, lambda: base.read(layer))
     check_settings(patch, magnitude, group.module, settings)
     scaled, differs = apply_scale(patch, group.module, settings), list[str]()
+    if isinstance(patch, TLora):
+        return as_lora(patch, layer, lambda: to_file_order(target, base.read(layer))), [_TLORA]
     if scaled is not patch:
         differs.append(_SCALE)
     if magnitude is not None and isinstance(patch, LoRAAdapter):

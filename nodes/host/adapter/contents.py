@@ -29,6 +29,7 @@ _KINDS = (
     ("a1.weight", "GLoRA"),
     ("diff", "full difference"),
     ("set_weight", "replaced weight"),
+    ("lambda_layer", "T-LoRA"),
     ("lora_", "LoRA"),
     (".lora.", "LoRA"),
 )
@@ -45,7 +46,9 @@ _SPELLINGS = (
     ("unet.", "diffusers"),
 )
 
-_MODULE_END = re.compile(r"\.(?:lora_|lora\.|hada_|lokr_|oft_|alpha$|dora_scale|diff|set_weight|a[12]\.|b[12]\.).*$")
+_MODULE_END = re.compile(
+    r"\.(?:lora_|lora\.|hada_|lokr_|oft_|alpha$|dora_scale|diff|set_weight|a[12]\.|b[12]\.|[pq]_layer\.|lambda_layer$).*$"
+)
 _MOST_TAGS, _MOST_NAMES, _LONGEST = 5, 4, 200
 
 
@@ -108,7 +111,7 @@ def _kind_of(endings: set[str]) -> str | None:
 
 def _ranks(tensors: Mapping[str, Tensor]) -> Counter[int]:
     """The first axis of the factor that reads the inputs is the rank."""
-    downs = ("lora_down.weight", "lora_A.weight", "lora.down.weight", "hada_w1_b", "lokr_w2_b")
+    downs = ("lora_down.weight", "lora_A.weight", "lora.down.weight", "hada_w1_b", "lokr_w2_b", "q_layer.weight")
     return Counter(tensor.shape[0] for key, tensor in tensors.items() if key.endswith(downs) and tensor.ndim > 1)
 
 

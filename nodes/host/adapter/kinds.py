@@ -15,6 +15,7 @@ from ....core.errors import ShapeMismatch, UnsupportedAdapter
 from ....core.layers import Layer, Rows
 from .module import check_fit, compute_weight, misfit
 from .positions import ALPHA, CORES, DOWN, RESHAPE, dora_scale_of
+from .tlora import TLora, check_shapes, scale_of, tlora_delta
 
 _LARGEST_SCALE = 1e6  # of alpha / rank; trainers write at most some thousands, and beyond 1e30 float32 overflows
 _MOST_WIDENED = (
@@ -95,6 +96,8 @@ def delta_of_patch(patch: Any, layer: Layer, source_weight: Callable[[], Tensor]
     UnsupportedAdapter gives the reason if the patch does not fit the layer."""
     if isinstance(patch, tuple):
         return _difference(patch, layer, source_weight)
+    if isinstance(patch, TLora):
+        return _tlora(patch, layer, source_weight)
     _check_cores(patch, layer.weight.shape)
     if type(patch) in _FACTORED and dora_scale_of(patch) is None:
         factors, scale, form = _factors_of(patch, layer)
@@ -154,6 +157,12 @@ def peft_dora(
         return kinds.full(changed * (magnitude.float().reshape(-1, 1) / norms) - weight)
 
     return LazyDelta(layer.weight.matrix_shape, False, 1.0, build)
+
+
+def _tlora(patch: TLora, layer: Layer, source_weight: Callable[[], Tensor]) -> LazyDelta:
+    check_shapes(patch, layer)
+    _check_scale(scale_of(patch))
+    return LazyDelta(layer.weight.matrix_shape, False, 1.0, lambda: tlora_delta(patch, layer, source_weight))
 
 
 def _factors_of(patch: Any, layer: Layer) -> tuple[Callable[..., LowRankDelta], float, LowRankDelta]:

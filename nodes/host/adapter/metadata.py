@@ -47,13 +47,37 @@ def transferred_metadata(
     return {**kept, PROVENANCE: json.dumps(provenance)}
 
 
+def trained_metadata(
+    original: Mapping[str, str], tensors: Mapping[str, Tensor], trained: Mapping[str, Any], base: HostBase
+) -> dict[str, str]:
+    """The metadata of an adapter that was trained on pictures. `trained` goes into our own entry, with the base; the
+    steps of an earlier training on the same base are added. The other entries are those by which trainers name a base
+    and a network."""
+    entry = _from_json(original.get(PROVENANCE, "{}"))
+    earlier = entry.get("trained") if isinstance(entry, dict) else None
+    steps = max(0, int(_number(earlier, "steps", 0)))
+    before = {} if not entry or earlier is not None else {"before": entry}
+    provenance = {
+        **before,
+        "trained": {
+            **trained,
+            "steps": trained["steps"] + steps,
+            "base": {"name": base.name, "fingerprint": base.fingerprint},
+        },
+    }
+    names = dict(zip(_BASE_ENTRIES, _BASE_NAMES.get(base.family, ()), strict=False))
+    expected = {"ss_network_module": "networks.lora", "ss_network_dim": "", "ss_network_alpha": ""}
+    described = {**expected, "ss_sd_model_name": base.name, **names, **original}
+    return {**_on_target(described, tensors, base), PROVENANCE: json.dumps(provenance)}
+
+
 def refined_metadata(
     original: Mapping[str, str], tensors: Mapping[str, Tensor], refined: Mapping[str, Any], target: HostBase
 ) -> dict[str, str]:
     """The metadata of a refined adapter. `refined` goes into our own entry; the steps of earlier refinements are
     added."""
     entry = _from_json(original.get(PROVENANCE, "{}"))
-    origin = entry if isinstance(entry, dict) else {"before": entry}
+    origin = entry if isinstance(entry, dict) and "trained" not in entry else {"before": entry}
     steps = max(0, int(_number(origin.get("refined"), "steps", 0)))
     provenance = {**origin, "refined": {**refined, "steps": refined["steps"] + steps}}
     return {**_on_target(original, tensors, target), PROVENANCE: json.dumps(provenance)}

@@ -17,6 +17,7 @@ from torch import Tensor
 from ....core.errors import UnsupportedAdapter
 from .group import MAGNITUDE, Group
 from .positions import NORM_LIMIT, W1_A, W2_A, dora_scale_of
+from .tlora import load_tlora
 from .unread_kinds import explain_unread_kind, kinds_of_keys
 
 # What ComfyUI's code raises if a tensor is missing or has an unexpected shape.
@@ -102,6 +103,8 @@ def _patches(spelled: str, tensors: Mapping[str, Tensor], target: Any) -> dict[A
     alpha = tensors.get(f"{spelled}.alpha")
     if alpha is not None and alpha.numel() != 1:
         raise UnsupportedAdapter(f"its alpha is expected to be one number, found {list(alpha.shape)}")
+    if (tlora := load_tlora(spelled, tensors)) is not None:
+        return {target: tlora}
     try:
         return comfy.lora.load_lora(tensors, {spelled: target}, log_missing=False)
     except KeyError as error:

@@ -21,6 +21,7 @@ from .kinds import LazyDelta, LazyDeltas, delta_of_patch, peft_dora
 from .module import read_module
 from .peft import PeftSettings, peft_settings
 from .scale import apply_scale, check_norms, check_settings
+from .tlora import NOTE, has_tlora
 from .vectors import sum_vectors, vectors_of_module
 
 # How reasons begin that can mean a wrong base or a damaged file.
@@ -96,6 +97,7 @@ def read_adapter(adapter: Adapter, base: HostBase) -> AdapterOnBase:
         Module(layer, delta.shape, keys, delta.exact, delta.widened)
         for layer, (delta, keys) in ((layer, deltas[layer]) for layer in order)
     ]
+    notes += (NOTE,) if any(has_tlora(module.keys) for module in modules) else ()
     factored = [module.layer for module in modules if module.exact and module.widened is None]
     return AdapterOnBase(
         modules=tuple(modules),

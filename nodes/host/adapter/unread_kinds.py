@@ -15,7 +15,6 @@ MARKS: dict[str, str] = {
     **dict.fromkeys(("boft_R", "boft_s"), "BOFT of PEFT"),
     **dict.fromkeys(("glora_A", "glora_B", "glora_C", "glora_D", "glora_E"), "GLoRA of PEFT"),
     **dict.fromkeys(("ia3_l", "on_input"), "IA3"),
-    **dict.fromkeys(("q_layer", "p_layer", "lambda_layer"), "T-LoRA"),
     **dict.fromkeys(("vblora_logits_A", "vblora_logits_B", "vblora_vector_bank"), "VB-LoRA"),
     **dict.fromkeys(("randlora_lambda", "randlora_gamma", "randlora_A", "randlora_B"), "RandLoRA"),
     **dict.fromkeys(("gralora_A", "gralora_B", "gralora_A_general", "gralora_B_general"), "GraLoRA"),

@@ -1,1 +1,1 @@
-"""Refines a LoRA inside ComfyUI: teacher samples, the student and the training run."""
+"""Refines a LoRA inside ComfyUI: teacher samples, and the training on them."""

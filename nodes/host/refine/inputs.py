@@ -14,7 +14,7 @@ from ....core.errors import InvalidSetting, NotMeasurable
 from ....core.refine.teacher_samples import Match, make_schedule
 from ....core.reports.refine import TeacherRun
 from ..sampling.noise import choose_step_levels, convert_noise, latent_space, levels_at
-from .student import StudentInputs
+from ..training.student import StudentInputs
 from .teacher import TeacherSet, TeacherSettings
 
 _LEVELS = 8  # at which each picture is noised

@@ -2,14 +2,12 @@
 
 import math
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.model_management
 import comfy.utils
 import torch
-from torch import Tensor
 
 from ....core.errors import NotMeasurable
 from ....core.refine.loop import BestFactors, RefineSettings
@@ -26,13 +24,13 @@ from ..sampling.noise import latent_space
 from ..sampling.outputs import latents_of
 from ..source_doubts import doubt_source
 from ..swapped import require_target
+from ..training.previews import Previews
+from ..training.start import StartingPoint, start_from_adapter, start_from_zeros
+from ..training.train import Training, TrainingResult
 from .bare_answers import add_bare_answers
 from .inputs import TargetSamples, convert_pictures, convert_states, require_convertible
-from .previews import Previews
-from .start import StartingPoint, start_from_adapter, start_from_zeros
 from .teacher import Teacher, TeacherSettings, sample_teacher
 from .teacher_cache import describe_changes, open_teacher_cache
-from .train import Training
 
 Say = Callable[[str], None]
 
@@ -56,15 +54,7 @@ class RefineInputs:
         return latent_space(self.source) == latent_space(self.target)
 
 
-@dataclass(frozen=True)
-class RefineResult:
-    """adapter: the refined LoRA, or the start if no step was better; pictures: previews (n, height, width, 3);
-    saving_on_error: a context in which any error saves the adapter before it is raised again."""
-
-    adapter: Adapter
-    report: RefineReport
-    pictures: Tensor | None
-    saving_on_error: Callable[[], AbstractContextManager[None]]
+RefineResult = TrainingResult[RefineReport]
 
 
 @dataclass(frozen=True)
@@ -103,7 +93,7 @@ def refine_adapter(
 
     run = Training(teacher_samples, settings, previews, make_adapter, start.tensors, say)
     with torch.inference_mode(False):
-        run.run(start.add_untrained(inputs.target), start, samples.inputs, prompts[1])
+        run.run(start.add_untrained(inputs.target), start.trainable(), samples.inputs, prompts[1])
     with run.saving_on_error():
         report = RefineReport(
             source=Identity.of(bases[0]),

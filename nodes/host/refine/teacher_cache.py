@@ -3,41 +3,27 @@
 import hashlib
 import json
 import logging
-import os
-import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
-import torch
-from blake3 import blake3
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from ....core.tensor_store import StoredTensors, TensorStore
 from ..sampling.conditioning import UnknownContent, add_to_digest
 from ..settings import cache_folder
 
 # Part of every key. Raise it when the same source would give other samples: old entries are then never read again.
 _ALGORITHM = 3
-_TENSORS = {"states", "noise", "levels", "prompts"}
 _KNOWN_PATCHES = {"model_sampling", "manual_cast_dtype"}  # object patches that describe_changes covers
 _HOOKS = ("injections", "wrappers", "callbacks", "additional_models", "weight_wrapper_patches")
-_CHECKSUM = "checksum"
-_UNFINISHED, _A_DAY = ".unfinished", 24 * 3600  # seconds
 
 
-@dataclass
+@dataclass(frozen=True)
 class TeacherCache:
-    """folder: None keeps nothing; limit: bytes, beyond which the least recently used entries are removed. If the folder
-    cannot be used, the run goes on without it and the log says so once."""
+    """Teacher samples by what they depend on. store: None keeps nothing."""
 
-    folder: Path | None
-    limit: int
-    _has_warned: bool = False
+    store: TensorStore | None
 
     def key(self, facts: Mapping[str, Any]) -> str:
         written = json.dumps({"algorithm": _ALGORITHM, **facts}, sort_keys=True)
@@ -45,77 +31,19 @@ class TeacherCache:
 
     def read(self, key: str) -> dict[str, Tensor] | None:
         """An entry, or None if there is none. A damaged entry is removed."""
-        if self.folder is None:
-            return None
-        path = self._path(key)
-        try:
-            if not path.is_file():
-                return None
-            tensors = _verified(path)
-        except Exception as error:  # noqa: BLE001  (what a damaged header makes the reader raise is not documented)
-            self._warn(f"the teacher samples in {path} cannot be used ({error}); they are sampled again")
-            with suppress(OSError):
-                path.unlink(missing_ok=True)
-            return None
-        with suppress(OSError):  # a read-only folder only loses the order of use
-            os.utime(path)
-        return tensors
+        stored = None if self.store is None else self.store.read(key)
+        return None if stored is None else dict(stored.tensors)
 
     def write(self, key: str, tensors: Mapping[str, Tensor]) -> None:
-        """Keep an entry, whole or not at all. If there is no room for it, the run goes on without it."""
-        if self.folder is None:
+        """Keep an entry. If it cannot be written, the run goes on without it, and the log says so."""
+        if self.store is None:
             return
-        unfinished = self.folder / f"{uuid4().hex}{_UNFINISHED}"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            try:
-                save_file(dict(tensors), unfinished, {_CHECKSUM: _checksum(tensors)})
-                os.replace(unfinished, self._path(key))
-            finally:
-                unfinished.unlink(missing_ok=True)
-            self._sweep(key)
-        except (OSError, SafetensorError) as error:
-            self._warn(f"the teacher samples could not be written to {self.folder} ({error})")
-
-    def _warn(self, text: str) -> None:
-        if not self._has_warned:
-            logging.warning("LoRA Transfer: %s", text)
-        self._has_warned = True
-
-    def _path(self, key: str) -> Path:
-        return Path(str(self.folder)) / f"{key}.safetensors"
-
-    def _sweep(self, newest: str) -> None:
-        """Remove the least recently used entries beyond the limit, but never the newest, and what a crash left."""
-        folder = Path(str(self.folder))
-        for left in folder.glob(f"*{_UNFINISHED}"):
-            if time.time() - left.stat().st_mtime > _A_DAY:
-                left.unlink(missing_ok=True)
-        entries = sorted(folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True)
-        size = 0
-        for path in entries:
-            size += path.stat().st_size
-            if size > self.limit and path != self._path(newest):
-                path.unlink(missing_ok=True)
-
-
-def _verified(path: Path) -> dict[str, Tensor]:
-    """The tensors of an entry, copied, because Windows keeps a mapped file locked. ValueError if they are not what was
-    written."""
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  (it is no dict)
-        written = (file.metadata() or {}).get(_CHECKSUM)
-    if written != _checksum(tensors) or not tensors.keys() >= _TENSORS:
-        raise ValueError("their checksum is wrong")
-    return tensors
-
-
-def _checksum(tensors: Mapping[str, Tensor]) -> str:
-    digest = blake3()
-    for name in sorted(tensors):
-        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)} ".encode())
-        digest.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+            self.store.write(key, StoredTensors(tensors, {}))
+        except OSError as error:
+            logging.warning(
+                "LoRA Transfer: the teacher samples could not be written to %s (%s)", self.store.folder, error
+            )
 
 
 def describe_changes(model: Any) -> dict[str, Any] | None:
@@ -164,4 +92,4 @@ def open_teacher_cache(*changes: Mapping[str, Any] | str | None) -> TeacherCache
     """The cache in ComfyUI's user folder, with the limit from the pack's settings. It keeps nothing if the user has
     switched caches off, or if one of `changes` is None, because the samples then have no key."""
     location = None if None in changes else cache_folder("teacher")
-    return TeacherCache(None, 0) if location is None else TeacherCache(*location)
+    return TeacherCache(None if location is None else TensorStore(*location))

@@ -12,9 +12,10 @@ from torch import Tensor
 from lora_transfer.core.check import measure
 from lora_transfer.core.delta import LowRankDelta
 from lora_transfer.core.errors import InvalidSetting, NotMeasurable
+from lora_transfer.core.refine.factors import balance_factors, make_zero_factors
 from lora_transfer.core.refine.loop import RefineSettings, Step, refine
+from lora_transfer.core.refine.parameterisation import FreeFactors, Trainable, measure_sizes
 from lora_transfer.core.refine.teacher_samples import Match, TeacherSamples, choose_aims, make_schedule
-from lora_transfer.core.refine.trainable import Factors, balance_factors, make_zero_factors, measure_sizes
 
 OUT, IN, RANK, ROWS, HELD_OUT = 11, 13, 3, 53, 10
 LEVELS = torch.linspace(0.5, 3, ROWS)
@@ -35,7 +36,7 @@ class Layer:
     """A Student. fits: rows that fit into its memory; limit: the largest number that it can predict; lightens: whether
     it can use fewer rows at a time."""
 
-    factors: Factors
+    trainable: Trainable
     rows_at_once: int = ROWS
     fits: int = ROWS
     limit: float = math.inf
@@ -47,7 +48,7 @@ class Layer:
             raise torch.OutOfMemoryError(f"{len(picks)} rows")
         if torch.is_grad_enabled():
             self.trained_on.append(picks.tolist())
-        up, down = self.factors["layer"]
+        up, down = self.trainable["layer"].factors()
         answers = INPUTS[picks] @ (TARGET + up @ down).mT
         return torch.where(answers.abs() < self.limit, answers, math.nan)
 
@@ -59,7 +60,7 @@ class Layer:
 def student(start: LowRankDelta | None = TRANSFERRED, *, rank: int = RANK, **traits: float) -> Layer:
     generator = torch.Generator().manual_seed(0)
     up, down = make_zero_factors((OUT, IN), rank, generator) if start is None else balance_factors(start, generator)
-    return Layer({"layer": (up.requires_grad_(), down.requires_grad_())}, **traits)  # pyright: ignore[reportArgumentType]
+    return Layer({"layer": FreeFactors(up.requires_grad_(), down.requires_grad_())}, **traits)  # pyright: ignore[reportArgumentType]
 
 
 def make_samples(aim: LowRankDelta = LORA, base: Tensor = TARGET) -> TeacherSamples:
@@ -99,12 +100,12 @@ def test_the_best_is_never_below_the_start(rate: float) -> None:
 
 def test_where_no_step_is_better_the_best_is_the_start_itself() -> None:
     trained = student()
-    start = [one.detach().clone() for one in trained.factors["layer"]]
+    start = [one.detach().clone() for one in trained.trainable["layer"].parameters]
     best = finished(trained, dataclasses.replace(LONG, steps=9, rate=1000.0)).best
     assert best.step == 0
     assert torch.equal(best.deltas["layer"].up, start[0])
     assert torch.equal(best.deltas["layer"].down, start[1])
-    assert not torch.equal(trained.factors["layer"][0], start[0])
+    assert not torch.equal(trained.trainable["layer"].parameters[0], start[0])
 
 
 def test_a_run_stops_early_if_the_score_no_longer_rises_but_never_with_patience_0() -> None:
@@ -132,7 +133,7 @@ def test_without_steps_the_result_is_the_start() -> None:
 def test_after_a_loss_that_is_not_finite_the_run_continues_from_the_best_at_half_the_rate() -> None:
     """Adam's first step moves every entry of a factor by its rate, whatever the gradient."""
     trained = student()
-    up = trained.factors["layer"][0]
+    up = trained.trainable["layer"].parameters[0]
     start, settings = up.detach().clone(), dataclasses.replace(LONG, steps=20, checks=1)
     run = refine(trained, make_samples(), settings)
     next(run), next(run)
@@ -235,8 +236,8 @@ def test_the_loss_of_a_half_precision_student_is_in_float32() -> None:
         def predict(self, picks: Tensor) -> Tensor:
             return super().predict(picks).bfloat16()
 
-    trained = Half(student().factors)
-    up, down = trained.factors["layer"]
+    trained = Half(student().trainable)
+    up, down = trained.trainable["layer"].factors()
     answers = (INPUTS @ (TARGET + up @ down).mT).detach().bfloat16().float()
     samples = TeacherSamples(answers + 1e-3, torch.full((ROWS,), 0.1), HELD_OUT, torch.zeros(HELD_OUT, OUT))
     assert finished(trained, dataclasses.replace(LONG, steps=1), samples).loss == pytest.approx(1e-4, rel=1e-2)
@@ -269,8 +270,9 @@ def test_a_delta_of_zeros_has_gradients_that_are_not_zero() -> None:
 
 def test_a_rate_is_a_share_of_each_factors_own_size_and_zeros_and_small_ones_have_one_too() -> None:
     ones = torch.ones(2, 2)
-    assert measure_sizes({"a": (4 * ones, 2 * ones), "b": (0.1 * ones, 0 * ones)}) == pytest.approx([4, 2, 0.6, 0.1])
-    assert measure_sizes({"a": (0 * ones, 0 * ones)}) == [0.1, 0.1]
+    two = {"a": FreeFactors(4 * ones, 2 * ones), "b": FreeFactors(0.1 * ones, 0 * ones)}
+    assert measure_sizes(two) == pytest.approx([4, 2, 0.6, 0.1])
+    assert measure_sizes({"a": FreeFactors(0 * ones, 0 * ones)}) == [0.1, 0.1]
 
 
 def test_zero_factors_change_nothing_and_have_no_more_rank_than_the_weight() -> None:

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import numpy
 
-from lora_transfer.core.pictures.refine import refine_picture
+from lora_transfer.core.pictures.training import training_picture
 from lora_transfer.core.reports.envelope import Identity
 from lora_transfer.core.reports.refine import RefineReport, TeacherRun
 
@@ -52,14 +52,14 @@ def test_the_json_has_every_figure_and_is_valid() -> None:
 
 
 def test_the_picture_shows_a_higher_score_higher_and_rings_the_best() -> None:
-    low, high = (refine_picture(replace(REPORT, scores={0: one, 4: one}, best_step=4)) for one in (0.2, 0.9))
+    low, high = (training_picture(replace(REPORT, scores={0: one, 4: one}, best_step=4)) for one in (0.2, 0.9))
     assert top_of(high, SCORE) < top_of(low, SCORE)
     assert top_of(high, RING, left=400) <= top_of(high, SCORE) - 3
 
 
 def test_a_run_without_steps_and_a_harmful_run_are_drawn_too() -> None:
     none = replace(REPORT, losses=(), scores={0: -4.0}, best_step=0)
-    assert refine_picture(none).shape == refine_picture(REPORT).shape
+    assert training_picture(none).shape == training_picture(REPORT).shape
 
 
 def top_of(drawn: numpy.ndarray, colour: tuple[int, int, int], left: int = 120) -> int:

@@ -34,10 +34,9 @@ class Previews:
     def sample(self, student: HostStudent) -> Image.Image | None:
         """Sample once more. Returns the picture, or None if there is no way to decode it."""
         sampling = self.model.get_model_object("model_sampling")
-        shape = student.inputs.states[:1]
         device = student.call.inner_model.device
         levels = comfy.samplers.calculate_sigmas(sampling, "simple", self.steps or _STEPS).float().to(device)
-        noise: Any = comfy.sample.prepare_noise(torch.zeros(shape.shape), self.seed).to(device)
+        noise: Any = comfy.sample.prepare_noise(torch.zeros(1, *student.inputs.shape), self.seed).to(device)
         with torch.no_grad():
             state = sampling.noise_scaling(levels[0], noise, torch.zeros_like(noise), True)
             for level, following in pairwise(levels):

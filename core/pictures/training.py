@@ -1,4 +1,4 @@
-"""The picture of a refinement: the loss of every step, and the score where it was measured."""
+"""The picture of a training: the loss of every step, and the score where it was measured."""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy
 from PIL import Image, ImageDraw, ImageFont
 
-from ..reports.refine import RefineReport
+from ..reports.training_run import TrainingRun
 from .drawing import BACKGROUND, BLUE, FAINT, GREEN, LINE, MARGIN, TEXT, ZERO, draw_header, shorten
 
 _LOSS, _SMOOTH, _SCORE = "#3d6f7d", BLUE, GREEN
@@ -23,7 +23,7 @@ _Point = tuple[float, float]
 class _Frame:
     """Positions along x by step, and two scales along y: the loss from 0, and the score from `least` to 1."""
 
-    def __init__(self, report: RefineReport) -> None:
+    def __init__(self, report: TrainingRun) -> None:
         known = [loss for loss in report.losses if loss is not None]
         self.steps = max(1, len(report.losses))
         self.most = max(known, default=1.0) * 1.05 or 1.0
@@ -42,16 +42,17 @@ class _Frame:
         return _HEADER + _HEIGHT - min(1.0, share) * (_HEIGHT - 10)
 
 
-def refine_picture(report: RefineReport) -> numpy.ndarray:
-    """Draw a refinement as uint8 (height, width, 3).
+def training_picture(report: TrainingRun) -> numpy.ndarray:
+    """Draw a training as uint8 (height, width, 3).
 
     The left axis shows the loss of each batch (thin) and its running mean, the right axis the score (thick), with a
     ring around the best.
     """
     picture = Image.new("RGB", (_WIDTH, _HEADER + _HEIGHT + _FOOTER), BACKGROUND)
     draw = ImageDraw.Draw(picture)
-    names = f"{shorten(report.adapter.name)}:  {shorten(report.source.name)}  to  {shorten(report.target.name)}"
-    draw_header(draw, "Refined", names, report.sentence(), _WIDTH)
+    done, names = report.title()
+    arrangement = "{}:  {}  to  {}" if len(names) == 3 else ":  ".join("{}" for _ in names)
+    draw_header(draw, done, arrangement.format(*map(shorten, names)), report.sentence(), _WIDTH)
     frame = _Frame(report)
     _draw_frame(draw, frame)
     losses = [None if loss is None else (frame.x(step), frame.loss(loss)) for step, loss in enumerate(report.losses, 1)]
@@ -110,11 +111,10 @@ def _draw_dot(draw: _Drawing, point: _Point, radius: int, colour: str) -> None:
     draw.ellipse((point[0] - radius, point[1] - radius, point[0] + radius, point[1] + radius), colour)
 
 
-def _draw_legend(draw: _Drawing, report: RefineReport) -> None:
-    share = "gap closed, 1 is all" if report.match == "outputs" else "G, 1 is the same change"
+def _draw_legend(draw: _Drawing, report: TrainingRun) -> None:
     font = ImageFont.load_default(14)
     entries = (
-        (_SCORE, 3, f"score on noised latents that were not trained on ({share}); the best has a ring"),
+        (_SCORE, 3, f"{report.meaning_of_score()}; the best has a ring"),
         (_SMOOTH, 2, "loss, in the unit of the noise; thin: each step, thick: running mean"),
     )
     for row, (colour, width, text) in enumerate(entries):

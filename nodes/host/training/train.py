@@ -5,43 +5,67 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import comfy.model_management
 import comfy.utils
-import torch
 from torch import Tensor
 
 from ....core.delta import LowRankDelta
 from ....core.errors import LoraTransferError, NotEnoughMemory, RefineStopped
+from ....core.refine.contract import Samples
 from ....core.refine.loop import BestFactors, RefineSettings, Step, refine
-from ....core.refine.teacher_samples import TeacherSamples
-from ....core.refine.trainable import Factors, copy_factors
+from ....core.refine.parameterisation import Trainable, copy_trainable, require_gradients, restore_parameters
+from ....core.reports.training_run import TrainingRun
 from ..adapter.adapter import Adapter
 from ..card import is_out_of_memory
 from ..sampling.conditioning import Prompt
-from .inputs import StudentInputs
 from .previews import Previews
 from .save_interrupted import save_in_any_folder
-from .start import StartingPoint
-from .student import HostStudent, require_gradients, run_in_host, run_with_room
+from .student import HostStudent, Inputs, run_in_host, run_with_room
+
+ReportT = TypeVar("ReportT", bound=TrainingRun)
 
 _SHOWN = 512  # pixels, of a preview on ComfyUI's page
 _NO_BEST = BestFactors(0, -math.inf, {})  # before the first score
+
+
+@dataclass(frozen=True)
+class TrainingResult(Generic[ReportT]):
+    """adapter: the trained LoRA, or the start if no step was better; pictures: previews (n, height, width, 3);
+    saving_on_error: a context in which any error saves the adapter before it is raised again."""
+
+    adapter: Adapter
+    report: ReportT
+    pictures: Tensor | None
+    saving_on_error: Callable[[], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class Wording:
+    """How a kind of training is called. doing: in messages, such as "Refining"; file: the name of the file that an
+    interrupted run saves."""
+
+    doing: str
+    file: str
+
+
+REFINING, TRAINING = Wording("Refining", "refine_interrupted"), Wording("Training", "training_interrupted")
 
 
 @dataclass
 class Training:
     """make_adapter: makes an adapter of the best factors and the score at the start; tensors: makes its tensors."""
 
-    teacher_samples: TeacherSamples
+    samples: Samples
     settings: RefineSettings
     previews: Previews
     make_adapter: Callable[[BestFactors, float], Adapter]
     tensors: Callable[[Mapping[str, LowRankDelta]], dict[str, Tensor]]
     say: Callable[[str], None]
+    wording: Wording = REFINING
     losses: list[float | None] = field(default_factory=list[float | None])
     scores: dict[int, float] = field(default_factory=dict[int, float])
     notes: tuple[str, ...] = ()
@@ -55,16 +79,16 @@ class Training:
         """The adapter with the best factors."""
         return self.make_adapter(self.best, self.scores[0])
 
-    def run(self, model: Any, start: StartingPoint, inputs: StudentInputs, prompts: Sequence[Prompt]) -> None:
+    def run(self, model: Any, trainable: Trainable, inputs: Inputs, prompts: Sequence[Prompt]) -> None:
         """Train to the end. If an error or the user stops the run, its best factors are saved to a file."""
         self._started = time.monotonic()
         self._bar = comfy.utils.ProgressBar(max(1, self.settings.steps))
-        self._factors = require_gradients(start.factors(), model.load_device)
+        self._trainable = require_gradients(trainable, model.load_device)
 
         def attempt(offloading: bool) -> None:
             if offloading:
-                self._resume_from_best(self._factors)
-            run_in_host(model, inputs, prompts, self._factors, self.settings.batch, self._train, offloading)
+                self._resume_from_best()
+            run_in_host(model, inputs, prompts, self._trainable, self.settings.batch, self._train, offloading)
 
         with self.saving_on_error():
             run_with_room(attempt)
@@ -93,30 +117,29 @@ class Training:
         traceback.clear_frames(error.__traceback__)
         if is_out_of_memory(error):
             stopped = NotEnoughMemory(
-                f"Refining {self._describe_progress()}: expected memory for one latent at a time, found too little "
-                f"({error}); {saved} Choose a smaller size or rank, or a model in a smaller precision (fp8, GGUF)."
+                f"{self.wording.doing} {self._describe_progress()}: expected memory for one latent at a time, found too "
+                f"little ({error}); {saved} Choose a smaller size or rank, or a model in a smaller precision (fp8, GGUF)."
             )
         elif isinstance(error, LoraTransferError):
-            stopped = type(error)(f"Refining {self._describe_progress()}: {error} In the meantime {saved}")
+            stopped = type(error)(f"{self.wording.doing} {self._describe_progress()}: {error} In the meantime {saved}")
         else:
             text = f"{type(error).__name__}: {error}".removesuffix(": ")
-            stopped = RefineStopped(f"Refining {self._describe_progress()} ended with an error ({text}); {saved}")
+            stopped = RefineStopped(
+                f"{self.wording.doing} {self._describe_progress()} ended with an error ({text}); {saved}"
+            )
         self.say(str(stopped))
         return stopped
 
-    def _resume_from_best(self, factors: Factors) -> None:
+    def _resume_from_best(self) -> None:
         """Start again from the best factors, for the remaining steps."""
         self.notes = (*self.notes, "memory ran out: the target's weights stay in main memory (much slower)")
         self._done = len(self.losses)
-        with torch.no_grad():
-            for name, delta in self.best.deltas.items():
-                factors[name][0].copy_(delta.up)
-                factors[name][1].copy_(delta.down)
+        restore_parameters(self._trainable, self.best.trainable)
 
     def _train(self, student: HostStudent) -> None:
         left = replace(self.settings, steps=max(0, self.settings.steps - self._done))
         try:
-            for step in refine(student, self.teacher_samples, left):
+            for step in refine(student, self.samples, left):
                 best = step.best if step.best.step == 0 else replace(step.best, step=step.best.step + self._done)
                 self._record(replace(step, number=step.number + self._done, best=best), student)
         finally:
@@ -167,7 +190,7 @@ class Training:
             what = f"the best so far (step {best.step}, score {best.score:.2f}) was"
         else:
             what = f"the factors after step {best.step}, which have no score yet, were"
-        saved = save_in_any_folder(self._to_adapter(best))
+        saved = save_in_any_folder(self._to_adapter(best), self.wording.file)
         return f"{what} {saved}. Load the file with Load LoRA (Transfer) and connect it as `transferred` to go on."
 
     def _choose_factors(self) -> BestFactors | None:
@@ -177,14 +200,15 @@ class Training:
         if not self.losses or len(self.scores) > 1:
             return None
         try:
-            deltas = copy_factors(self._factors)
+            best = BestFactors(len(self.losses), math.nan, copy_trainable(self._trainable))
+            deltas = best.deltas
         except RuntimeError:  # a lost device: the factors on it are lost too
             return None
         finite = all(bool(factor.isfinite().all()) for delta in deltas.values() for factor in (delta.up, delta.down))
-        return BestFactors(len(self.losses), math.nan, deltas) if finite else None
+        return best if finite else None
 
     def _to_adapter(self, best: BestFactors) -> Adapter:
         try:
             return self.make_adapter(best, self.scores[0])
         except Exception:  # noqa: BLE001  (broken metadata are no reason to lose the factors)
-            return Adapter("the refined LoRA", "", {}, tensors=self.tensors(best.deltas))
+            return Adapter("the LoRA of an interrupted run", "", {}, tensors=self.tensors(best.deltas))

@@ -14,7 +14,7 @@ from comfy.ldm.modules.attention import attention_pytorch
 from torch import Tensor, nn
 
 from ....core.layers import Layer, Rows
-from ....core.refine.trainable import Factors
+from ....core.refine.parameterisation import Trainable, TrainableDelta
 from ..base.names import UNET, slice_of
 
 _CONVS: dict[type[nn.Module], Callable[..., Tensor]] = {
@@ -44,12 +44,12 @@ def explain_untrainable(model: nn.Module, layer: Layer) -> str | None:
 
 
 @contextmanager
-def bypass_layers(model: nn.Module, factors: Factors) -> Iterator[None]:
-    """A context in which the model has factors (up (m, r), down (r, n)) on its layers."""
+def bypass_layers(model: nn.Module, trainable: Trainable) -> Iterator[None]:
+    """A context in which the model has deltas (m, n) on its layers."""
     by_path: dict[str, list[_Bypass]] = {}
-    for name, (up, down) in factors.items():
+    for name, delta in trainable.items():
         _, rows = slice_of(name)
-        by_path.setdefault(_module_path(name), []).append(_Bypass(up, down, rows))
+        by_path.setdefault(_module_path(name), []).append(_Bypass(delta, rows))
     by_module = {comfy.utils.get_attr(model, path): bypasses for path, bypasses in by_path.items()}
     forwards = {module: _add_bypasses(module, module.forward, bypasses) for module, bypasses in by_module.items()}
     with replace_forwards(forwards):
@@ -78,15 +78,14 @@ def _module_path(layer: str) -> str:
 
 @dataclass(frozen=True)
 class _Bypass:
-    """rows: the outputs of the layer that the factors change, None for all."""
+    """rows: the outputs of the layer that the delta changes, None for all."""
 
-    up: Tensor
-    down: Tensor
+    delta: TrainableDelta
     rows: Rows | None
 
     def change(self, module: Any, x: Tensor, outputs: int) -> Tensor:
-        """What the factors add to the layer's output; zeros outside of their rows."""
-        up, down = self.up.to(x.dtype), self.down.to(x.dtype)
+        """What the delta adds to the layer's output; zeros outside of its rows."""
+        up, down = (factor.to(x.dtype) for factor in self.delta.factors())
         if self.rows is not None:
             up = nn.functional.pad(up, (0, 0, self.rows.start, outputs - self.rows.stop))
         convolve = next((function for kind, function in _CONVS.items() if issubclass(type(module), kind)), None)

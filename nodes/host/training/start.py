@@ -1,8 +1,8 @@
-"""Where a refinement starts: the layers of an adapter that are trained, and the rest, which stays as it is."""
+"""Where a training starts: the layers of an adapter that are trained, and the rest, which stays as it is."""
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,7 +13,8 @@ from ....core.delta import LowRankDelta
 from ....core.errors import NothingToTransfer
 from ....core.layers import Layer
 from ....core.plan import TransferSettings
-from ....core.refine.trainable import Factors, balance_factors, make_zero_factors
+from ....core.refine.factors import balance_factors, make_zero_factors
+from ....core.refine.parameterisation import Trainable, free_factors
 from ..adapter.adapter import Adapter, LayerChanges
 from ..adapter.apply import apply
 from ..adapter.group import OF_TEXT_ENCODER
@@ -41,8 +42,8 @@ class StartingPoint:
         """The base that names the adapter's layers."""
         return self.untrained.base
 
-    def factors(self) -> Factors:
-        return {name: (delta.up, delta.down) for name, delta in self.deltas.items()}
+    def trainable(self) -> Trainable:
+        return free_factors(self.deltas)
 
     def add_untrained(self, model: Any) -> Any:
         """The model with the untrained changes, except those of the text encoder."""
@@ -85,8 +86,8 @@ def start_from_adapter(adapter: Adapter, target: HostBase, model: Any, seed: int
     if not deltas:
         layer, reason = next(iter({**misfits, **reasons}.items()), ("none", "it has no layers"))
         raise NothingToTransfer(
-            f"Refining {adapter.name}: expected layers that can be trained, found none ({layer}: {reason}). Leave "
-            "`transferred` empty to start from zeros."
+            f"Training {adapter.name} further: expected layers that can be trained, found none ({layer}: {reason}). "
+            "Leave `transferred` empty to start from zeros."
         )
     return StartingPoint(
         adapter=adapter,
@@ -105,11 +106,9 @@ def start_from_zeros(
     source, target = bases
     generator = torch.Generator().manual_seed(seed)
     kinds = {_kind(source.layers[name]) for name in read_adapter(adapter, source).layers()}
-    layers = [layer for name, layer in target.layers.items() if slice_of(name)[0] not in target.layers]
     deltas = {
         layer.name: LowRankDelta(*make_zero_factors(layer.weight.matrix_shape, rank, generator))
-        for layer in layers
-        if layer.block and _kind(layer) in kinds and explain_untrainable(model.model, layer) is None
+        for layer in find_trainable(target, model, kinds)
     }
     if not deltas:
         raise NothingToTransfer(
@@ -117,6 +116,16 @@ def start_from_zeros(
             f"changes ({', '.join(sorted(kinds))}), found none. Connect a transferred LoRA as `transferred`."
         )
     return StartingPoint(None, deltas, LayerChanges(target, {}, {}))
+
+
+def find_trainable(base: HostBase, model: Any, kinds: Collection[str]) -> list[Layer]:
+    """The layers of these kinds (linear, convolution) in a base's blocks that can be trained in the loaded model."""
+    whole = [layer for name, layer in base.layers.items() if slice_of(name)[0] not in base.layers]
+    return [
+        layer
+        for layer in whole
+        if layer.block and _kind(layer) in kinds and explain_untrainable(model.model, layer) is None
+    ]
 
 
 def _kind(layer: Layer) -> str:

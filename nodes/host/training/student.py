@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 from uuid import uuid4
 
 import comfy.model_management
@@ -12,7 +12,7 @@ import torch
 from comfy_extras.nodes_train import TrainGuider, find_modules_at_depth
 from torch import Tensor
 
-from ....core.refine.trainable import Factors
+from ....core.refine.parameterisation import Trainable
 from ..card import is_out_of_memory
 from ..sampling.conditioning import Prompt, join_prompts
 from .bypass import allow_gradients, attend_with_gradients, bypass_layers
@@ -20,6 +20,20 @@ from .checkpointing import recompute_blocks
 from .saved_tensors import SavedTensors
 
 _BLOCKS = 2  # the depth of blocks in a model: the model, its lists of blocks, the blocks
+
+
+class Inputs(Protocol):
+    """The inputs of a model, by row: noised latents of its own kind of noise, their noise levels and their prompts."""
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """Of the largest latent: (channels, ...)."""
+        ...
+
+    def rows(self, picks: Tensor) -> tuple[Tensor, Tensor, list[int]]:
+        """The noised latents (picks, channels, ...), sigma (picks), and the numbers of the prompts of these rows, whose
+        latents have the same shape."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -31,21 +45,28 @@ class StudentInputs:
     levels: Tensor
     prompts: Tensor
 
+    @property
+    def shape(self) -> Sequence[int]:
+        return self.states.shape[1:]
+
+    def rows(self, picks: Tensor) -> tuple[Tensor, Tensor, list[int]]:
+        return self.states[picks], self.levels[picks], self.prompts[picks].tolist()
+
 
 @dataclass
 class HostStudent:
     """A model during ComfyUI's sampling.
 
     call: (state, sigma) -> denoised; extra: further arguments of each call; processed: the prompts as the model takes
-    them; factors: on the model's device; blocks: the model's blocks. rows_at_once, checkpointing and copying change
-    when memory runs out or the model overwrites saved tensors; notes says so.
+    them; trainable: deltas on the model's device; blocks: the model's blocks. rows_at_once, checkpointing and copying
+    change when memory runs out or the model overwrites saved tensors; notes says so.
     """
 
     call: Any
     extra: Mapping[str, Any]
     processed: Sequence[Mapping[str, Any]]
-    inputs: StudentInputs
-    factors: Factors
+    inputs: Inputs
+    trainable: Trainable
     rows_at_once: int
     blocks: Sequence[Any] = ()
     notes: list[str] = field(default_factory=list[str])
@@ -58,8 +79,8 @@ class HostStudent:
         comfy.model_management.throw_exception_if_processing_interrupted()
         self.has_gradients = torch.is_grad_enabled()
         device = self.call.inner_model.device
-        states, levels = (rows[picks].float().to(device) for rows in (self.inputs.states, self.inputs.levels))
-        return self.denoised(states, levels, self.inputs.prompts[picks].tolist())
+        states, levels, prompts = self.inputs.rows(picks)
+        return self.denoised(states.float().to(device), levels.float().to(device), prompts)
 
     def denoised(self, states: Tensor, levels: Tensor, prompts: Sequence[int]) -> Tensor:
         """Denoised predictions, with one call of the model for all rows whose prompts can be joined, as in ComfyUI's
@@ -107,23 +128,23 @@ class HostStudent:
 
 def run_in_host(
     model: Any,
-    inputs: StudentInputs,
+    inputs: Inputs,
     prompts: Sequence[Prompt],
-    factors: Factors,
+    trainable: Trainable,
     rows_at_once: int,
     task: Callable[[HostStudent], None],
     offloading: bool = False,
 ) -> None:
-    """Load the model as ComfyUI's Train LoRA does, and run the task on a student with the factors on its layers. The
+    """Load the model as ComfyUI's Train LoRA does, and run the task on a student with the deltas on its layers. The
     task can take gradients, whatever torch's mode outside. offloading: the model's weights stay in main memory."""
     with torch.inference_mode(False), _training_mode():
         patcher = _clone_for_training(model)
         allow_gradients(patcher.model)
         guider = TrainGuider(patcher, offloading=offloading)
         guider.set_conds([entry for prompt in prompts for entry in join_prompts([_without_inference_mode(prompt)])])
-        row = inputs.states[:1].float().clone()
-        sampler = _StudentSampler(patcher.model, inputs, factors, rows_at_once, task, offloading)
-        guider.sample(row, torch.zeros_like(row), sampler, torch.tensor([1.0, 0.0]), disable_pbar=True, seed=0)
+        row = torch.zeros(1, *inputs.shape)
+        sampler = _StudentSampler(patcher.model, inputs, trainable, rows_at_once, task, offloading)
+        guider.sample(row, row.clone(), sampler, torch.tensor([1.0, 0.0]), disable_pbar=True, seed=0)
 
 
 def run_with_room(attempt: Callable[[bool], None]) -> bool:
@@ -141,22 +162,13 @@ def run_with_room(attempt: Callable[[bool], None]) -> bool:
     return True
 
 
-def require_gradients(factors: Factors, device: torch.device) -> Factors:
-    """Copies of the factors on the device that collect gradients."""
-    with torch.inference_mode(False):
-        return {
-            name: (up.clone().to(device).requires_grad_(), down.clone().to(device).requires_grad_())
-            for name, (up, down) in factors.items()
-        }
-
-
 @dataclass
 class _StudentSampler(comfy.samplers.Sampler):
     """Runs the task as a sampler, so that ComfyUI loads the model and prepares the prompts for it."""
 
     model: Any
-    inputs: StudentInputs
-    factors: Factors
+    inputs: Inputs
+    trainable: Trainable
     rows_at_once: int
     task: Callable[[HostStudent], None]
     offloading: bool
@@ -170,14 +182,14 @@ class _StudentSampler(comfy.samplers.Sampler):
             extra_args,
             list(model_wrap.conds["positive"]),
             self.inputs,
-            self.factors,
+            self.trainable,
             self.rows_at_once,
             find_modules_at_depth(self.model.diffusion_model, _BLOCKS),
             checkpointing=self.offloading,  # otherwise the graph keeps every weight that passes through the card
         )
-        with bypass_layers(self.model, self.factors):
+        with bypass_layers(self.model, self.trainable):
             self.task(student)
-        return torch.zeros_like(self.inputs.states[:1].float()).to(sigmas)
+        return torch.zeros(1, *self.inputs.shape).to(sigmas)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Saves the factors of a refinement that was interrupted, in the first folder that can be written to."""
+"""Saves the factors of a training that was interrupted, in the first folder that can be written to."""
 
 import tempfile
 from collections.abc import Callable
@@ -12,11 +12,9 @@ from ..adapter.adapter import Adapter
 from ..adapter.save import cast_for_file
 from ..paths import choose_output_path, metadata_allowed
 
-_NAME = "refine_interrupted"
 
-
-def save_in_any_folder(adapter: Adapter) -> str:
-    """Write the adapter to a file. Returns the end of a sentence that says where, or why there is no file."""
+def save_in_any_folder(adapter: Adapter, name: str) -> str:
+    """Write the adapter to a file of this name. Returns the end of a sentence: where it is, or why there is none."""
     try:
         tensors, remark = cast_for_file(adapter.state_dict(), adapter, "float16"), ""
     except InvalidSetting:
@@ -26,7 +24,7 @@ def save_in_any_folder(adapter: Adapter) -> str:
     for choose_path in (_choose_output, _choose_user, _choose_temporary):
         for metadata in (adapter.metadata if metadata_allowed() else None, None):
             try:
-                path = write_new(*choose_path(), tensors, metadata)
+                path = write_new(*choose_path(name), tensors, metadata)
             except Exception as error:  # noqa: BLE001  (a full disk, a closed folder, odd metadata: the next may work)
                 reasons.append(str(error.__cause__ or error))
             else:
@@ -34,21 +32,21 @@ def save_in_any_folder(adapter: Adapter) -> str:
     return f"not saved, because no folder could be written to: {reasons[0]}"
 
 
-def _describe_path(path: Path, choose_path: Callable[[], tuple[Path, str]], reasons: list[str]) -> str:
+def _describe_path(path: Path, choose_path: Callable[[str], tuple[Path, str]], reasons: list[str]) -> str:
     if choose_path is _choose_output:
         return f"{path.name} in the LoRA folder"
     return f"{path} (move it into a LoRA folder; the output folder could not be written to: {reasons[0]})"
 
 
-def _choose_output() -> tuple[Path, str]:
+def _choose_output(name: str) -> tuple[Path, str]:
     """ComfyUI's output folder, which every LoRA menu shows."""
-    return choose_output_path(f"loras/{_NAME}")
+    return choose_output_path(f"loras/{name}")
 
 
-def _choose_user() -> tuple[Path, str]:
+def _choose_user(name: str) -> tuple[Path, str]:
     """ComfyUI's user folder, which is often on another disk. Not its temp folder: that is emptied at every start."""
-    return Path(folder_paths.get_user_directory()) / "lora_transfer" / "interrupted", _NAME
+    return Path(folder_paths.get_user_directory()) / "lora_transfer" / "interrupted", name
 
 
-def _choose_temporary() -> tuple[Path, str]:
-    return Path(tempfile.gettempdir()), _NAME
+def _choose_temporary(name: str) -> tuple[Path, str]:
+    return Path(tempfile.gettempdir()), name

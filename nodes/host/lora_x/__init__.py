@@ -1,0 +1,1 @@
+"""Trains a LoRA on pictures, inside the singular subspaces of its base (LoRA-X)."""

@@ -1,0 +1,1 @@
+"""Trains deltas on a loaded model inside ComfyUI's sampling. Refine LoRA and Train LoRA-X share it."""
