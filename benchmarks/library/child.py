@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from benchmarks.device import bare
 from benchmarks.speed.clock import measure_time, resident
 
-from .cluster import measure_ray
+from .cluster import measure_ray, survive_deaths
 from .files import write_loras, write_odd_files, write_pair_of
 
 _SETTLED = 50  # files after which memory must not grow
@@ -32,9 +32,12 @@ def main(options: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(1)
     if options["what"] == "ray":
         return measure_ray(options)
+    if options["what"] == "deaths":
+        return survive_deaths(options)
     if options["what"] == "write":
         if options["family"] == "small":
             _write_small(Path(options["pair"]), Path(options["loras"]), options["count"])
+            write_odd_files(Path(options["loras"]), options.get("odd", 0))
             return {}
         pair = write_pair_of(options["family"], Path(options["pair"]))
         write_loras(Path(options["loras"]), pair.source, options["count"], options["rank"])

@@ -3,6 +3,7 @@
 # The pack's own name exists only once bare.prepare() has given it, and Ray is optional.
 # pyright: reportMissingImports=false
 
+import contextlib
 import hashlib
 import json
 import os
@@ -11,8 +12,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,31 +45,15 @@ _NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_dashboard":
 
 
 def measure_ray(options: dict[str, Any]) -> dict[str, Any]:
-    """Wall seconds from the moment when all workers are at work to the last result, with `nodes` nodes."""
-    from lora_transfer.core.plan import TransferSettings
-    from lora_transfer.core.resources import Resources
-    from lora_transfer.nodes.host.base.from_file import base_from_file
-    from lora_transfer.nodes.host.cluster.run import Cluster, transfer_on_cluster
-    from lora_transfer.nodes.host.library.files import find_files
-    from lora_transfer.nodes.host.library.run import batch_of, open_library
-    from lora_transfer.nodes.host.library.settings import LibrarySettings, compare_settings_for
-
-    method, out = options["method"], Path(options["out"])
-    shutil.rmtree(out, ignore_errors=True)
-    pair = [base_from_file(Path(options["pair"]) / f"{name}.safetensors", name) for name in ("source", "target")]
-    batch = batch_of(
-        *pair, LibrarySettings(compare_settings_for(method), TransferSettings(method, threshold=0.0)), Resources()
-    )
-    files = find_files([options["loras"]])[: options["count"]]
+    """Wall seconds from the moment when the first worker is at work to the last result, with `nodes` nodes."""
     handed: dict[int, float] = {}
 
     def watch(ready: Any, chosen: Sequence[Any]) -> None:
         handed.setdefault(ready.process, time.perf_counter())
 
-    with cluster_of(options["nodes"]) as cluster, open_library(out) as library:
-        where = Cluster(cluster.address, Path(os.environ["LORA_TRANSFER_COMFYUI"]), threads=1, cpu=True)
+    with cluster_of(options["nodes"]) as cluster:
         started = time.perf_counter()
-        entries = list(transfer_on_cluster(library, files, batch, where, print, watch))
+        entries = _transfer(options, Path(options["out"]), cluster.address, watch)
         ended = time.perf_counter()
     return {
         "nodes": options["nodes"],
@@ -76,6 +62,62 @@ def measure_ray(options: dict[str, Any]) -> dict[str, Any]:
         "work s": round(ended - min(handed.values()), 1),
         "transferred": sum(entry.outcome == "transferred" for entry in entries),
     }
+
+
+def survive_deaths(options: dict[str, Any]) -> dict[str, Any]:
+    """Kills (-9) workers and nodes, at random moments while they have files, in one run on two nodes. Compares files,
+    bytes and manifest with a run in one process."""
+    alone, shared = Path(options["out"]) / "alone", Path(options["out"]) / "shared"
+    _transfer(options, alone, None, lambda ready, chosen: None)
+    chance, killed, batches = random.Random(11), list[str](), [0, 3]  # noqa: S311
+    with cluster_of(2) as cluster:
+
+        def watch(ready: Any, chosen: Sequence[Any]) -> None:
+            batches[0] += 1
+            if batches[0] < batches[1] or len(killed) == options["kills"]:
+                return
+            batches[1] = batches[0] + chance.randrange(2, 6)
+            what = chance.choice(("worker", "worker", "node"))
+            killed.append(what)
+            kill = (lambda: _kill_node(cluster)) if what == "node" else (lambda: _kill_process(ready.process))
+            threading.Timer(chance.uniform(0, 0.5), kill).start()
+
+        _transfer(options, shared, cluster.address, watch)
+    return {"kills": killed, "batches": batches[0], "equal": [_contents(shared) == _contents(alone)]}
+
+
+def _kill_process(process: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, signal.SIGKILL)
+
+
+def _transfer(
+    options: dict[str, Any], out: Path, address: str | None, watch: Callable[[Any, Sequence[Any]], None]
+) -> list[Any]:
+    """The entries of a run on a cluster, or in this process without an address."""
+    from lora_transfer.core.plan import TransferSettings
+    from lora_transfer.core.resources import Resources
+    from lora_transfer.nodes.host.base.from_file import base_from_file
+    from lora_transfer.nodes.host.cluster.run import Cluster, transfer_on_cluster
+    from lora_transfer.nodes.host.library.files import find_files
+    from lora_transfer.nodes.host.library.run import batch_of, open_library, transfer_library
+    from lora_transfer.nodes.host.library.settings import LibrarySettings, compare_settings_for
+
+    method = options["method"]
+    shutil.rmtree(out, ignore_errors=True)
+    pair = [base_from_file(Path(options["pair"]) / f"{name}.safetensors", name) for name in ("source", "target")]
+    settings = LibrarySettings(compare_settings_for(method), TransferSettings(method, threshold=0.0))
+    batch = batch_of(*pair, settings, Resources())
+    files = find_files([options["loras"]])[: options["count"]]
+    with open_library(out) as library:
+        if address is None:
+            return list(transfer_library(library, files, batch))
+        where = Cluster(address, Path(os.environ["LORA_TRANSFER_COMFYUI"]), threads=1, cpu=True)
+        return list(transfer_on_cluster(library, files, batch, where, _log, watch))
+
+
+def _log(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def survive_kills(pair: Path, loras: Path, scratch: Path, kills: int) -> dict[str, Any]:
@@ -100,6 +142,7 @@ def survive_kills(pair: Path, loras: Path, scratch: Path, kills: int) -> dict[st
                 if _wait(run) in (0, 1):
                     break
             equal.append(_contents(out) == expected)
+            print(f"after {len(killed)} kills ({', '.join(killed)}): equal {equal[-1]}", flush=True)
     return {"kills": killed, "runs": len(equal), "equal": equal, "a run's usual s": round(usual, 1)}
 
 

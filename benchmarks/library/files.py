@@ -59,7 +59,7 @@ def _factors(shapes: Mapping[str, tuple[int, int]], seed: int, rank: int) -> dic
 
 def write_odd_files(folder: Path, count: int) -> int:
     """Files among the LoRAs that are none, or that are hostile. Returns how many of them have no result."""
-    good = load_file(next(folder.glob("0*.safetensors")))
+    good = load_file(next(path for path in sorted(folder.glob("*.safetensors")) if "0" in path.name))
     for index in range(count):
         name, write = list(_ODD.items())[index % len(_ODD)]
         write(folder / f"odd_{index:04}_{name}", good)
