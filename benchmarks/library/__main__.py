@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +72,9 @@ def _measure(quick: bool) -> dict[str, Any]:
         return result
     if not quick:
         result["cluster"] = [row for library in LIBRARIES[2:3] for row in _measure_nodes(library)]
-    small = _options(QUICK[0])
+    small = _options(QUICK[0] if quick else replace(QUICK[0], files=150))
     call_child({**small, "what": "write"})
-    deaths = {**small, "what": "deaths", "method": "copy", "count": 62, "kills": 2 if quick else 10}
+    deaths = {**small, "what": "deaths", "method": "copy", "count": 152, "kills": 2 if quick else 10}
     result["deaths"] = call_child(deaths)
     print(result["deaths"], flush=True)
     result["kills"] = survive_kills(Path(small["pair"]), Path(small["loras"]), FOLDER / "kills", 2 if quick else 10)

@@ -79,8 +79,10 @@ def survive_deaths(options: dict[str, Any]) -> dict[str, Any]:
             batches[1] = batches[0] + chance.randrange(2, 6)
             what = chance.choice(("worker", "worker", "node"))
             killed.append(what)
-            kill = (lambda: _kill_node(cluster)) if what == "node" else (lambda: _kill_process(ready.process))
-            threading.Timer(chance.uniform(0, 0.5), kill).start()
+            if what == "node":  # a node can only be started from the main thread
+                _kill_node(cluster)
+            else:
+                threading.Timer(chance.uniform(0, 0.5), _kill_process, [ready.process]).start()
 
         _transfer(options, shared, cluster.address, watch)
     return {"kills": killed, "batches": batches[0], "equal": [_contents(shared) == _contents(alone)]}
