@@ -1,7 +1,8 @@
 /* global LiteGraph */
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { elementOf, keep } from "./kept_properties.js";
+import { elementWidget } from "./element_widget.js";
+import { keep } from "./kept_properties.js";
 import { parseReport } from "./layer_picture/parse.js";
 import { pack, unpack } from "./layer_picture/store.js";
 import { LayerPicture } from "./layer_picture/view.js";
@@ -15,7 +16,6 @@ const REPORT = "lora_transfer_report";
 const VIEW = "lora_transfer_view";
 const WIDGET = "lora_transfer_picture";
 const WIDTH = 400; // a node with a picture is at least this wide, in pixels
-const MARGIN = 4; // pixels around the picture
 
 const pictures = new WeakMap(); // node -> LayerPicture
 
@@ -90,21 +90,8 @@ function remove(node) {
 
 /** The widget that holds the picture, made when there is a picture for the first time. */
 function pictureWidget(node) {
-  const existing = node.widgets?.find((widget) => widget.name === WIDGET);
-  if (existing) return existing;
-  const container = elementOf(node, WIDGET, () => document.createElement("div"));
-  const height = () => (pictures.get(node)?.height ?? 0) + 2 * MARGIN;
-  const widget = node.addDOMWidget(WIDGET, WIDGET, container, {
-    serialize: false, // not sent in the prompt
-    hideOnZoom: false,
-    margin: MARGIN,
-    getValue: () => "",
-    setValue: () => {},
-    getMinHeight: height,
-    getMaxHeight: height,
-  });
-  widget.serialize = false; // not saved among the workflow's widget values
-  return widget;
+  const create = () => document.createElement("div");
+  return elementWidget(node, WIDGET, create, () => pictures.get(node)?.height ?? 0);
 }
 
 /** Gives the node the height that its widgets need. It shrinks only by as much as the picture does. */

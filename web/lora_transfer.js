@@ -1,7 +1,8 @@
 /* global LiteGraph */
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { elementOf, findNode, keep, rememberWorkflows } from "./kept_properties.js";
+import { elementWidget } from "./element_widget.js";
+import { findNode, keep, rememberWorkflows } from "./kept_properties.js";
 import { createMessageBox, drawLines, messageHeight, readLines } from "./node_message.js";
 
 // Shows what a node of the pack said. It is `lora_transfer` in the node's output (nodes/messages.py).
@@ -14,7 +15,6 @@ const PROGRESS_TEXT = "$$node-text-preview"; // ComfyUI's widget for texts that 
 const ERROR_TIME = 15_000; // milliseconds: long enough to read two sentences; the node keeps them
 // Milliseconds; in the frame in which its pictures are loaded, the canvas draws a node at its old size.
 const REDRAW_TIME = 500;
-const MARGIN = 4; // pixels around the box
 
 let lastText = {}; // {node, text}: the last text of the run, which says where an interrupted run stopped
 let announced; // the error in the corner of the page
@@ -99,20 +99,8 @@ function makeRoom(node) {
 
 /** The node's box, made when the node has something to say for the first time. */
 function messageWidget(node) {
-  const existing = node.widgets?.find((widget) => widget.name === WIDGET);
-  if (existing) return existing;
-  const height = () => messageHeight(readLines(node.properties[PROPERTY]), node.size[0]) + 2 * MARGIN;
-  const widget = node.addDOMWidget(WIDGET, WIDGET, elementOf(node, WIDGET, createBox), {
-    serialize: false, // not sent in the prompt
-    hideOnZoom: false,
-    margin: MARGIN,
-    getValue: () => "",
-    setValue: () => {},
-    getMinHeight: height,
-    getMaxHeight: height,
-  });
-  widget.serialize = false; // not saved among the values of the node's widgets
-  return widget;
+  const heightOf = () => messageHeight(readLines(node.properties[PROPERTY]), node.size[0]);
+  return elementWidget(node, WIDGET, createBox, heightOf);
 }
 
 /** A box that scrolls if its text is long. Otherwise the wheel zooms, as it does beside the box. */
