@@ -31,11 +31,12 @@ class PairFiles:
         return PairFiles(*(folder / f"{name}.safetensors" for name in ("source", "target", "lora")))
 
 
-def write_pair(folder: Path) -> PairFiles:
-    """Writes the pair: the target is the source plus noise. Takes two minutes; memory: one tensor."""
+def write_pair(folder: Path, unet: Mapping[str, Any] = SDXL) -> PairFiles:
+    """Writes the pair: the target is the source plus noise. Takes two minutes; memory: one tensor. unet: the settings
+    of ComfyUI's UNetModel."""
     files = PairFiles.below(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    shapes = _shapes()
+    shapes = _shapes(unet)
     lora: dict[str, Tensor] = {}
     with files.source.open("wb") as source, files.target.open("wb") as target:
         for stream in (source, target):
@@ -49,11 +50,11 @@ def write_pair(folder: Path) -> PairFiles:
     return files
 
 
-def _shapes() -> dict[str, torch.Size]:
+def _shapes(unet: Mapping[str, Any]) -> dict[str, torch.Size]:
     import comfy.ops
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
-    model = UNetModel(**SDXL, device="meta", dtype=torch.float16, operations=comfy.ops.disable_weight_init)
+    model = UNetModel(**unet, device="meta", dtype=torch.float16, operations=comfy.ops.disable_weight_init)
     return {name: value.shape for name, value in model.state_dict().items()}
 
 

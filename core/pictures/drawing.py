@@ -80,6 +80,18 @@ def fit(text: str, font: Font, width: float) -> str:
     return shorten(text, letters)
 
 
+def cut_end(text: str, font: Font, width: float) -> str:
+    """Cut letters from the end of a sentence until it is no wider than `width` pixels."""
+    letters = len(text)
+    while letters > 1 and font.getlength(_beginning(text, letters)) > width:
+        letters -= 1
+    return _beginning(text, letters)
+
+
+def _beginning(text: str, letters: int) -> str:
+    return text if len(text) <= letters else text[: letters - 1] + "…"
+
+
 def shorten(name: str, letters: int = _LETTERS) -> str:
     """Cut the beginning of a long name: names of models and layers differ at their ends."""
     return name if len(name) <= letters else "…" + name[-letters + 1 :]

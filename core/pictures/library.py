@@ -6,7 +6,7 @@ import numpy
 from PIL import Image, ImageDraw, ImageFont
 
 from ..library.entry import Entry
-from .drawing import BACKGROUND, FAINT, GREEN, LINE, MARGIN, ORANGE, RED, TEXT, fit
+from .drawing import BACKGROUND, FAINT, GREEN, LINE, MARGIN, ORANGE, RED, TEXT, cut_end, fit
 
 _WIDTH, _ROW, _TOP = 1024, 34, 84  # pixels
 _MOST_ROWS = 40
@@ -36,7 +36,8 @@ def _draw_row(draw: ImageDraw.ImageDraw, top: int, entry: Entry) -> None:
     draw.line((MARGIN, top, _WIDTH - MARGIN, top), LINE)
     draw.text((MARGIN, top + 5), fit(entry.lora, font, 400), TEXT, font)
     if entry.outcome != "transferred":
-        draw.text((450, top + 5), fit(f"{entry.outcome}: {entry.reason}", font, _WIDTH - MARGIN - 450), RED, font)
+        why = cut_end(f"{entry.outcome}: {entry.reason}", font, _WIDTH - MARGIN - 450)
+        draw.text((450, top + 5), why, RED, font)
         return
     word = entry.verdict or ""
     draw.text((450, top + 5), word, _COLOURS.get(word, TEXT), font)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from typing import Any
 
 import numpy
@@ -10,7 +11,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from dev.small_models import kohya_modules
+from dev.small_models import kohya_modules, write_lora
 from lora_transfer.core.methods import METHODS
 from tests import oracle
 from tests.host.conftest import Host
@@ -28,6 +29,7 @@ NODE_IDS = (
     "LoraTransferRefine",
     "LoraTransferTrain",
     "LoraTransferSave",
+    "LoraTransferFolder",
 )
 
 
@@ -75,6 +77,50 @@ def test_a_run_is_cancelled_within_a_layer(host: Host) -> None:
     assert result.status == "interrupted"
     assert max(seen) < 60
     assert host.loras_written() == written
+
+
+def test_a_folder_is_transferred_cancelled_within_a_file_and_goes_on(host: Host) -> None:
+    """The run is cancelled in the batch after the first results, while a layer is at work."""
+    shelf, out = host.base / "models" / "loras" / "shelf", host.base / "output" / "loras" / "small_target"
+    for folder in (shelf, out):
+        shutil.rmtree(folder, ignore_errors=True)
+    shelf.mkdir()
+    source, names = host.base / "models" / "checkpoints" / "small_source.safetensors", set[str]()
+    for index in range(40):  # three batches
+        names.add(write_lora(shelf / f"{index:02}.safetensors", source, rank=1, seed=index).name)
+    (shelf / "broken.safetensors").write_bytes(b"no tensors")
+    base = {"source": ("Source", "small_source"), "target": ("Target", "small_target")}
+    prompt = {
+        name: node(f"LoraTransferLoad{kind}Base", base_name=f"checkpoints/{file}.safetensors")
+        for name, (kind, file) in base.items()
+    }
+    inputs = {"source": ["source", 0], "target": ["target", 0], "folder": "shelf", "name_filter": "*"}
+    prompt["folder"] = node("LoraTransferFolder", **inputs, subfolders=True, method="copy")
+    prompt["report"] = node("PreviewAny", source=["folder", 0])
+    steps: list[int] = []
+
+    def stop_after_the_first_results(kind: str, event: dict[str, Any]) -> None:
+        if kind == "progress" and event["node"] == "folder":
+            steps.append(event["value"])
+            if list(out.glob("*.safetensors")):
+                host.client.interrupt()
+
+    stopped = host.client.queue(prompt, stop_after_the_first_results)
+    assert stopped.status == "interrupted", stopped.errors
+    assert len(set(steps)) > 1
+    done = {path.name: path.stat().st_mtime_ns for path in out.glob("*.safetensors")}
+    assert 0 < len(done) < 40
+    assert (out / "summary.html").is_file()
+    result = host.client.queue(prompt)
+    assert result.status == "success", result.errors
+    assert {path.name for path in out.glob("*.safetensors")} == names
+    assert {name: (out / name).stat().st_mtime_ns for name in done} == done  # what was done is not done again
+    report = result.outputs["report"]["text"][0].splitlines()
+    assert len(report) == 41
+    assert sum(line.startswith("transferred ") for line in report) == 40
+    (said,) = result.outputs["folder"]["lora_transfer"]
+    assert said["lines"][0]["text"].startswith("40 of 41 LoRAs are transferred")
+    shutil.rmtree(shelf)
 
 
 def test_saved_values_of_every_method_match_the_float64_oracle(host: Host) -> None:

@@ -8,33 +8,17 @@ from ....core.errors import InvalidSetting
 from ....core.methods import DEFAULT, METHODS
 from ....core.plan import BelowThreshold, OutRank, Rescale, TransferSettings
 from ....core.survey import MATCH_BY
+from .help_texts import (
+    DESCRIPTION,
+    EXAMPLES,
+    EXTRACT_EXAMPLES,
+    INSPECT_EXAMPLES,
+    TRANSFER_EXAMPLES,
+    VERDICT_EXAMPLES,
+    Help,
+)
 
 COMMANDS = ("transfer", "verdict", "inspect", "extract")
-
-_DESCRIPTION = """\
-Transfers LoRAs from the base model that they were trained on to another one, without training and without data.
-SOURCE is the base that the LoRAs were trained on, TARGET the base that you want to use them on: a safetensors file, or
-a name from ComfyUI's menus. LORA is a file, a folder with all its subfolders, or a pattern; what is not found here is
-looked for in ComfyUI's loras folder."""
-
-_EXAMPLES = """\
-examples:
-  cli.py verdict old.safetensors new.safetensors                     Can it work? Takes seconds.
-  cli.py old.safetensors new.safetensors style.safetensors           Transfer a LoRA.
-  cli.py old.safetensors new.safetensors loras/ --out new_loras      Transfer a folder, with its subfolders.
-  cli.py old.safetensors new.safetensors "loras/*style*" --dry-run   Only say what would happen.
-  cli.py old.safetensors new.safetensors loras/ --method copy --suffix _new --dtype bfloat16
-  cli.py inspect style.safetensors                                   What is in a LoRA file?
-  cli.py extract old.safetensors new.safetensors --rank 64           The difference of two bases, as a LoRA.
-
-A run can be stopped at any time (Ctrl-C): the same command goes on where it stopped. It skips what is done, and does
-files again that changed. OUT/manifest.jsonl says what became of every file, OUT/summary.html shows it.
-
-exit codes:
-  0  every LoRA has a result    1  some have none: the manifest says why
-  2  nothing was done           130  stopped by Ctrl-C
-
-more: cli.py COMMAND --help"""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -49,9 +33,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = _Parser(
         "cli.py",
         usage="cli.py [transfer] SOURCE TARGET LORA [LORA ...] [options]\n       cli.py verdict|inspect|extract ...",
-        description=_DESCRIPTION,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=Help,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
     _add_transfer(commands)
@@ -70,13 +54,14 @@ def transfer_settings(options: argparse.Namespace) -> TransferSettings:
     return TransferSettings(**chosen)
 
 
-def _command(commands: Any, name: str, help_text: str, description: str | None = None) -> argparse.ArgumentParser:
+def _command(commands: Any, name: str, help_text: str, description: str, examples: str) -> argparse.ArgumentParser:
     return commands.add_parser(
         name,
         prog=f"cli.py {name}",
         help=help_text,
-        description=description or f"{help_text}.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description=description,
+        epilog=examples,
+        formatter_class=Help,
     )
 
 
@@ -92,12 +77,16 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_matching(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--match-by", choices=list(MATCH_BY), default="blocks", help="how layers are paired")
+    how = f"how layers are paired: {', '.join(MATCH_BY)}"
+    parser.add_argument("--match-by", choices=list(MATCH_BY), default="blocks", metavar="HOW", help=how)
     parser.add_argument("--block-map", default="", metavar="FILE", help="your own pairs of blocks, a JSON file")
 
 
 def _add_transfer(commands: Any) -> None:
-    parser = _command(commands, "transfer", "transfer LoRAs; this is the default command")
+    description = "Transfers LoRAs from one base to another, and goes on where an earlier run stopped."
+    parser = _command(
+        commands, "transfer", "transfer LoRAs; this is the default command", description, TRANSFER_EXAMPLES
+    )
     _add_bases(parser)
     parser.add_argument("loras", metavar="LORA", nargs="+", help="a file, a folder, or a pattern in quotes")
     files = parser.add_argument_group("files")
@@ -123,11 +112,13 @@ def _add_transfer(commands: Any) -> None:
         type=_address,
         metavar="ADDRESS",
         help="use Ray (pip install ray): on this machine, or on a cluster with this address, such as auto or "
-        "10.0.0.1:6379. All machines need the same ComfyUI, this pack, the bases, the LoRAs and OUT at the same paths. "
-        "--workers is then the number of layers at the same time in each of Ray's workers",
+        "10.0.0.1:6379. All machines need ComfyUI with this pack, the bases, the LoRAs and the --out folder at the "
+        "same paths. --workers is then the number of layers at the same time in each of Ray's workers",
     )
     cluster.add_argument(
-        "--cache", metavar="FOLDER", help="where decomposed bases are kept, for instance a folder that machines share"
+        "--cache",
+        metavar="FOLDER",
+        help="where decomposed bases are kept, such as a folder that machines share; ComfyUI's user folder if left out",
     )
     _add_shared(parser)
     parser.set_defaults(force=False)
@@ -137,17 +128,25 @@ def _add_transfer(commands: Any) -> None:
 def _add_method(group: Any) -> None:
     names = ", ".join(method.name for method in METHODS)
     group.add_argument("--method", type=_method, default=DEFAULT.name, metavar="NAME", help=f"one of {names}")
-    group.add_argument("--threshold", type=float, metavar="X", help="layers that are less similar are skipped (0 to 1)")
+    group.add_argument(
+        "--threshold", type=float, metavar="X", help="layers that are less similar than this (0 to 1) are skipped"
+    )
     group.add_argument("--below-threshold", choices=get_args(BelowThreshold), help="what happens to such layers")
-    group.add_argument("--rescale", choices=get_args(Rescale), help="relative_norm: as strong as on the source")
+    group.add_argument(
+        "--rescale",
+        choices=get_args(Rescale),
+        help="relative_norm: each layer changes the target as much as it did the source",
+    )
     group.add_argument("--out-rank", choices=get_args(OutRank), help="the rank of the results; cut makes small files")
     group.add_argument("--dense-rank", type=int, metavar="N", help="the largest rank where it is cut")
     group.add_argument("--dense-energy", type=float, metavar="X", help="or the share of a change that is kept there")
-    group.add_argument("--gain", type=float, metavar="X", help="multiplies every LoRA")
+    group.add_argument("--gain", type=float, metavar="X", help="multiplies every LoRA; 1 if left out")
 
 
 def _add_verdict(commands: Any) -> None:
-    parser = _command(commands, "verdict", "say whether a transfer between two bases can work")
+    description = "Says whether a transfer between two bases can work, and why. It reads a few layers of each."
+    help_text = "say whether a transfer between two bases can work"
+    parser = _command(commands, "verdict", help_text, description, VERDICT_EXAMPLES)
     _add_bases(parser)
     parser.add_argument("lora", metavar="LORA", nargs="?", help="judge for this LoRA; for all layers if left out")
     _add_matching(parser)
@@ -155,7 +154,9 @@ def _add_verdict(commands: Any) -> None:
 
 
 def _add_inspect(commands: Any) -> None:
-    parser = _command(commands, "inspect", "say what is in a LoRA file: its kind, its ranks, what it was trained on")
+    description = "Says what is in LoRA files: kinds of modules, ranks, spelling, and what is said about their base."
+    help_text = "say what is in a LoRA file: its kind, its ranks, what it was trained on"
+    parser = _command(commands, "inspect", help_text, description, INSPECT_EXAMPLES)
     parser.add_argument("loras", metavar="LORA", nargs="+", help="a file, a folder, or a pattern in quotes")
     parser.add_argument("--json", action="store_true", help="print JSON, one line for each file")
     parser.set_defaults(cpu=True)
@@ -167,6 +168,7 @@ def _add_extract(commands: Any) -> None:
         "extract",
         "write the difference of two bases as a LoRA",
         "Writes the difference B - A of two bases as a LoRA for A: A with it is nearly B.",
+        EXTRACT_EXAMPLES,
     )
     parser.add_argument("source", metavar="A", help="the base that the LoRA is for: a file or a name")
     parser.add_argument("target", metavar="B", help="the base that A with the LoRA comes close to")

@@ -35,7 +35,7 @@ def transfer(options: argparse.Namespace, comfyui: Path) -> int:
     out = _absolute(options.out) if options.out else output_of(target)
     files = find_files(locate_loras(options.loras), options.suffix, skip=out)
     if not files:
-        raise UnreadableFile(f"LoRAs {', '.join(options.loras)}: expected LoRA files, found none there.")
+        raise UnreadableFile(f"LoRAs {', '.join(options.loras)}: expected LoRA files, found none tstart.")
     with Bars(len(files), quiet=options.json) as bars:
         using = machine_resources(bars.layer, options.workers)
         if options.cache is not None:
@@ -43,7 +43,7 @@ def transfer(options: argparse.Namespace, comfyui: Path) -> int:
         batch = batch_of(source, target, settings, using)
         if options.dry_run:
             return _finish(_show(plan_library(files, batch), bars, options.json), 0, None, bars, options.json)
-        return _run(files, batch, out, _Place(bars, comfyui, options))
+        return _run(files, batch, out, _Start(bars, comfyui, options))
 
 
 def _absolute(path: str) -> Path:
@@ -69,8 +69,8 @@ def read_block_map(path: str) -> str:
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where a run is: its progress bar, ComfyUI's folder, and the options."""
+class _Start:
+    """What a run is started with: its progress bar, ComfyUI's folder, and the options."""
 
     bars: Bars
     comfyui: Path
@@ -88,8 +88,8 @@ class _Place:
         return transfer_on_cluster(library, files, batch, cluster, self.bars.note, self.bars.batch)
 
 
-def _run(files: Sequence[LibraryFile], batch: Batch, out: Path, place: _Place) -> int:
-    bars, options = place.bars, place.options
+def _run(files: Sequence[LibraryFile], batch: Batch, out: Path, start: _Start) -> int:
+    bars, options = start.bars, start.options
     with open_library(out, options.overwrite) as library:
         remaining = library.remaining(files, batch.job)
         skipped = len(files) - len(remaining)
@@ -98,7 +98,7 @@ def _run(files: Sequence[LibraryFile], batch: Batch, out: Path, place: _Place) -
         done = {file.name for file in files} - {file.name for file in remaining}
         before = Counter(library.entries[name].outcome for name in done)
         try:
-            outcomes = _show(place.transfer(library, remaining, batch), bars, options.json)
+            outcomes = _show(start.transfer(library, remaining, batch), bars, options.json)
         finally:
             library.write_page()
         return _finish(before + outcomes, skipped, library.manifest, bars, options.json)

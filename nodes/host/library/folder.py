@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+import comfy.model_management
 import folder_paths
 import numpy
 
@@ -24,7 +25,7 @@ from .settings import LibrarySettings
 
 @dataclass(frozen=True)
 class FolderResult:
-    """What became of every file of a folder, in this run or an earlier one. new: how many this run did."""
+    """What became of every file of a folder. new: how many of them this run did; earlier runs did the others."""
 
     entries: tuple[Entry, ...]
     new: int
@@ -40,11 +41,16 @@ class FolderResult:
         """The table as a picture, uint8 (height, width, 3)."""
         return library_picture(self.entries, self.source, self.target)
 
+    def _earlier(self) -> str:
+        """What earlier runs did of it."""
+        done_before = len(self.entries) - self.new
+        return f"; {done_before} files were done before" if done_before else ""
+
     def lines(self) -> tuple[Line, ...]:
         """What the node says."""
         outcomes = Counter(entry.outcome for entry in self.entries)
         done, total = outcomes["transferred"], len(self.entries)
-        lines = [Line("good" if done else "bad", f"{done} of {total} LoRAs are transferred, {self.new} files are new.")]
+        lines = [Line("good" if done else "bad", f"{done} of {total} LoRAs are transferred{self._earlier()}.")]
         lines += [
             Line("warn", f"{outcomes[outcome]} {outcome}: see the report.")
             for outcome in OUTCOMES
@@ -74,6 +80,7 @@ def transfer_folder(
         try:
             for count, entry in enumerate(transfer_library(library, remaining, batch), 1):
                 tell(f"{count} of {len(remaining)}: {entry.lora}: {entry.outcome}")
+                comfy.model_management.throw_exception_if_processing_interrupted()
         finally:
             library.write_page()
         names = {file.name for file in files}

@@ -4,7 +4,7 @@ import numpy
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from lora_transfer.core.pictures.drawing import BACKGROUND, MARGIN, NODE, VIRIDIS, draw_titles, file_title, fit
+from lora_transfer.core.pictures.drawing import BACKGROUND, MARGIN, NODE, VIRIDIS, cut_end, draw_titles, file_title, fit
 from lora_transfer.core.pictures.labels import block_runs, short_block
 from tests.conftest import ROOT
 
@@ -57,3 +57,13 @@ def test_blocks_have_short_labels(name: str, label: str) -> None:
 def test_a_run_is_labelled_by_its_blocks_name_and_their_number() -> None:
     runs = block_runs([*(f"input_blocks.7.1.transformer_blocks.{index}" for index in range(10)), "out"])
     assert [run.label for run in runs] == ["IN 7.1 x10", "out"]
+
+
+def test_a_sentence_keeps_its_beginning() -> None:
+    font = ImageFont.load_default(20)
+    reason = "unusable: the file is damaged, or of an unknown kind"
+    assert cut_end(reason, font, 1000) == reason
+    cut = cut_end(reason, font, 200)
+    assert cut.endswith("…")
+    assert reason.startswith(cut[:-1])
+    assert font.getlength(cut) <= 200

@@ -1,0 +1,1 @@
+"""A library of LoRAs: its cost for each file, its memory, its speed-up, and what survives a kill."""
