@@ -24,8 +24,8 @@ class TrainLoraX(io.ComfyNode):
             display_name="Train LoRA-X",
             category=CATEGORY,
             search_aliases=["train lora", "lora-xs", "lora x training", "trainable in subspace", "finetune lora"],
-            description="Trains a LoRA on your pictures, inside the main directions of the model's weights, so that "
-            "lora_x transfers it without loss; also trains ordinary LoRAs.",
+            description="Trains a LoRA on your pictures, inside the main directions of the model's weights (LoRA-X) or "
+            "as an ordinary LoRA.",
             is_output_node=True,
             is_input_list=True,
             inputs=[
