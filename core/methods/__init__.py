@@ -1,6 +1,6 @@
 """Holds the transfer methods, one file each. To add a method, add its file and its name in METHODS."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from ..errors import InvalidSetting
 from .copy import COPY
@@ -15,7 +15,7 @@ from .rotate import ROTATE
 METHODS: tuple[Method, ...] = (COPY, LORA_X, PROLORA, PROLORA_FULL, ROTATE, RESTORE, RESTORE_BOTH)
 DEFAULT = RESTORE_BOTH  # best on related bases in benchmarks/quality
 # The default for LoRAs that were trained inside the source's own singular subspaces, by how (refine/parameterisation).
-DEFAULT_FOR_LORA_X: Mapping[str, Method] = {"inside": RESTORE_BOTH, "diagonal": RESTORE_BOTH}
+DEFAULT_FOR_LORA_X: dict[str, Method] = {"inside": RESTORE_BOTH, "diagonal": RESTORE_BOTH}
 
 
 def method_named(name: str) -> Method:

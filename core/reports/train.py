@@ -46,9 +46,10 @@ class TrainReport(TrainingRun):
         if self.best_step == 0:
             output = "an empty LoRA" if self.start is None else "the LoRA unchanged"
             return f"not improved: no step was better than the start; the output is {output} ({cost})"
+        start = "" if self.start is None else f"; it was {self.before:.1%} below it at the start"
         return (
-            f"the loss on {self._scored_on()} is {self.best:.1%} below the model's own after {self.best_step} steps, "
-            f"and was {self.before:.1%} below it at the start ({cost})"
+            f"the loss on {self._scored_on()} is {self.best:.1%} below the model's own after {self.best_step} "
+            f"steps{start} ({cost})"
         )
 
     def as_json(self) -> dict[str, Any]:

@@ -14,16 +14,22 @@ from torch import Tensor
 
 from lora_transfer.core.cache import SubspaceCache
 from lora_transfer.core.errors import InvalidSetting, NotMeasurable
+from lora_transfer.core.methods import DEFAULT_FOR_LORA_X
+from lora_transfer.core.methods.lora_x import LORA_X
+from lora_transfer.core.plan import TransferSettings
 from lora_transfer.core.refine.loop import RefineSettings
 from lora_transfer.core.reports.train import TrainReport
 from lora_transfer.core.resources import Resources
+from lora_transfer.core.subspace import RankRule
 from lora_transfer.nodes.host.adapter.adapter import Adapter, adapter_from_file
 from lora_transfer.nodes.host.adapter.lora_x import find_lora_x
 from lora_transfer.nodes.host.adapter.metadata import refined_metadata
 from lora_transfer.nodes.host.base.from_model import base_from_model
+from lora_transfer.nodes.host.compare import CompareSettings, compare_bases
 from lora_transfer.nodes.host.lora_x.dataset import read_dataset
 from lora_transfer.nodes.host.lora_x.run import DEFAULTS, TrainInputs, train_adapter
 from lora_transfer.nodes.host.lora_x.start import LoraXSettings
+from lora_transfer.nodes.host.project import project
 from lora_transfer.nodes.host.training.student import HostStudent
 from lora_transfer.nodes.host.training.train import TrainingResult
 from tests.host.emoji_pictures import line_drawings
@@ -196,6 +202,20 @@ def test_a_refined_lora_x_is_no_lora_x_any_more_but_its_origin_stays(model: Any)
     metadata = refined_metadata(trained.metadata, trained.state_dict(), {"steps": 1}, base)
     assert json.loads(metadata["lora_transfer"])["before"]["trained"]["parameterisation"] == "inside"
     assert find_lora_x(replace(trained, metadata=metadata), base) is None
+
+
+def test_by_default_a_lora_x_is_transferred_by_its_own_method_and_with_its_own_directions(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(DEFAULT_FOR_LORA_X, "inside", LORA_X)  # whichever measured best today
+    adapter = train(model, LoraXSettings("inside", 0.4), replace(SHORT, steps=1)).adapter
+    bases = base_from_model(model), base_from_model(demo_model("target"))
+    comparison = compare_bases(*bases, adapter, CompareSettings(RankRule("fraction", 0.3)), USING, print).comparison
+    chosen = project(comparison, adapter, TransferSettings(), USING).report
+    assert (chosen.settings["method"], chosen.settings["rank_rule_amount"]) == ("lora_x", 0.4)
+    assert any("trained inside" in note and "lora_x measured best" in note for note in chosen.notes)
+    by_user = project(comparison, adapter, TransferSettings(method="copy"), USING).report
+    assert (by_user.settings["method"], by_user.settings["rank_rule_amount"]) == ("copy", 0.3)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from .adapter import Adapter
 from .metadata import PROVENANCE
 
 _KINDS = ("fixed", "fraction", "energy")
-_INSIDE: tuple[Parameterisation, ...] = ("inside", "diagonal")
+_INSIDE: dict[str, Parameterisation] = {"inside": "inside", "diagonal": "diagonal"}
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ def find_lora_x(adapter: Adapter, source: HostBase) -> LoraX | None:
     are not trusted: an entry that cannot be read counts as none."""
     entry = _read_entry(adapter.metadata)
     base, rule = entry.get("base"), _read_rule(entry.get("rank_rule"))
-    parameterisation = next((name for name in _INSIDE if name == entry.get("parameterisation")), None)
+    said = entry.get("parameterisation")
+    parameterisation = _INSIDE.get(said) if isinstance(said, str) else None
     if parameterisation is None or rule is None:
         return None
     if not isinstance(base, dict) or not isinstance(name := base.get("name"), str):
