@@ -19,7 +19,7 @@ from PIL import Image
 from playwright.sync_api import FloatRect, Page, ViewportSize, sync_playwright
 
 from .browser import find_browser
-from .paths import DEMO_MODELS, ROOT, SMALL_MODELS
+from .paths import DEMO_MODELS, DEMO_PICTURES, ROOT, SMALL_MODELS
 from .server import ComfyServer, add_demo_nodes
 from .small_models import write_all
 
@@ -109,6 +109,23 @@ GRAPH: dict[str, Node] = {
             "target_vae": ("vae", 0),
         },
     ),
+    "pictures": ("LoadImageTextDataSetFromFolder", {"folder": DEMO_PICTURES.name}, {}),
+    "clip": ("LoraTransferDemoEmojiClip", {}, {}),
+    "dataset": (
+        "MakeTrainingDataset",
+        {},
+        {"images": ("pictures", 0), "texts": ("pictures", 1), "vae": ("vae", 0), "clip": ("clip", 0)},
+    ),
+    "LoraTransferTrain": (
+        "LoraTransferTrain",
+        {"steps": 200, "batch": 8},
+        {
+            "model": ("source model", 0),
+            "latents": ("dataset", 0),
+            "positive": ("dataset", 1),
+            "vae": ("vae", 0),
+        },
+    ),
     "LoraTransferSave": (
         "LoraTransferSave",
         {"filename_prefix": "loras/line_art_on_pruned_child"},
@@ -191,6 +208,7 @@ def _comfyui() -> Iterator[str]:
     try:
         for models in (SMALL_MODELS, DEMO_MODELS):
             shutil.copytree(models, BASE / "models", dirs_exist_ok=True)
+        shutil.copytree(DEMO_PICTURES, BASE / "input" / DEMO_PICTURES.name)
         add_demo_nodes(BASE)
         with ComfyServer(Path(os.environ["LORA_TRANSFER_COMFYUI"]), BASE) as client:
             yield client.address

@@ -21,4 +21,5 @@ BLUEPRINTS = ROOT / "subgraphs"
 DEMO_WORKFLOW = ROOT / "dev" / "emoji_demo.json"
 REFINE_WORKFLOW = ROOT / "dev" / "emoji_refine.json"
 DEMO_NODES = ROOT / "dev" / "demo_nodes"
+DEMO_PICTURES = ROOT / "dev" / "emoji_line_art"  # pictures with captions, to train on
 DEMO_MODELS = ROOT / "benchmarks" / "quality" / "weights"

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 
 from .client import ComfyClient
-from .paths import DEMO_MODELS, DEMO_NODES, PACK_FOLDER, ROOT
+from .paths import DEMO_MODELS, DEMO_NODES, DEMO_PICTURES, PACK_FOLDER, ROOT
 
 FOLDERS = (
     "models/checkpoints",
@@ -135,8 +135,10 @@ def link_models(models: Path, base: Path) -> None:
 
 
 def add_demo(base: Path) -> None:
-    """Adds what the demo's workflow needs to a base folder: the trained models, and the node with their prompts."""
+    """Adds what the demo's workflow needs to a base folder: the trained models, the nodes with their prompts, and
+    pictures to train on."""
     link_models(DEMO_MODELS, base)
+    shutil.copytree(DEMO_PICTURES, base / "input" / DEMO_PICTURES.name, dirs_exist_ok=True)
     add_demo_nodes(base)
 
 

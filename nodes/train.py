@@ -84,7 +84,7 @@ class TrainLoraX(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip="The share of each layer's singular directions that the LoRA stays inside of. More can "
-                    "learn more, and needs more memory. plain ignores it.",
+                    "learn more, and needs more memory; plain ignores it.",
                 ),
                 seed_input("Seeds the noise, the order of the pictures, which are held out, and new factors."),
                 io.Int.Input(

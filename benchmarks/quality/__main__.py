@@ -48,7 +48,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", message="Mismatch dtype")  # bfloat16 with float32 norms is intended
     started = time.monotonic()
     if arguments.lora_x:
-        run_lora_x()
+        run_lora_x(train=not arguments.tables)
         return
     results = run_quick() if arguments.quick else run_whole(train=not arguments.tables)
     promises = tables.promises(results)
@@ -81,11 +81,15 @@ def run_quick() -> Results:
 
 
 def run_lora_x(*, train: bool = True) -> None:
-    """Trains and measures LoRA-X on the transformer."""
-    store = committed.stores(prepare(FOLDER, committed.VAE), FOLDER)[1]
+    """Trains and measures LoRA-X on the transformer; without training, makes the tables of the committed points."""
+    results = FOLDER / "results_lora_x"
     if train:
+        store = committed.stores(prepare(FOLDER, committed.VAE), FOLDER)[1]
         lora_x.train(store, SEEDS)
-    for title, text in lora_x.Study(store, SEEDS, FOLDER / "results_lora_x").sections():
+    else:
+        store = committed.committed_store(FLUX)
+        committed.unpack_points(results)
+    for title, text in lora_x.Study(store, SEEDS, results).sections():
         _show(title, text)
 
 

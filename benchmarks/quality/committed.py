@@ -7,6 +7,7 @@ written again.
 """
 
 import sys
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from .text import pool
 
 WEIGHTS = Path(__file__).parent / "weights"
 VAE = WEIGHTS / "vae/emoji_vae.safetensors"
+POINTS = Path(__file__).parent / "points_lora_x.zip"
 LICENSE = "Apache-2.0; drawings: Noto Emoji (Apache-2.0), Fluent Emoji (MIT)"
 BASES = {
     "A": ("emoji_source", "Trained on the drawings of Noto Emoji."),
@@ -62,6 +64,20 @@ def stores(latents: Latents, folder: Path) -> list[ModelStore]:
     ]
 
 
+def unpack_points(folder: Path) -> None:
+    """Writes the committed points of the tables on LoRA-X, unless the folder has points of its own."""
+    if not folder.exists():
+        with zipfile.ZipFile(POINTS) as archive:
+            archive.extractall(folder)
+
+
+def _pack_points(folder: Path) -> None:
+    """Packs the points of the tables on LoRA-X; equal points give equal bytes."""
+    with zipfile.ZipFile(POINTS, "w") as archive:
+        for path in sorted(folder.glob("*.json")):
+            archive.writestr(zipfile.ZipInfo(path.name), path.read_bytes(), zipfile.ZIP_DEFLATED, 9)
+
+
 def write(folder: Path, weights: Path = WEIGHTS) -> None:
     """Copies weights from the benchmark's folder to files that ComfyUI's loaders read, about 35 MB of float16."""
     trained = folder / "flux"
@@ -79,6 +95,8 @@ def write(folder: Path, weights: Path = WEIGHTS) -> None:
     _copy(folder / "autoencoder.safetensors", weights / "vae/emoji_vae.safetensors", about)
     _write_drawings(folder / "latents.safetensors", weights / "evaluation/latents.safetensors")
     _write_prompts(folder / "latents.safetensors", weights / "emoji_prompts/emoji_prompts.safetensors")
+    if (points := folder / "results_lora_x").is_dir():
+        _pack_points(points)
 
 
 def _write_drawings(latents: Path, path: Path) -> None:

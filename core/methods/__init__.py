@@ -1,6 +1,6 @@
 """Holds the transfer methods, one file each. To add a method, add its file and its name in METHODS."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from ..errors import InvalidSetting
 from .copy import COPY
@@ -14,6 +14,8 @@ from .rotate import ROTATE
 
 METHODS: tuple[Method, ...] = (COPY, LORA_X, PROLORA, PROLORA_FULL, ROTATE, RESTORE, RESTORE_BOTH)
 DEFAULT = RESTORE_BOTH  # best on related bases in benchmarks/quality
+# The default for LoRAs that were trained inside the source's own singular subspaces, by how (refine/parameterisation).
+DEFAULT_FOR_LORA_X: Mapping[str, Method] = {"inside": RESTORE_BOTH, "diagonal": RESTORE_BOTH}
 
 
 def method_named(name: str) -> Method:
@@ -30,4 +32,13 @@ def list_methods(wanted: Callable[[Method], bool], last: str = "and") -> str:
     return f"{', '.join(names)} {last} {final}" if names else final
 
 
-__all__ = ["DEFAULT", "METHODS", "LayerPairBases", "Method", "Projected", "list_methods", "method_named"]
+__all__ = [
+    "DEFAULT",
+    "DEFAULT_FOR_LORA_X",
+    "METHODS",
+    "LayerPairBases",
+    "Method",
+    "Projected",
+    "list_methods",
+    "method_named",
+]

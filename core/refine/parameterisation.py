@@ -152,6 +152,9 @@ def continue_delta(
     """An existing delta, ready to be trained further. "inside" and "diagonal" keep only what they can express: the part
     of the delta inside the subspace, or that part's diagonal."""
     up, down = balance_factors(delta, generator)
+    used = up.any(0)  # slices of one fused delta have its whole rank, most of which is empty
+    if bool(used.any()):
+        up, down = up[:, used], down[used]
     if parameterisation == "plain":
         return FreeFactors(up, down)
     a, b = subspace.left.mT @ up, down @ subspace.right

@@ -9,6 +9,7 @@ from ..matching import BlockMap
 from ..plan import TransferPlan
 from ..refine.outlook import Outlook
 from ..similarity import Comparison, LayerSimilarity
+from ..subspace import RankRule
 from ..vectors import Vector
 from ..verdict import Verdict, Word, judge_loss, most_severe
 from .envelope import Identity, dumps, envelope
@@ -179,7 +180,7 @@ def similarity_report(
         target=Identity.of(comparison.target),
         notes=_notes(comparison),
         adapter=adapter,
-        settings=_comparison_settings(comparison),
+        settings=_comparison_settings(comparison, comparison.rank_rule),
         layers=tuple(LayerReport(pair, figures, "compared", pair.why) for pair, figures in comparison.layers.values()),
         skipped=describe_skipped(comparison, comparison.unpaired.values()),
         verdict=comparison.verdict,
@@ -208,13 +209,14 @@ def transfer_report(
     seconds: float = 0.0,
 ) -> Report:
     """The report of a transfer. skipped: parts of the adapter that were skipped before the plan was made."""
+    settings = {**_comparison_settings(comparison, plan.rank_rule), **vars(plan.settings)}
     return Report(
         kind="transfer",
         source=Identity.of(comparison.source),
         target=Identity.of(comparison.target),
         notes=tuple(dict.fromkeys((*_notes(comparison), *notes))),
         adapter=adapter,
-        settings={**_comparison_settings(comparison), **vars(plan.settings), "method_source": plan.method.source},
+        settings={**settings, "method_source": plan.method.source},
         layers=layers,
         skipped=describe_skipped(comparison, (*plan.skipped, *skipped)),
         unread=unread or {},
@@ -237,8 +239,7 @@ def _notes(comparison: Comparison[Any]) -> tuple[str, ...]:
     )
 
 
-def _comparison_settings(comparison: Comparison[Any]) -> dict[str, Any]:
-    rule = comparison.rank_rule
+def _comparison_settings(comparison: Comparison[Any], rule: RankRule) -> dict[str, Any]:
     return {"measure": comparison.measure, "rank_rule": rule.kind, "rank_rule_amount": rule.amount}
 
 

@@ -5,6 +5,7 @@ The emoji models have no text encoder: prompts come from the demo's node, and a 
 import copy
 from typing import Any
 
+from ..paths import DEMO_PICTURES
 from . import names
 from .graph import DEMO, SIZES
 
@@ -33,6 +34,7 @@ _NAMES = {
     names.LORA: "emoji_line_art.safetensors",
     f"checkpoints/{names.SOURCE}": f"diffusion_models/{SOURCE}",
     f"checkpoints/{names.FINE_TUNE}": f"diffusion_models/{TARGET}",
+    names.PICTURES: DEMO_PICTURES.name,
     names.PROMPT: PROMPTS,
     names.NEGATIVE: "",
     "auto": f"diffusion_models/{SOURCE}",
@@ -41,7 +43,8 @@ _SIZE = 64  # pixels
 _SIZE_PLACE = {"LoraTransferCheck": 5, "LoraTransferRefine": 4}  # among the values of the node's widgets
 _LATENT = [_SIZE, _SIZE, len(PROMPTS.splitlines())]
 _SAMPLING = [7, "fixed", 20, 4.0, "euler", "simple", 1.0]
-_ENCODER = f"{DEMO}EmojiPrompts"
+_ENCODER, _DATASET = f"{DEMO}EmojiPrompts", "MakeTrainingDataset"
+_BATCH_PLACE = 6  # among the values of Train LoRA-X's widgets
 
 Workflow = dict[str, Any]
 
@@ -56,8 +59,11 @@ def with_emoji_models(workflow: Workflow) -> Workflow:
             node["widgets_values"][_SIZE_PLACE[node["type"]]] = _SIZE
         _REPLACE.get(node["type"], _keep)(node)
     _rewire(workflow, vae)
-    workflow["nodes"].append(_vae_loader(workflow, vae))
+    workflow["nodes"].append(_loader(workflow, vae, "VAE", "VAELoader", [VAE]))
     workflow["last_node_id"] = vae
+    if any(node["type"] == _DATASET for node in workflow["nodes"]):
+        workflow["nodes"].append(_loader(workflow, vae + 1, "CLIP", f"{DEMO}EmojiClip", []))
+        workflow["last_node_id"] = vae + 1
     return workflow
 
 
@@ -79,6 +85,12 @@ def _encode_emoji(node: dict[str, Any]) -> None:
             slot |= {"name": "names", "widget": {"name": "names"}}
 
 
+def _train_quickly(node: dict[str, Any]) -> None:
+    """Steps that take a minute; more noised pictures in each, because these models are small."""
+    node["widgets_values"][1:3] = 200, 16
+    node["widgets_values"][_BATCH_PLACE] = 16
+
+
 def _set(values: list[Any]) -> Any:
     return lambda node: node.update(widgets_values=list(values))
 
@@ -89,6 +101,7 @@ _REPLACE = {
     "LoraTransferPrompts": _encode_emoji,
     "EmptyLatentImage": _set(_LATENT),
     "KSampler": _set(_SAMPLING),
+    "LoraTransferTrain": _train_quickly,
     "PrimitiveInt": _set([20, "fixed"]),
     "PrimitiveStringMultiline": _set([PROMPTS]),
 }
@@ -100,9 +113,11 @@ def _rewire(workflow: Workflow, vae: int) -> None:
     for link in workflow["links"]:
         if link[5] == "VAE":
             link[1:3] = vae, 0
-        elif link[5] == "CONDITIONING":
+        elif link[5] == "CLIP" and nodes[link[3]]["type"] == _DATASET:
+            link[1:3] = vae + 1, 0
+        elif link[5] == "CONDITIONING" and nodes[link[1]]["type"] != _DATASET:
             link[2] = 0
-    kept = [link for link in workflow["links"] if link[5] != "CLIP" and not _is_gone(nodes[link[3]], link)]
+    kept = [link for link in workflow["links"] if link[1] > vae or not _is_gone(nodes[link[3]], link)]
     workflow["links"] = kept
     numbers = {link[0] for link in kept}
     for node in workflow["nodes"]:
@@ -121,22 +136,23 @@ def _rewire(workflow: Workflow, vae: int) -> None:
 
 def _is_gone(node: dict[str, Any], link: list[Any]) -> bool:
     """Whether a link ends at an input that the replaced node does not have."""
-    return node["type"] == _ENCODER and link[5] != "STRING"
+    return link[5] == "CLIP" or (node["type"] == _ENCODER and link[5] != "STRING")
 
 
-def _vae_loader(workflow: Workflow, number: int) -> dict[str, Any]:
+def _loader(workflow: Workflow, number: int, socket: str, kind: str, values: list[Any]) -> dict[str, Any]:
+    """A node that loads a VAE or a CLIP for the whole workflow."""
     links = [link[0] for link in workflow["links"] if link[1] == number]
     bottom = max(node["pos"][1] + node["size"][1] for node in workflow["nodes"])
     return {
         "id": number,
-        "type": "VAELoader",
+        "type": kind,
         "pos": [0, bottom + 100],
         "size": list(SIZES["CheckpointLoaderSimple"]),
         "flags": {},
         "order": 0,
         "mode": 0,
         "inputs": [],
-        "outputs": [{"name": "VAE", "type": "VAE", "links": links}],
-        "properties": {"Node name for S&R": "VAELoader"},
-        "widgets_values": [VAE],
+        "outputs": [{"name": socket, "type": socket, "links": links}],
+        "properties": {"Node name for S&R": kind},
+        "widgets_values": values,
     }

@@ -24,6 +24,8 @@ SIZES = {
     "EmptyLatentImage": (420, 170),
     "ImageCompare": (560, 620),
     "KSampler": (360, 330),
+    "LoadImageTextDataSetFromFolder": (420, 130),
+    "MakeTrainingDataset": (420, 150),
     "PreviewImage": (420, 480),
     "PrimitiveInt": (420, 130),
     "PrimitiveStringMultiline": (420, 200),
@@ -40,6 +42,7 @@ SIZES = {
     "LoraTransferCheck": (460, 860),
     "LoraTransferPrompts": (420, 420),
     "LoraTransferRefine": (460, 960),
+    "LoraTransferTrain": (460, 960),
     "LoraTransferSave": (460, 260),
 }
 # Heights that nodes reach when they show a long text and a picture. No node stands below these.

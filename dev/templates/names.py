@@ -5,6 +5,7 @@ FINE_TUNE = "juggernautXL_v9Rundiffusionphoto2.safetensors"
 PRUNED = "SSD-1B.safetensors"
 QUANTISED = "RealVisXL_V5.0_fp16.safetensors"
 TURBO = "DreamShaperXL_Turbo_v2_1.safetensors"
+PICTURES = "my_pictures"  # a folder in ComfyUI's input folder
 LORA = "pixel-art-xl.safetensors"
 PROMPT = "pixel art, a small house by a lake, trees, evening light"
 NEGATIVE = "blurry, low quality"

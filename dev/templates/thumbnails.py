@@ -22,6 +22,7 @@ HEADINGS = {
     "Use an SDXL LoRA on a quantised model": "Your LoRA on a quantised model",
     "Check a transfer and find the best strength": "How well does it work?",
     "Refine a LoRA on a turbo model": "Better by a short training",
+    "Train a LoRA-X and use it on two relatives": "Train once, use it on relatives",
 }
 # The template that only saves a file, its heading, and the template whose pictures it shows.
 SAVED = "Save for other programs", "line_art_for_target.safetensors", "Use an SDXL LoRA on a fine-tune"

@@ -1,10 +1,11 @@
 """Transfers a LoRA to the target base: from the adapter's file to the transferred adapter and its report."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...core.errors import NothingToTransfer
 from ...core.layers import Skipped
+from ...core.methods import DEFAULT, DEFAULT_FOR_LORA_X
 from ...core.pair_kinds import PairKind
 from ...core.plan import TransferPlan, TransferSettings, plan_transfer, refuse_unless_forced
 from ...core.refine.outlook import advise
@@ -18,6 +19,7 @@ from ...core.transfer import Transferred, TransferTask, transfer
 from ...core.vectors import Vector, plan_vectors
 from .adapter.adapter import Adapter, LayerChanges, transferred_adapter
 from .adapter.group import EMBEDDING, OF_TEXT_ENCODER
+from .adapter.lora_x import find_lora_x
 from .adapter.read import AdapterOnBase, read_adapter
 from .adapter.save import note_growth
 from .base.from_model import HostBase
@@ -64,6 +66,7 @@ class PlannedAdapter:
     plan: TransferPlan
     vectors: tuple[Vector, ...]
     skipped: tuple[Skipped, ...]
+    notes: tuple[str, ...] = ()
 
     def task(self, comparison: Comparison[HostBase]) -> TransferTask:
         return TransferTask(self.plan, self.placed.deltas, comparison.drifts_for(self.plan.adapter))
@@ -95,12 +98,30 @@ def plan_adapter(
 ) -> PlannedAdapter:
     """Plan every module. NothingToTransfer if no layer is left."""
     target = comparison.target
+    comparison, settings, notes = choose_for_lora_x(comparison, adapter, settings)
     plan = plan_transfer(comparison, placed.modules, settings, adapter.fingerprint)
     vectors, skipped = plan_vectors(placed.vectors, target.parameters, target.name, comparison.block_map)
     if not plan.pairs and not vectors:
         advice = _advise_on_nothing(plan, comparison, kind_of_comparison(comparison))
         raise NothingToTransfer(plan.why_nothing(comparison.source.name, target.name, advice))
-    return PlannedAdapter(adapter, placed, plan, vectors, skipped)
+    return PlannedAdapter(adapter, placed, plan, vectors, skipped, notes)
+
+
+def choose_for_lora_x(
+    comparison: Comparison[HostBase], adapter: Adapter, settings: TransferSettings
+) -> tuple[Comparison[HostBase], TransferSettings, tuple[str, ...]]:
+    """The method and the singular directions for an adapter that says that it was trained inside those of the source,
+    with a note that says why; everything as it is for all other adapters, and if the user chose another method."""
+    lora_x = find_lora_x(adapter, comparison.source)
+    if lora_x is None or settings.method != DEFAULT.name:
+        return comparison, settings, ()
+    method = DEFAULT_FOR_LORA_X[lora_x.parameterisation]
+    doubt = "" if lora_x.doubt is None else f" (in doubt: {lora_x.doubt})"
+    note = (
+        f"this LoRA was trained inside the singular directions of its source ({lora_x.parameterisation}, "
+        f"{lora_x.rule.kind} {lora_x.rule.amount:g}){doubt}; {method.name} measured best for such LoRAs"
+    )
+    return replace(comparison, rank_rule=lora_x.rule), replace(settings, method=method.name), (note,)
 
 
 def describe_result(
@@ -110,7 +131,7 @@ def describe_result(
     adapter, placed, plan = planned.adapter, planned.placed, planned.plan
     scales, widened = plan.by_target(placed.scales), plan.by_target(placed.widened())
     changes = LayerChanges(comparison.target, transferred.deltas, scales, planned.vectors, widened)
-    notes = (*placed.notes, *note_growth(adapter, changes.tensors()))
+    notes = (*planned.notes, *placed.notes, *note_growth(adapter, changes.tensors()))
     report = transfer_report(
         comparison,
         plan,

@@ -14,6 +14,7 @@ from lora_transfer.nodes.host.adapter.adapter import Adapter, adapter_from_file
 from lora_transfer.nodes.host.refine.run import RefineInputs, RefineResult, refine_adapter
 from lora_transfer.nodes.host.refine.teacher import TeacherSettings
 
+_PROMPTS = DEMO_MODELS / "emoji_prompts" / "emoji_prompts.safetensors"
 SHORT = RefineSettings(steps=8, batch=8, checks=2)
 FEW = TeacherSettings(samples=8)
 FACES = ("slightly smiling face", "grinning face", "fearful face", "face with tongue")
@@ -28,10 +29,15 @@ def demo_lora() -> Adapter:
     return adapter_from_file(DEMO_MODELS / "loras" / "emoji_line_art.safetensors", "emoji_line_art.safetensors")
 
 
+def known_names() -> list[str]:
+    with safe_open(_PROMPTS, "pt") as file:
+        return file.metadata()["names"].split("\n")
+
+
 def demo_prompts(names: Sequence[str] = FACES) -> list[Any]:
     """CONDITIONING as the demo's node gives it: one entry, a row for each name."""
-    with safe_open(DEMO_MODELS / "emoji_prompts" / "emoji_prompts.safetensors", "pt") as file:
-        known = file.metadata()["names"].split("\n")
+    known = known_names()
+    with safe_open(_PROMPTS, "pt") as file:
         context, pooled = (file.get_tensor(key).float() for key in ("context", "pooled"))
     chosen = [known.index(name) for name in names]
     return [[context[chosen], {"pooled_output": pooled[chosen]}]]

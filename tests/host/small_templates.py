@@ -3,6 +3,7 @@
 import copy
 from typing import Any
 
+from dev.paths import DEMO_PICTURES
 from dev.templates import names
 
 _NAMES = {
@@ -11,6 +12,7 @@ _NAMES = {
     f"checkpoints/{names.FINE_TUNE}": "checkpoints/small_target.safetensors",
     names.LORA: "small_lora.safetensors",
     **dict.fromkeys((names.FINE_TUNE, names.PRUNED, names.QUANTISED, names.TURBO), "small_target.safetensors"),
+    names.PICTURES: DEMO_PICTURES.name,
     names.SIZE: 64,
     "auto": "checkpoints/small_source.safetensors",
 }
@@ -24,6 +26,9 @@ _SHORT = {
     ("LoraTransferRefine", 1): 4,  # samples
     ("LoraTransferRefine", 4): 64,  # size
     ("LoraTransferRefine", 7): 2,  # batch
+    ("LoraTransferTrain", 1): 2,  # steps
+    ("LoraTransferTrain", 2): 2,  # rank
+    ("LoraTransferTrain", 6): 2,  # batch
     ("LoraTransferCheck", 3): 1,  # seeds
     ("LoraTransferCheck", 4): 2,  # timesteps
     ("LoraTransferCheck", 5): 64,  # size

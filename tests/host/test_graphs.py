@@ -27,6 +27,7 @@ NODE_IDS = (
     "LoraTransferCheck",
     "LoraTransferPrompts",
     "LoraTransferRefine",
+    "LoraTransferTrain",
     "LoraTransferSave",
     "LoraTransferFolder",
 )
@@ -50,7 +51,7 @@ def test_every_input_has_a_tooltip(host: Host) -> None:
 
 def test_a_seed_stays_as_it_is_from_run_to_run(host: Host) -> None:
     info = host.client.object_info()
-    for node_id in ("LoraTransferCheck", "LoraTransferPrompts", "LoraTransferRefine"):
+    for node_id in ("LoraTransferCheck", "LoraTransferPrompts", "LoraTransferRefine", "LoraTransferTrain"):
         assert info[node_id]["input"]["optional"]["seed"][1]["control_after_generate"] == "fixed", node_id
 
 

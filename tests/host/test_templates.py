@@ -57,7 +57,8 @@ def test_a_template_runs_when_its_example_names_are_replaced(host: Host, path: P
     by_kind = {prompt[key]["class_type"]: shown for key, shown in result.outputs.items()}
     if "ImageCompare" in by_kind:
         before, after = (by_kind["ImageCompare"][side][0] for side in ("a_images", "b_images"))
-        assert host.client.view(before) != host.client.view(after)
+        are_equal = host.client.view(before) == host.client.view(after)
+        assert are_equal == ("LoraTransferTrain" in by_kind)  # whose two relatives are the same small model here
     else:
         assert Path(by_kind["LoraTransferSave"]["text"][0]).name.startswith("small_lora_for_small_target")
     assert "not writable" not in host.log.read_text()  # what torch says of a picture that it may not change

@@ -16,13 +16,15 @@ from .dataset import Dataset
 @dataclass(frozen=True)
 class NoisedPictures:
     """latents: clean, (channels, ...); pictures, levels, prompts: of each row; sampling: how the model mixes a latent
-    with noise; seed: of the noise, to which a row's number is added."""
+    with noise; first_scored: the first row that is only for the score; seed: of its noise. Rows are counted from there,
+    so that scores have the same noise whatever the number of steps."""
 
     latents: Sequence[Tensor]
     pictures: Tensor
     levels: Tensor
     prompts: Tensor
     sampling: Any
+    first_scored: int
     seed: int
 
     @property
@@ -35,7 +37,7 @@ class NoisedPictures:
 
     def _add_noise(self, row: int) -> Tensor:
         latent = self.latents[int(self.pictures[row])][None]
-        noise: Any = comfy.sample.prepare_noise(latent, (self.seed + row) % 2**64)
+        noise: Any = comfy.sample.prepare_noise(latent, (self.seed + row - self.first_scored) % 2**64)
         return self.sampling.noise_scaling(self.levels[row], noise, latent)
 
 
@@ -46,4 +48,5 @@ def add_noise_to_pictures(model: Any, dataset: Dataset, rows: PictureRows, seed:
         captions = torch.where(rows.without_caption, torch.tensor(dataset.without_caption)[rows.pictures], captions)
     levels = levels_at(rows.shares.tolist(), model, model)
     sampling = model.get_model_object("model_sampling")
-    return NoisedPictures(dataset.latents, rows.pictures, levels, captions, sampling, seed)
+    first_scored = len(rows.pictures) - rows.held_out
+    return NoisedPictures(dataset.latents, rows.pictures, levels, captions, sampling, first_scored, seed)

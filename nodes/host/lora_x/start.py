@@ -54,7 +54,9 @@ def choose_start(
 ) -> LoraXStart:
     """New deltas of this rank, or the adapter's. NothingToTransfer if no layer can be trained."""
     point = _open_start(model, base, adapter, seed)
-    layers = [base.layers[name] for name in point.deltas] if adapter else find_trainable(base, model, ("linear",))
+    # A transfer knows q, k and v of a fused weight as layers of their own, with singular directions of their own.
+    own = [base.layers[name] for name in base.own_layers()]
+    layers = [base.layers[name] for name in point.deltas] if adapter else find_trainable(own, model, ("linear",))
     if not layers:
         raise NothingToTransfer(
             f"Training on {base.name}: expected linear layers in the model's blocks, found none. Choose another model."

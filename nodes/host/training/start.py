@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -106,9 +106,10 @@ def start_from_zeros(
     source, target = bases
     generator = torch.Generator().manual_seed(seed)
     kinds = {_kind(source.layers[name]) for name in read_adapter(adapter, source).layers()}
+    whole = [layer for name, layer in target.layers.items() if slice_of(name)[0] not in target.layers]
     deltas = {
         layer.name: LowRankDelta(*make_zero_factors(layer.weight.matrix_shape, rank, generator))
-        for layer in find_trainable(target, model, kinds)
+        for layer in find_trainable(whole, model, kinds)
     }
     if not deltas:
         raise NothingToTransfer(
@@ -118,12 +119,12 @@ def start_from_zeros(
     return StartingPoint(None, deltas, LayerChanges(target, {}, {}))
 
 
-def find_trainable(base: HostBase, model: Any, kinds: Collection[str]) -> list[Layer]:
-    """The layers of these kinds (linear, convolution) in a base's blocks that can be trained in the loaded model."""
-    whole = [layer for name, layer in base.layers.items() if slice_of(name)[0] not in base.layers]
+def find_trainable(layers: Iterable[Layer], model: Any, kinds: Collection[str]) -> list[Layer]:
+    """Those of the layers that are in blocks, of these kinds (linear, convolution), and can be trained in the loaded
+    model."""
     return [
         layer
-        for layer in whole
+        for layer in layers
         if layer.block and _kind(layer) in kinds and explain_untrainable(model.model, layer) is None
     ]
 

@@ -117,8 +117,9 @@ class Training:
         traceback.clear_frames(error.__traceback__)
         if is_out_of_memory(error):
             stopped = NotEnoughMemory(
-                f"{self.wording.doing} {self._describe_progress()}: expected memory for one latent at a time, found too "
-                f"little ({error}); {saved} Choose a smaller size or rank, or a model in a smaller precision (fp8, GGUF)."
+                f"{self.wording.doing} {self._describe_progress()}: expected memory for one latent at a time, found "
+                f"too little ({error}); {saved} Choose a smaller size or rank, or a model in a smaller precision (fp8, "
+                "GGUF)."
             )
         elif isinstance(error, LoraTransferError):
             stopped = type(error)(f"{self.wording.doing} {self._describe_progress()}: {error} In the meantime {saved}")
