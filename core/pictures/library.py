@@ -36,7 +36,7 @@ def _draw_row(draw: ImageDraw.ImageDraw, top: int, entry: Entry) -> None:
     draw.line((MARGIN, top, _WIDTH - MARGIN, top), LINE)
     draw.text((MARGIN, top + 5), fit(entry.lora, font, 400), TEXT, font)
     if entry.outcome != "transferred":
-        why = cut_end(f"{entry.outcome}: {entry.reason}", font, _WIDTH - MARGIN - 450)
+        why = cut_end(f"{entry.outcome}: {_without_name(entry)}", font, _WIDTH - MARGIN - 450)
         draw.text((450, top + 5), why, RED, font)
         return
     word = entry.verdict or ""
@@ -47,3 +47,9 @@ def _draw_row(draw: ImageDraw.ImageDraw, top: int, entry: Entry) -> None:
             height = 4 + 2 * int(sign)
             left = 620 + part * (_BAR + 2)
             draw.rectangle((left, top + 28 - height, left + _BAR, top + 28), GREEN)
+
+
+def _without_name(entry: Entry) -> str:
+    """The reason without the file's name at its beginning, which stands in the row already."""
+    head, _, rest = entry.reason.partition(f"{entry.lora}: ")
+    return rest if rest and head.startswith(("File ", "LoRA ")) else entry.reason
