@@ -51,7 +51,7 @@ def has_tlora(keys: tuple[str, ...]) -> bool:
 def scale_of(patch: TLora) -> float:
     """alpha / rank."""
     values, alpha = patch.weights[2:]
-    return 1.0 if alpha is None else alpha / values.numel()
+    return 1.0 if alpha is None else float(alpha) / values.numel()
 
 
 def check_shapes(patch: TLora, layer: Layer) -> None:
