@@ -122,7 +122,8 @@ class Study:
         rows: list[list[str]] = []
         for kind in kinds:
             columns = {target: self.points(style, kind, target, first=first) for target in ("A", *TARGETS)}
-            for name in ABLATED if first else METHODS:
+            methods = ABLATED if first else METHODS
+            for name in methods if any(columns.values()) else ():
                 figures = [recovered(column, name) if column else "" for column in columns.values()]
                 rows.append([kind.name, name, *map(_mean if first else str, figures)])
         return table(["LoRA", "method", "A itself", *TARGETS], rows)
