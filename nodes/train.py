@@ -23,7 +23,7 @@ class TrainLoraX(io.ComfyNode):
             node_id="LoraTransferTrain",
             display_name="Train LoRA-X",
             category=CATEGORY,
-            search_aliases=["train lora", "lora-xs", "lora x training", "trainable in subspace", "finetune lora"],
+            search_aliases=["train lora", "lora-xs", "lora x training", "trainable in subspace", "train on pictures"],
             description="Trains a LoRA on your pictures, inside the main directions of the model's weights (LoRA-X) or "
             "as an ordinary LoRA.",
             is_output_node=True,
