@@ -1,6 +1,7 @@
 """Workers in processes of Ray, on this machine or on many. This is the only module that uses Ray."""
 
 import contextlib
+import logging
 import os
 import pickle
 import socket
@@ -55,7 +56,7 @@ def connect(address: str) -> Generator[Any, None, None]:
     _require_listener(address)
     store = {"object_store_memory": _STORE, "include_dashboard": False} if address == LOCAL else {}
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **store)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **store)
     except (OSError, RuntimeError, ValueError) as error:  # OSError includes ConnectionError and TimeoutError
         raise _unreachable(address, str(error).strip().partition("\n")[0]) from error
     try:
