@@ -7,7 +7,7 @@ import types
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
-NO_START = 2  # the exit code when nothing could be done
+NO_START, STOPPED = 2, 130  # exit codes
 
 
 def find_comfyui() -> Path | None:
@@ -41,6 +41,7 @@ def main() -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")  # ComfyUI describes the machine at length
     make_importable(comfyui)
     try:
+        # Importing takes seconds, in which Ctrl-C may be pressed.
         from lora_transfer.nodes.host.command_line.main import run  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
         if str(error.name).partition(".")[0] == "lora_transfer":
@@ -50,6 +51,9 @@ def main() -> int:
             "starts ComfyUI, and run pip install -r requirements.txt in this folder with it.\n"
         )
         return NO_START
+    except KeyboardInterrupt:
+        sys.stderr.write("Stopped before anything was done.\n")
+        return STOPPED
     return run(sys.argv[1:], comfyui)
 
 

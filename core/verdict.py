@@ -107,9 +107,10 @@ def judge_loss(lost: float) -> Word:
 
 def _judge_matching(figures: PairFigures) -> list[tuple[Word, str]]:
     if figures.matched == 0:
-        return [("refuse", "no layer that the LoRA changes has a partner in the target")]
+        layers = "no layer" if figures.lost is None else "no layer that the LoRA changes"
+        return [("refuse", f"{layers} has a partner in the target")]
     lost = 1 - figures.matched if figures.lost is None else figures.lost
-    counted = "of the LoRA's layers have" if figures.lost is None else "of the LoRA's energy has"
+    counted = "of the layers have" if figures.lost is None else "of the LoRA's energy has"
     rest = "" if lost < 0.005 else "; the rest is lost"
     return [(judge_loss(lost), f"{1 - lost:.0%} {counted} a partner in the target{rest}")]
 

@@ -101,6 +101,9 @@ def test_a_dry_run_writes_nothing(library: SmallLibrary, tmp_path: Path, capsys:
         (("{source}", "{target}", "{loras}", "--block-map", "nothing.json"), "Block map nothing.json"),
         (("{source}", "{source}", "{loras}", "--out", "{loras}/x"), "No transfer is needed"),
         (("{source}", "{target}", "{loras}", "--ray", "nowhere"), "expected auto or HOST:PORT"),
+        (("{source}", "{target}", "{loras}", "--out", "{loras}"), "none outside of the folder of the results"),
+        (("{lora}", "{source}", "{target}"), "The order is SOURCE TARGET LORA"),
+        (("verdit", "{source}", "{target}"), "Did you mean verdict?"),
         (("verdict", "{source}"), "required: TARGET"),
         (("inspect", "nothing_here"), "found nothing there"),
         (("extract", "{source}", "{source}", "--out", "{loras}/x.st"), "expected layers that differ"),
@@ -110,6 +113,7 @@ def test_a_wrong_command_ends_with_a_sentence(
     library: SmallLibrary, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], sentence: str
 ) -> None:
     paths = {"source": library.source, "target": library.target, "loras": library.loras}
+    paths["lora"] = library.loras / "lora_0.safetensors"
     assert call(*(argument.format(**paths) for argument in arguments)) == 2
     said = capsys.readouterr()
     assert sentence in said.err
@@ -130,6 +134,9 @@ def test_a_verdict_is_said_with_its_reasons(library: SmallLibrary, capsys: pytes
     judged = json.loads(capsys.readouterr().out)
     assert judged["word"] in ("works", "risky")
     assert judged["target"] == "target.safetensors"
+    assert not any("LoRA" in reason for reason in judged["reasons"])  # none was named
+    assert call("verdict", library.source, library.source) == 0
+    assert "are equal in both bases" in capsys.readouterr().out
 
 
 def test_contents_of_files_are_said(library: SmallLibrary, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -191,6 +198,8 @@ def test_the_difference_of_two_bases_brings_the_first_near_the_second(
     assert torch.allclose(up @ down, change, atol=1e-4)
     assert call("extract", library.source, library.target, *options) == 2  # never overwritten
     assert "it exists" in capsys.readouterr().err
+    assert call("inspect", path) == 0
+    assert "trained on: source" in capsys.readouterr().out  # it is a LoRA for the first base
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")

@@ -120,7 +120,10 @@ def shorten(text: str) -> str:
 
 def _own_entry(metadata: Mapping[str, str]) -> BaseClues | None:
     entry = _json(metadata.get(PROVENANCE, ""))
-    target = entry.get("target") if isinstance(entry, dict) else None
+    if not isinstance(entry, dict):
+        return None
+    # The difference of two bases is a LoRA for the first one, everything else of ours for the target.
+    target = entry.get("source" if entry.get("kind") == "difference" else "target")
     name = target.get("name") if isinstance(target, dict) else None
     if not isinstance(target, dict) or not isinstance(name, str):
         return None

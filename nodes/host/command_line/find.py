@@ -9,7 +9,7 @@ from pathlib import Path
 
 import folder_paths
 
-from ....core.errors import UnreadableFile
+from ....core.errors import LoraTransferError, UnreadableFile
 from ..base.from_file import base_from_file
 from ..base.from_model import HostBase
 from ..paths import base_names, base_path
@@ -31,7 +31,7 @@ def open_base(text: str) -> HostBase:
     if there is none, or more than one."""
     path = Path(text).expanduser()
     if path.is_file():
-        return base_from_file(path, path.name)
+        return _open_file(path)
     known = base_names()
     matches = [name for name in known if text in _short_forms(name)]
     if len(matches) == 1:
@@ -41,6 +41,14 @@ def open_base(text: str) -> HostBase:
     similar = difflib.get_close_matches(text, known, 3, 0.4)
     hint = f" Similar names there: {', '.join(similar)}." if similar else ""
     raise UnreadableFile(f"Base {text}: expected a file, or a name of ComfyUI's menus, found neither.{hint}")
+
+
+def _open_file(path: Path) -> HostBase:
+    """UnreadableFile if it is no base; the sentence then says in which order the command expects its files."""
+    try:
+        return base_from_file(path, path.name)
+    except LoraTransferError as error:
+        raise type(error)(f"{error} The order is SOURCE TARGET LORA.") from error
 
 
 def locate_loras(inputs: Sequence[str]) -> list[str]:

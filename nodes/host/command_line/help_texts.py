@@ -20,7 +20,12 @@ examples:
   cli.py extract old.safetensors new.safetensors --rank 64           The difference of two bases, as a LoRA.
 
 A run can be stopped at any time (Ctrl-C): the same command goes on where it stopped. It skips what is done, and does
-files again that changed. OUT/manifest.jsonl says what became of every file, OUT/summary.html shows it.
+files again that changed, or that were done with other settings. OUT/manifest.jsonl says what became of every file (the
+last line of a file counts), OUT/summary.html shows it.
+
+The verdict says whether the two bases are relatives: works; risky (far relatives, or layers without a partner: try it
+and look); refuse (strangers, nothing useful would come of it). The default method is best on most pairs; copy is what
+loading the old LoRA does, on the right layers. README.md describes the methods.
 
 exit codes:
   0  every LoRA has a result    1  some have none: the manifest says why
@@ -50,7 +55,7 @@ examples:
   cli.py inspect style.safetensors
   cli.py inspect loras/ --json > loras.jsonl
 
-exit codes: 0, or 1 if a file cannot be read"""
+exit codes: 0, 1 if a file cannot be read, 2 if there is no file"""
 
 EXTRACT_EXAMPLES = """\
 examples:

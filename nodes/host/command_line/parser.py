@@ -1,6 +1,8 @@
 """The commands and their options."""
 
 import argparse
+import difflib
+import os
 import re
 from typing import Any, NoReturn, get_args
 
@@ -28,7 +30,10 @@ class _Parser(argparse.ArgumentParser):
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The options of a command line. Without the name of a command it is `transfer`. Exits with 2 if it is wrong."""
-    if arguments and arguments[0] not in (*COMMANDS, "-h", "--help"):
+    first = arguments[0] if arguments else ""
+    is_command = first in ("", *COMMANDS, "-h", "--help")
+    meant = [] if is_command or os.path.lexists(first) else difflib.get_close_matches(first, COMMANDS, 1)
+    if not is_command and not meant:
         arguments = ["transfer", *arguments]
     parser = _Parser(
         "cli.py",
@@ -42,6 +47,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     _add_verdict(commands)
     _add_inspect(commands)
     _add_extract(commands)
+    if meant:
+        parser.error(f"Expected a command or a base, found {first}. Did you mean {meant[0]}?")
     if not arguments:
         parser.error("Expected a command or two bases and LoRAs, found nothing")
     return parser.parse_args(arguments)
@@ -71,7 +78,11 @@ def _add_bases(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_shared(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON, one line for each result, and nothing else")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print JSON, one line for each result, and nothing else; errors go to stderr",
+    )
     parser.add_argument("--cpu", action="store_true", help="do not use a graphics card")
     parser.add_argument("--workers", type=_workers, metavar="N", help="layers at the same time; all cores if left out")
 
@@ -97,7 +108,12 @@ def _add_transfer(commands: Any) -> None:
     )
     files.add_argument("--suffix", default="", metavar="TEXT", help="added to the name of every result")
     files.add_argument("--dry-run", action="store_true", help="only say what would happen; write nothing")
-    files.add_argument("--overwrite", action="store_true", help="do everything again, and replace existing files")
+    files.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="do everything again, also what is done, and replace existing files. A run with other settings replaces "
+        "its own results without it",
+    )
     files.add_argument("--dtype", default="float16", metavar="TYPE", help="float16, bfloat16 or float32")
     files.add_argument(
         "--spelling", default="comfy", metavar="NAME", help="names of the layers: comfy, kohya or diffusers"
@@ -122,7 +138,9 @@ def _add_transfer(commands: Any) -> None:
     )
     _add_shared(parser)
     parser.set_defaults(force=False)
-    parser.add_argument("--force", action="store_true", help="transfer even if the verdict is refuse")
+    parser.add_argument(
+        "--force", action="store_true", help="transfer what has a partner even if the verdict is refuse"
+    )
 
 
 def _add_method(group: Any) -> None:
@@ -172,7 +190,13 @@ def _add_extract(commands: Any) -> None:
     )
     parser.add_argument("source", metavar="A", help="the base that the LoRA is for: a file or a name")
     parser.add_argument("target", metavar="B", help="the base that A with the LoRA comes close to")
-    parser.add_argument("--rank", type=int, default=64, metavar="N", help="the largest rank of a layer")
+    parser.add_argument(
+        "--rank",
+        type=int,
+        default=64,
+        metavar="N",
+        help="the largest rank of a layer; fused layers are the sum of their parts",
+    )
     parser.add_argument(
         "--energy", type=float, default=1.0, metavar="X", help="or the share of each difference to keep"
     )

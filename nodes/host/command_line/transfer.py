@@ -35,7 +35,10 @@ def transfer(options: argparse.Namespace, comfyui: Path) -> int:
     out = _absolute(options.out) if options.out else output_of(target)
     files = find_files(locate_loras(options.loras), options.suffix, skip=out)
     if not files:
-        raise UnreadableFile(f"LoRAs {', '.join(options.loras)}: expected LoRA files, found none tstart.")
+        raise UnreadableFile(
+            f"LoRAs {', '.join(options.loras)}: expected LoRA files, found none outside of the folder of the results, "
+            f"{out}. Name a folder with LoRAs, and another one with --out."
+        )
     with Bars(len(files), quiet=options.json) as bars:
         using = machine_resources(bars.layer, options.workers)
         if options.cache is not None:

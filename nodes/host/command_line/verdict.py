@@ -46,7 +46,9 @@ def verdict(options: argparse.Namespace, comfyui: Path) -> int:
         text = json.dumps({"source": source.name, "target": target.name, **judgement.as_json(), "refine": refine})
     else:
         sentences = [f"  {reason}" for reason in judgement.reasons]
-        refine = [] if outlook is None else [outlook.sentence()]
+        if judgement.figures.drift == 0:
+            sentences.append("  the layers that were read are equal in both bases: load the LoRAs as they are")
+        refine = [] if outlook is None else [f"In ComfyUI: {outlook.sentence()}"]
         text = "\n".join([f"{judgement.word}: {source.name} to {target.name}", *sentences, *refine])
     sys.stdout.write(f"{text}\n")
     return _EXIT_CODES[judgement.word]

@@ -106,13 +106,17 @@ def _done_again(manifest: Manifest, start: Path) -> set[str]:
 
 def batch_of(source: HostBase, target: HostBase, settings: LibrarySettings, using: Resources) -> Batch:
     """What all files of a run share. Reads the bases once, to hash them. InvalidSetting if they are the same."""
-    job = Job(Identity.of(source), Identity.of(target), settings.as_json())
-    if job.source.fingerprint == job.target.fingerprint:
+    require_two_bases(source, target)
+    return Batch(source, target, Job(Identity.of(source), Identity.of(target), settings.as_json()), settings, using)
+
+
+def require_two_bases(source: HostBase, target: HostBase) -> None:
+    """InvalidSetting if two bases have the same content."""
+    if source.fingerprint == target.fingerprint:
         raise InvalidSetting(
             f"Bases {source.name} and {target.name}: expected two different bases, found the same content in both. No "
             "transfer is needed: load the LoRAs as they are."
         )
-    return Batch(source, target, job, settings, using)
 
 
 def transfer_library(library: Library, files: Sequence[LibraryFile], batch: Batch) -> Iterator[Entry]:
