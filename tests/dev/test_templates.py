@@ -20,6 +20,7 @@ NAMES = {
     "Check a transfer and find the best strength",
     "Refine a LoRA on a turbo model",
     "Save for other programs",
+    "Train a LoRA-X and use it on two relatives",
 }
 MOST_CHOICES = 3
 THUMBNAIL = (640, 640)  # pixels: the template browser shows squares

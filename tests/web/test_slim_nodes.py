@@ -18,7 +18,7 @@ WORDS = {
     "sdxl to ssd": "LoraTransferLoader",
     "lora for another model": "LoraTransferLoader",
     "prolora": "LoraTransferProject",
-    "lora-x": "LoraTransferProject",
+    "lora-x": "LoraTransferTrain",
     "subspace similarity": "LoraTransferSimilarity",
     "lora compatibility": "LoraTransferSimilarity",
     "best lora strength": "LoraTransferCheck",
