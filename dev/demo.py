@@ -99,7 +99,7 @@ def _collect(client: ComfyClient, prompt: dict[str, Any], result: RunResult) -> 
             if kind == "LoraTransferSave":
                 print(f"{title}: {text}")
             elif kind == "PreviewAny":
-                print(f"{title}: {_write(title, '.json', text.encode())}\n{_summarise(text)}")
+                print(f"{title}: {_write(title, '.json', text.encode())}\n{summarise_report(text)}")
     return rows
 
 
@@ -109,16 +109,18 @@ def _write(title: str, ending: str, content: bytes) -> Path:
     return path
 
 
-def _summarise(report: str) -> str:
+def summarise_report(report: str) -> str:
+    """The figures of a report that the demo prints."""
     content = json.loads(report)
     if content.get("kind") == "refine":
         return f"  {content['sentence']}"
     counts, means = content["counts"], content["means"]
+    cosine = means.get("weight_cosine")
+    similarity = "" if cosine is None else f" mean weight cosine {cosine:.3f};"
     return (
         f"  {content['verdict']['word']}: {'; '.join(content['verdict']['reasons'])}\n"
-        f"  {counts['transferred']} layers transferred, {counts['copied']} copied, {counts['skipped']} skipped; "
-        f"similarity {means['phi']:.2f}, above chance {means['phi_above_chance']:.2f}; "
-        f"{counts['keys']} keys in the file: {counts['keys_transferred']} transferred, "
+        f"  {counts['transferred']} layers transferred, {counts['copied']} copied, {counts['skipped']} skipped;"
+        f"{similarity} {counts['keys']} keys in the file: {counts['keys_transferred']} transferred, "
         f"{counts['keys_skipped']} skipped, {counts['keys_unread']} unread"
     )
 
