@@ -100,3 +100,18 @@ def size_input() -> Any:
         tooltip="Width and height of the pictures in pixels, if no latent is connected; 0 is the size that the source "
         "was made for. Choose a smaller size if memory is short.",
     )
+
+
+def learning_rate_input(default: float) -> Any:
+    """The rate of a training, as core.refine.loop takes it."""
+    return io.Float.Input(
+        "learning_rate",
+        default=default,
+        min=0.0001,
+        max=1.0,
+        step=0.0001,
+        optional=True,
+        advanced=True,
+        tooltip="How much a step changes a factor of the LoRA, as a share of the factor's size. The default suits "
+        "every model.",
+    )

@@ -10,7 +10,7 @@ from .host.adapter.adapter import Adapter
 from .host.refine.run import RefineInputs, refine_adapter
 from .host.refine.teacher import TeacherSettings
 from .host.session import show
-from .inputs import comparison_inputs, seed_input, size_input, target_conditioning_input
+from .inputs import comparison_inputs, learning_rate_input, seed_input, size_input, target_conditioning_input
 from .sockets import CATEGORY, AdapterSocket
 from .training_output import training_output, training_outputs
 
@@ -116,17 +116,7 @@ class RefineLora(io.ComfyNode):
                     advanced=True,
                     tooltip="The rank of a new LoRA. Only used if `transferred` is not connected.",
                 ),
-                io.Float.Input(
-                    "learning_rate",
-                    default=RefineSettings.rate,
-                    min=0.0001,
-                    max=1.0,
-                    step=0.0001,
-                    optional=True,
-                    advanced=True,
-                    tooltip="How much a step changes a factor of the LoRA, as a share of the factor's size. The "
-                    "default suits every model.",
-                ),
+                learning_rate_input(RefineSettings.rate),
             ],
             hidden=[io.Hidden.unique_id],
             outputs=training_outputs(

@@ -11,7 +11,7 @@ from .host.adapter.adapter import Adapter
 from .host.lora_x.run import DEFAULTS, TrainInputs, train_adapter
 from .host.lora_x.start import LoraXSettings
 from .host.session import resources, show
-from .inputs import seed_input
+from .inputs import learning_rate_input, seed_input
 from .sockets import CATEGORY, AdapterSocket
 from .training_output import training_output, training_outputs
 
@@ -97,17 +97,7 @@ class TrainLoraX(io.ComfyNode):
                     tooltip="How many noised pictures each step learns from. If they do not fit into memory together, "
                     "the step is computed in parts, with the same result.",
                 ),
-                io.Float.Input(
-                    "learning_rate",
-                    default=DEFAULTS.rate,
-                    min=0.0001,
-                    max=1.0,
-                    step=0.0001,
-                    optional=True,
-                    advanced=True,
-                    tooltip="How much a step changes a factor of the LoRA, as a share of the factor's size. The "
-                    "default suits every model.",
-                ),
+                learning_rate_input(DEFAULTS.rate),
             ],
             hidden=[io.Hidden.unique_id],
             outputs=training_outputs(
