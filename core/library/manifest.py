@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UnreadableFile, UnwritableFile
-from .entry import Entry
+from .entry import Entry, Output
 
 NAME = "manifest.jsonl"
 
@@ -24,11 +24,14 @@ class Manifest:
     path: Path
 
     def entries(self) -> Iterator[Entry]:
-        """All lines, oldest first. UnreadableFile names the line that is not one of a manifest."""
+        """All lines, oldest first, without a last line that has no end: it is torn, or being written. UnreadableFile
+        names the line that is not one of a manifest."""
         if not self.path.exists():
             return
         with self.path.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
+                if not line.endswith("\n"):
+                    return
                 try:
                     yield Entry.from_json(json.loads(line))
                 except (ValueError, AttributeError) as error:
@@ -42,6 +45,12 @@ class Manifest:
         thousand files."""
         shared: dict[Any, Any] = {}  # the settings and the bases are nearly always the same
         return {entry.lora: _shorten(entry, shared) for entry in self.entries()}
+
+    def outputs(self) -> dict[tuple[str, str], Output]:
+        """The files that were written, by LoRA and path, in their last state. An attempt that failed later, or wrote to
+        another path, does not make them somebody else's."""
+        outputs = (((entry.lora, entry.output.path), entry.output) for entry in self.entries() if entry.output)
+        return dict(outputs)
 
     def count_lines(self) -> int:
         """How many lines it has."""

@@ -22,6 +22,16 @@ class LibraryFile:
 
 
 @dataclass(frozen=True)
+class Change:
+    """A difference between two jobs. name: `source`, `target`, or that of a setting. For a base, the values are its
+    names, which may be equal although the contents are not. None: the earlier job did not know the setting."""
+
+    name: str
+    before: Any
+    now: Any
+
+
+@dataclass(frozen=True)
 class Job:
     """What a run does to every file: equal jobs give equal results for equal files."""
 
@@ -35,6 +45,14 @@ class Job:
         return (entry.source.fingerprint, entry.target.fingerprint) == bases and dict(entry.settings) == dict(
             self.settings
         )
+
+    def changes_since(self, entry: Entry) -> tuple[Change, ...]:
+        """What this job does otherwise than the one that an entry is a result of; empty if it gave the entry."""
+        bases = (("source", entry.source, self.source), ("target", entry.target, self.target))
+        changes = [Change(name, old.name, new.name) for name, old, new in bases if old.fingerprint != new.fingerprint]
+        names = dict.fromkeys((*self.settings, *entry.settings))
+        values = [(name, entry.settings.get(name), self.settings.get(name)) for name in names]
+        return (*changes, *(Change(*value) for value in values if value[1] != value[2]))
 
 
 def is_done(

@@ -83,7 +83,7 @@ def parse_block_map(text: str, sources: Iterable[str], targets: Iterable[str]) -
             if block is not None and block not in names:
                 raise InvalidSetting(
                     f"Block map, entry for {target!r}: expected a block of the {side} base, found {block!r}. Take the "
-                    "names from the map that Compute Subspace Similarity outputs."
+                    "names from the map that Compute Subspace Similarity outputs, or that cli.py verdict --json prints."
                 )
     matches = tuple(BlockMatch(name, assigned.get(name), _BY_USER) for name in target_names)
     used = set(assigned.values())

@@ -6,42 +6,21 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from comfy.cli_args import args
 from safetensors.torch import load_file, save_file
 
 from lora_transfer.core.library.manifest import NAME
-from lora_transfer.nodes.host.command_line.main import run
 from tests.conftest import ROOT
+from tests.host.run_cli import COMFYUI, call
 from tests.host.small_library import SmallLibrary, bytes_in, lines_in, write_library, write_lora
-
-COMFYUI = Path(os.environ["LORA_TRANSFER_COMFYUI"])
 
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> SmallLibrary:
     return write_library(tmp_path_factory.mktemp("cli"))
-
-
-@pytest.fixture(autouse=True)
-def same_process_as_before() -> Iterator[None]:
-    """A command chooses ComfyUI's device and takes over the signal that asks to stop."""
-    handler, cpu = signal.getsignal(signal.SIGTERM), args.cpu
-    yield
-    signal.signal(signal.SIGTERM, handler)
-    args.cpu = cpu
-
-
-def call(*arguments: object) -> int:
-    """The exit code of a command."""
-    try:
-        return run([str(argument) for argument in arguments], COMFYUI)
-    except SystemExit as stop:  # argparse
-        return int(stop.code or 0)
 
 
 def test_a_folder_is_transferred_and_everything_is_said(
@@ -99,6 +78,10 @@ def test_a_dry_run_writes_nothing(library: SmallLibrary, tmp_path: Path, capsys:
         (("{source}", "{target}", "{loras}", "--workers", "0"), "expected a number of at least 1"),
         (("{source}", "{target}", "{loras}", "--threshold", "7"), "Threshold: expected"),
         (("{source}", "{target}", "{loras}", "--block-map", "nothing.json"), "Block map nothing.json"),
+        (
+            ("{source}", "{target}", "{loras}", "--out", "{loras}/x", "--block-map", "{map}"),
+            "expected a block of the target",
+        ),
         (("{source}", "{source}", "{loras}", "--out", "{loras}/x"), "No transfer is needed"),
         (("{source}", "{target}", "{loras}", "--ray", "nowhere"), "expected auto or HOST:PORT"),
         (("{source}", "{target}", "{loras}", "--out", "{loras}"), "none outside of the folder of the results"),
@@ -114,6 +97,8 @@ def test_a_wrong_command_ends_with_a_sentence(
 ) -> None:
     paths = {"source": library.source, "target": library.target, "loras": library.loras}
     paths["lora"] = library.loras / "lora_0.safetensors"
+    paths["map"] = library.source.with_name("map.json")
+    paths["map"].write_text('{"no block": "blocks.0"}')
     assert call(*(argument.format(**paths) for argument in arguments)) == 2
     said = capsys.readouterr()
     assert sentence in said.err
@@ -122,9 +107,14 @@ def test_a_wrong_command_ends_with_a_sentence(
 
 
 @pytest.mark.parametrize("command", [(), ("transfer",), ("verdict",), ("inspect",), ("extract",)])
-def test_help_teaches(capsys: pytest.CaptureFixture[str], command: tuple[str, ...]) -> None:
+def test_help_teaches(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     assert call(*command, "--help") == 0
-    assert "usage: cli.py" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "usage: cli.py" in said
+    assert max(map(len, said.splitlines())) <= 80
 
 
 def test_a_verdict_is_said_with_its_reasons(library: SmallLibrary, capsys: pytest.CaptureFixture[str]) -> None:

@@ -63,6 +63,8 @@ _FAMILIES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("chroma", ("Chroma", "ChromaRadiance")),
     ("anima", ("Anima",)),
 )
+TITLE = "modelspec.title"  # the LoRA's own title: only a hint, because it often holds the base's name
+
 _FAMILY_ENTRIES = ("modelspec.architecture", "ss_base_model_version")
 
 
@@ -142,8 +144,8 @@ def _names(metadata: Mapping[str, str]) -> Iterator[NameClue]:
             keys, sure = (_KEYS_IN_WORKFLOW, False) if entry in ("prompt", "workflow") else (_KEYS_IN_JSON, True)
             for name in _values_of(_json(text), keys):
                 yield NameClue(name, entry, sure)
-    if _is_name(title := metadata.get("modelspec.title")):
-        yield NameClue(title, "modelspec.title", sure=False)  # the LoRA's own title, which often holds the base's name
+    if _is_name(title := metadata.get(TITLE)):
+        yield NameClue(title, TITLE, sure=False)
 
 
 def _is_name(name: Any) -> TypeGuard[str]:

@@ -1,10 +1,9 @@
 """Describes an adapter file without a base: its kinds, its ranks, the parts of the model, what it was trained on."""
 
-import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -12,7 +11,7 @@ from torch import Tensor
 from ....core.errors import UnsupportedAdapter
 from ....core.files.json_text import read_json
 from .adapter import Adapter
-from .base_clues import BaseClues, shorten
+from .base_clues import TITLE, BaseClues
 from .clues_beside import read_all_clues
 from .metadata import PROVENANCE
 from .spelling.endings import rewrite_ending, split_adapter_name
@@ -49,14 +48,15 @@ _SPELLINGS = (
 _MODULE_END = re.compile(
     r"\.(?:lora_|lora\.|hada_|lokr_|oft_|alpha$|dora_scale|diff|set_weight|a[12]\.|b[12]\.|[pq]_layer\.|lambda_layer$).*$"
 )
-_MOST_TAGS, _MOST_NAMES, _LONGEST = 5, 4, 200
+_MOST_TAGS, _LONGEST = 5, 200
 
 
 @dataclass(frozen=True)
 class Contents:
     """What is in an adapter file. kinds: modules of each kind. ranks: modules of each rank. parts: modules of the
-    diffusion model and of text encoders. trained_on: what the file, and the files beside it, say about its base.
-    transferred: what the pack noted if it transferred this file."""
+    diffusion model and of text encoders. trained_on: what the file, and the files beside it, say about its base. title:
+    the LoRA's own; it is no base, although a guess may read it. transferred: what the pack noted if it made this file.
+    """
 
     name: str
     fingerprint: str
@@ -67,6 +67,7 @@ class Contents:
     parts: Mapping[str, int]
     dtypes: tuple[str, ...]
     trained_on: BaseClues
+    title: str
     words: tuple[str, ...]
     transferred: Mapping[str, Any] | None
 
@@ -89,6 +90,7 @@ def describe_contents(adapter: Adapter) -> Contents:
             f"LoRA {adapter.name}: expected changes of layers, found none among {len(tensors)} tensors (first: "
             f"{next(iter(tensors), 'none')}). Choose another file."
         )
+    clues = read_all_clues(adapter)
     text = sum(name.startswith(ANY_TEXT_ENCODER) for name in modules)
     return Contents(
         adapter.name,
@@ -99,7 +101,8 @@ def describe_contents(adapter: Adapter) -> Contents:
         dict(sorted(_ranks(tensors).items())),
         {"diffusion model": len(modules) - text, "text encoders": text},
         tuple(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()})),
-        read_all_clues(adapter),
+        replace(clues, names=tuple(clue for clue in clues.names if clue.entry != TITLE)),
+        adapter.metadata.get(TITLE, "")[:_LONGEST],
         _words(adapter.metadata),
         _provenance(adapter.metadata),
     )
@@ -131,44 +134,32 @@ def _words(metadata: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _provenance(metadata: Mapping[str, str]) -> Mapping[str, Any] | None:
-    """Source, target and method of a transfer, if the pack made this file."""
+    """What the pack noted in a file that it made: the kind, the bases, the method, the verdict, and the steps of
+    trainings. None if it did not make the file. A hostile file may hold anything there."""
     try:
         entry = read_json(metadata.get(PROVENANCE, ""))
     except ValueError:
         return None
     if not isinstance(entry, dict):
         return None
-    parts = {key: entry.get(key) for key in ("source", "target", "settings")}
-    tables = {key: part for key, part in parts.items() if isinstance(part, dict)}
-    names = {key: tables[key].get("name") for key in ("source", "target") if key in tables}
-    return {**names, "method": tables.get("settings", {}).get("method")}
+    origin: dict[str, Any] = entry
+    noted = {
+        "kind": origin.get("kind"),
+        "source": _part(origin, "source", "name"),
+        "target": _part(origin, "target", "name"),
+        "base": _part(_table(origin, "trained"), "base", "name"),
+        "method": _part(origin, "settings", "method"),
+        "verdict": _part(origin, "verdict", "word"),
+        "trained_steps": _part(origin, "trained", "steps"),
+        "refined_steps": _part(origin, "refined", "steps"),
+    }
+    return {name: value for name, value in noted.items() if value is not None}
 
 
-def _claims(clues: BaseClues) -> Iterator[str]:
-    """What is said about the base, the surest first."""
-    names = sorted(clues.names, key=lambda clue: not clue.sure)
-    yield from (f"{clue.shown()} ({clue.entry}{'' if clue.sure else ', a weak clue'})" for clue in names[:_MOST_NAMES])
-    if len(names) > _MOST_NAMES:
-        yield f"{len(names) - _MOST_NAMES} more names (--json lists them)"
-    if clues.family:
-        yield f"kind of model: {clues.family}"
-    hashes = {"SHA-256": clues.sha256, "short hash": clues.legacy, "this pack's hash": clues.fingerprint}
-    yield from (f"{kind} {shorten(digest)}" for kind, digest in hashes.items() if digest)
+def _table(entry: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    part = entry.get(name)
+    return part if isinstance(part, dict) else {}
 
 
-def summary_of(contents: Contents) -> str:
-    """The contents in a few lines."""
-    parts = ", ".join(f"{count} in {part}" for part, count in contents.parts.items() if count)
-    trained_on = "; ".join(_claims(contents.trained_on)) or "neither the file nor the files beside it say it"
-    ranks = ", ".join(f"{rank} ({count})" for rank, count in contents.ranks.items())
-    kinds = ", ".join(f"{count} modules of kind {kind}" for kind, count in contents.kinds.items())
-    lines = [
-        f"{contents.name}: {kinds}",
-        f"  spelling {contents.spelling}; {parts}",
-        f"  ranks (modules): {ranks}" if ranks else "",
-        f"  {contents.size / 1e6:,.1f} MB, {', '.join(contents.dtypes)}; {contents.fingerprint}",
-        f"  trained on: {trained_on}",
-        f"  words: {', '.join(contents.words)}" if contents.words else "",
-        f"  made by this pack: {json.dumps(dict(contents.transferred))}" if contents.transferred else "",
-    ]
-    return "\n".join(line for line in lines if line)
+def _part(entry: Mapping[str, Any], table: str, name: str) -> Any:
+    return _table(entry, table).get(name)

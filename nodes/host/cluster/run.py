@@ -71,7 +71,7 @@ class ClusterRun:
         self,
         workforce: Workforce,
         order: Order,
-        before: Callable[[str], Output | None],
+        before: Callable[[LibraryFile], Output | None],
         tell: Callable[[str], None],
         watch: Callable[[Ready, Sequence[LibraryFile]], None],
     ) -> None:
@@ -128,7 +128,7 @@ class ClusterRun:
             if not batch:
                 return
             chosen = [files[index] for index in batch]
-            before: Mapping[str, Output | None] = {file.name: self._before(file.name) for file in chosen}
+            before: Mapping[str, Output | None] = {file.name: self._before(file) for file in chosen}
             self._busy[worker] = batch
             self._workforce.ask(worker, BatchTask(chosen, before))
             self._watch(ready, chosen)

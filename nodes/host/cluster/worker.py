@@ -58,6 +58,9 @@ class BatchTask:
     files: Sequence[LibraryFile]
     before: Mapping[str, Output | None]
 
+    def output_before(self, file: LibraryFile) -> Output | None:
+        return self.before.get(file.name)
+
 
 class Worker:
     """Holds two bases and what is known of them so far."""
@@ -77,7 +80,7 @@ class Worker:
             except StopIteration as end:
                 self._known = end.value
                 return entries
-            entries.append(entry_of_item(item, self._batch, self._order.output, task.before.get))
+            entries.append(entry_of_item(item, self._batch, self._order.output, task.output_before))
 
 
 def start_worker(order: Order) -> tuple[Worker, Ready] | str:

@@ -10,6 +10,9 @@ import folder_paths
 from ....core.errors import UnwritableFile
 from ....core.extract import Extracted, extract_difference
 from ....core.files.tensor_writer import save_tensors
+from ....core.matching import match_by_name
+from ....core.resources import CPU
+from ....core.verdict import RELATED, measure_pair
 from ..adapter.adapter import LayerChanges
 from ..adapter.metadata import PROVENANCE
 from ..adapter.save import cast_for_file, respell_changes
@@ -17,6 +20,9 @@ from ..base.from_model import HostBase
 from ..device import machine_resources
 from .find import open_base, read_model_paths
 from .progress import Bars
+from .say import write
+
+_LITTLE = 0.5  # of the difference; below, most of what makes B differ from A is missing
 
 
 def extract(options: argparse.Namespace, comfyui: Path) -> int:
@@ -28,6 +34,9 @@ def extract(options: argparse.Namespace, comfyui: Path) -> int:
         raise UnwritableFile(f"File {path}: it exists. Choose another name with --out.")
     with Bars(1, quiet=options.json) as bars:
         using = machine_resources(bars.layer, options.workers)
+        warning = _warn_of_strangers(first, second)
+        if warning:
+            bars.note(warning)
         extracted = extract_difference(first, second, first.own_layers(), options.rank, options.energy, using)
     changes = LayerChanges(first, extracted.deltas, {})
     name = path.name
@@ -43,8 +52,24 @@ def extract(options: argparse.Namespace, comfyui: Path) -> int:
         save_tensors(path, tensors, {PROVENANCE: json.dumps(origin)})
     except OSError as error:
         raise UnwritableFile(f"File {path}: it cannot be written ({error.strerror or error}).") from error
-    sys.stdout.write((json.dumps(_figures(extracted, path)) if options.json else _sentence(extracted, path)) + "\n")
+    if options.json:
+        sys.stdout.write(json.dumps({**_figures(extracted, path), "warning": warning}) + "\n")
+    else:
+        write(_sentence(extracted, path, related=warning is None))
     return 0
+
+
+def _warn_of_strangers(first: HostBase, second: HostBase) -> str | None:
+    """A sentence if the two bases are no relatives; None if they are."""
+    matching = match_by_name(first.layers, second.layers, first.own_layers())
+    cosine = measure_pair(first, second, matching, device=CPU).weight_cosine
+    if cosine is None or cosine >= RELATED:
+        return None
+    measured = f"weight cosine {cosine:.3f}; unrelated bases have 0"
+    return (
+        f"{first.name} and {second.name} are no relatives ({measured}). Their difference is then nearly all of both "
+        "models, and a LoRA keeps little of it: do not expect A with it to be like B."
+    )
 
 
 def _default_path(first: HostBase, second: HostBase) -> Path:
@@ -62,11 +87,13 @@ def _figures(extracted: Extracted, path: Path) -> dict[str, object]:
     }
 
 
-def _sentence(extracted: Extracted, path: Path) -> str:
+def _sentence(extracted: Extracted, path: Path, related: bool) -> str:
     lines = [
         f"{path}: {len(extracted.deltas)} layers, {extracted.kept:.1%} of the difference of their weights; "
         f"{extracted.equal} layers are equal in both bases. Biases and norms are left out."
     ]
+    if related and extracted.kept < _LITTLE:
+        lines.append("  That is little: choose a larger --rank, or an --energy nearer to 1.")
     if extracted.skipped:
         first = extracted.skipped[0]
         lines.append(f"  {len(extracted.skipped)} layers have no partner (first: {first.layer}: {first.reason})")

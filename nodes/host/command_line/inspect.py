@@ -9,10 +9,11 @@ from ....core.attempt import attempt
 from ....core.errors import LoraTransferError, UnreadableFile
 from ....core.library.schedule import LibraryFile
 from ..adapter.adapter import adapter_from_file
-from ..adapter.contents import Contents, describe_contents, summary_of
-from ..library.files import find_files
+from ..adapter.contents import Contents, describe_contents
+from ..library.files import find_files, mark_at
+from .contents_lines import summarize
 from .find import locate_loras, read_model_paths
-from .progress import showable
+from .say import write
 
 
 def inspect(options: argparse.Namespace, comfyui: Path) -> int:
@@ -25,13 +26,17 @@ def inspect(options: argparse.Namespace, comfyui: Path) -> int:
     for file in files:
         contents = attempt(lambda file=file: _describe(file))
         if isinstance(contents, Contents):
-            text = json.dumps(contents.as_json()) if options.json else summary_of(contents)
+            mark = mark_at(file.path)
+            text = json.dumps(contents.as_json()) if options.json else summarize(contents, mark)
         elif isinstance(contents, LoraTransferError):
             code = 1
             text = json.dumps({"name": file.name, "error": str(contents)}) if options.json else str(contents)
         else:
             raise contents
-        sys.stdout.write(showable(text) + "\n")
+        if options.json:
+            sys.stdout.write(f"{text}\n")
+        else:
+            write(text)
     return code
 
 

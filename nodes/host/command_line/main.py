@@ -8,6 +8,7 @@ from types import FrameType
 from ....core.errors import LoraTransferError
 from .device import choose_device
 from .parser import parse
+from .say import write
 
 NO_START, STOPPED = 2, 130  # exit codes
 
@@ -22,10 +23,10 @@ def run(arguments: list[str], comfyui: Path) -> int:
     try:
         return COMMANDS[options.command](options, comfyui)
     except LoraTransferError as error:
-        sys.stderr.write(f"{error}\n")
+        write(str(error), sys.stderr)
         return NO_START
     except KeyboardInterrupt:
-        sys.stderr.write("Stopped. What is finished stays; the same command goes on from there.\n")
+        write("Stopped. What is finished stays; the same command goes on from there.", sys.stderr)
         return STOPPED
     except BrokenPipeError:  # `| head`
         sys.stderr.close()

@@ -4,11 +4,9 @@ import argparse
 import difflib
 import os
 import re
-from typing import Any, NoReturn, get_args
+import sys
+from typing import Any, NoReturn
 
-from ....core.errors import InvalidSetting
-from ....core.methods import DEFAULT, METHODS
-from ....core.plan import BelowThreshold, OutRank, Rescale, TransferSettings
 from ....core.survey import MATCH_BY
 from .help_texts import (
     DESCRIPTION,
@@ -19,13 +17,16 @@ from .help_texts import (
     VERDICT_EXAMPLES,
     Help,
 )
+from .method_options import add_method_options
+from .say import write
 
 COMMANDS = ("transfer", "verdict", "inspect", "extract")
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{message[:1].upper()}{message[1:]}. {self.prog} --help shows examples.\n")
+        write(f"{message[:1].upper()}{message[1:]}. {self.prog} --help shows examples.", sys.stderr)
+        self.exit(2)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -54,13 +55,6 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def transfer_settings(options: argparse.Namespace) -> TransferSettings:
-    """The settings of a transfer. InvalidSetting for numbers out of range."""
-    names = [name for name in TransferSettings.__dataclass_fields__ if hasattr(options, name)]
-    chosen = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    return TransferSettings(**chosen)
-
-
 def _command(commands: Any, name: str, help_text: str, description: str, examples: str) -> argparse.ArgumentParser:
     return commands.add_parser(
         name,
@@ -81,16 +75,18 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json",
         action="store_true",
-        help="print JSON, one line for each result, and nothing else; errors go to stderr",
+        help="print JSON, one line for each result, and nothing else; errors and warnings go to stderr",
     )
     parser.add_argument("--cpu", action="store_true", help="do not use a graphics card")
     parser.add_argument("--workers", type=_workers, metavar="N", help="layers at the same time; all cores if left out")
 
 
 def _add_matching(parser: argparse.ArgumentParser) -> None:
-    how = f"how layers are paired: {', '.join(MATCH_BY)}"
+    how = f"how layers are paired: {', '.join(MATCH_BY)} (in quotes)"
     parser.add_argument("--match-by", choices=list(MATCH_BY), default="blocks", metavar="HOW", help=how)
-    parser.add_argument("--block-map", default="", metavar="FILE", help="your own pairs of blocks, a JSON file")
+    parser.add_argument(
+        "--block-map", default="", metavar="FILE", help="your own pairs of blocks: a JSON file, see below"
+    )
 
 
 def _add_transfer(commands: Any) -> None:
@@ -107,7 +103,11 @@ def _add_transfer(commands: Any) -> None:
         help="where results go, in the same subfolders; output/loras/TARGET of ComfyUI if left out",
     )
     files.add_argument("--suffix", default="", metavar="TEXT", help="added to the name of every result")
-    files.add_argument("--dry-run", action="store_true", help="only say what would happen; write nothing")
+    files.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="say for every file whether it would be transferred, skipped or replaced, or would fail; write nothing",
+    )
     files.add_argument(
         "--overwrite",
         action="store_true",
@@ -118,7 +118,7 @@ def _add_transfer(commands: Any) -> None:
     files.add_argument(
         "--spelling", default="comfy", metavar="NAME", help="names of the layers: comfy, kohya or diffusers"
     )
-    _add_method(parser.add_argument_group("transfer"))
+    add_method_options(parser.add_argument_group("transfer"))
     _add_matching(parser)
     cluster = parser.add_argument_group("many processes or machines")
     cluster.add_argument(
@@ -141,24 +141,6 @@ def _add_transfer(commands: Any) -> None:
     parser.add_argument(
         "--force", action="store_true", help="transfer what has a partner even if the verdict is refuse"
     )
-
-
-def _add_method(group: Any) -> None:
-    names = ", ".join(method.name for method in METHODS)
-    group.add_argument("--method", type=_method, default=DEFAULT.name, metavar="NAME", help=f"one of {names}")
-    group.add_argument(
-        "--threshold", type=float, metavar="X", help="layers that are less similar than this (0 to 1) are skipped"
-    )
-    group.add_argument("--below-threshold", choices=get_args(BelowThreshold), help="what happens to such layers")
-    group.add_argument(
-        "--rescale",
-        choices=get_args(Rescale),
-        help="relative_norm: each layer changes the target as much as it did the source",
-    )
-    group.add_argument("--out-rank", choices=get_args(OutRank), help="the rank of the results; cut makes small files")
-    group.add_argument("--dense-rank", type=int, metavar="N", help="the largest rank where it is cut")
-    group.add_argument("--dense-energy", type=float, metavar="X", help="or the share of a change that is kept there")
-    group.add_argument("--gain", type=float, metavar="X", help="multiplies every LoRA; 1 if left out")
 
 
 def _add_verdict(commands: Any) -> None:
@@ -195,10 +177,16 @@ def _add_extract(commands: Any) -> None:
         type=int,
         default=64,
         metavar="N",
-        help="the largest rank of a layer; fused layers are the sum of their parts",
+        help="the largest rank of a layer. Start with 64; if too little of the difference is kept, take 128 or 256. "
+        "The file grows with it. A fused layer (such as qkv) gets the sum of the ranks of its parts",
     )
     parser.add_argument(
-        "--energy", type=float, default=1.0, metavar="X", help="or the share of each difference to keep"
+        "--energy",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="the share of each layer's difference to keep, above 0 and at most 1, such as 0.9 for a smaller file: a "
+        "layer gets the smallest rank that keeps it, and never more than --rank. 1 uses --rank alone",
     )
     parser.add_argument("--out", metavar="FILE", help="the new file; output/loras/B_minus_A.safetensors if left out")
     parser.add_argument("--dtype", default="float16", metavar="TYPE", help="float16, bfloat16 or float32")
@@ -218,12 +206,3 @@ def _workers(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a number of at least 1, found {text}")
     return int(text)
-
-
-def _method(text: str) -> str:
-    from ....core.methods import method_named
-
-    try:
-        return method_named(text).name
-    except InvalidSetting as error:
-        raise argparse.ArgumentTypeError(str(error).rstrip(".")) from error

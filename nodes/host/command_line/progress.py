@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from ....core.library.schedule import LibraryFile
 from ..cluster.worker import Ready
+from .say import showable, wrap
 
 
 class Bars:
@@ -37,16 +38,13 @@ class Bars:
 
     def note(self, text: str) -> None:
         """Print a sentence above the bar, on the error stream."""
-        tqdm.write(showable(text), file=sys.stderr)
+        tqdm.write(wrap(showable(text), sys.stderr), file=sys.stderr)
 
     def line(self, text: str) -> None:
-        """Print a line of the result above the bar."""
-        tqdm.write(showable(text), file=sys.stdout)
+        """Print a line of the result above the bar, for people."""
+        self.raw_line(wrap(showable(text), sys.stdout))
+
+    def raw_line(self, line: str) -> None:
+        """Print a line of the result above the bar as it is, for programs."""
+        tqdm.write(line, file=sys.stdout)
         sys.stdout.flush()
-
-
-def showable(text: str) -> str:
-    """The text as the terminal can show it. File names and reasons may hold anything, such as commands to it."""
-    plain = "".join(sign if sign.isprintable() or sign == "\n" else "?" for sign in text)
-    encoding = sys.stdout.encoding or "utf-8"
-    return plain.encode(encoding, "backslashreplace").decode(encoding)

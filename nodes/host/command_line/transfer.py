@@ -1,7 +1,6 @@
 """cli.py transfer: transfers files and folders of LoRAs."""
 
 import argparse
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -10,21 +9,28 @@ from pathlib import Path
 
 from ....core.cache import SubspaceCache
 from ....core.errors import UnreadableFile
-from ....core.library.entry import OUTCOMES, Entry
-from ....core.library.manifest import NAME, Manifest
+from ....core.library.entry import Entry
+from ....core.library.manifest import NAME
 from ....core.library.page import NAME as PAGE_NAME
-from ....core.library.schedule import LibraryFile
+from ....core.library.schedule import Change, LibraryFile
+from ....core.matching import blocks_of, parse_block_map
+from ..base.from_model import HostBase
 from ..device import machine_resources
 from ..library.batch import Batch
+from ..library.differences import describe_replaced
+from ..library.earlier import read_earlier_runs
 from ..library.files import find_files
 from ..library.folder import output_of
-from ..library.run import Library, batch_of, open_library, plan_library, transfer_library
+from ..library.preview import preview_library
+from ..library.run import Library, batch_of, open_library, transfer_library
 from ..library.settings import LibrarySettings, compare_settings_for
+from .entry_output import Output
 from .find import locate_loras, open_base, read_model_paths
-from .parser import transfer_settings
+from .method_options import transfer_settings
 from .progress import Bars
 
-_ALL, _SOME = 0, 1  # exit codes
+_IN_THE_WAY = "Move it to another folder, choose another --out or --suffix, or add --overwrite to replace it."
+_KEEP_THEM = "choose another --out or --suffix"
 
 
 def transfer(options: argparse.Namespace, comfyui: Path) -> int:
@@ -32,6 +38,7 @@ def transfer(options: argparse.Namespace, comfyui: Path) -> int:
     read_model_paths(comfyui)
     settings = library_settings(options)
     source, target = open_base(options.source), open_base(options.target)
+    require_block_map(settings.compare.block_map, source, target)
     out = _absolute(options.out) if options.out else output_of(target)
     files = find_files(locate_loras(options.loras), options.suffix, skip=out)
     if not files:
@@ -44,9 +51,8 @@ def transfer(options: argparse.Namespace, comfyui: Path) -> int:
         if options.cache is not None:
             using = replace(using, cache=SubspaceCache(_absolute(options.cache)))
         batch = batch_of(source, target, settings, using)
-        if options.dry_run:
-            return _finish(_show(plan_library(files, batch), bars, options.json), 0, None, bars, options.json)
-        return _run(files, batch, out, _Start(bars, comfyui, options))
+        start = _Start(bars, comfyui, options, Output(bars, options.json))
+        return _preview(files, batch, out, start) if options.dry_run else _run(files, batch, out, start)
 
 
 def _absolute(path: str) -> Path:
@@ -71,13 +77,26 @@ def read_block_map(path: str) -> str:
         raise UnreadableFile(f"Block map {path}: expected a JSON file, but it cannot be read ({error}).") from error
 
 
+def require_block_map(text: str, source: HostBase, target: HostBase) -> None:
+    """InvalidSetting if a block map cannot be used between two bases; without this, every LoRA would fail because of
+    it."""
+    if text:
+        parse_block_map(text, *([block.name for block in blocks_of(base.layers.values())] for base in (source, target)))
+
+
 @dataclass(frozen=True)
 class _Start:
-    """What a run is started with: its progress bar, ComfyUI's folder, and the options."""
+    """What a run is started with: its progress bar, ComfyUI's folder, the options, and where entries are printed."""
 
     bars: Bars
     comfyui: Path
     options: argparse.Namespace
+    output: Output
+
+    def warn(self, replaced: Counter[tuple[Change, ...]], verb: str, advice: str) -> None:
+        """Say which results of runs with other settings are replaced, on the error stream."""
+        if (sentence := describe_replaced(replaced, verb)) is not None:
+            self.bars.note(f"{sentence} To keep them, {advice}.")
 
     def transfer(self, library: Library, files: Sequence[LibraryFile], batch: Batch) -> Iterator[Entry]:
         """Transfer the files here, or on a cluster."""
@@ -92,52 +111,29 @@ class _Start:
 
 
 def _run(files: Sequence[LibraryFile], batch: Batch, out: Path, start: _Start) -> int:
-    bars, options = start.bars, start.options
-    with open_library(out, options.overwrite) as library:
+    with open_library(out, start.options.overwrite, _IN_THE_WAY) as library:
         remaining = library.remaining(files, batch.job)
-        skipped = len(files) - len(remaining)
-        for _ in range(skipped):
-            bars.file_done()
+        start.warn(library.count_replaced(remaining, batch.job), "will be", f"stop now (Ctrl-C) and {_KEEP_THEM}")
         done = {file.name for file in files} - {file.name for file in remaining}
-        before = Counter(library.entries[name].outcome for name in done)
         try:
-            outcomes = _show(start.transfer(library, remaining, batch), bars, options.json)
+            for entry in library.lines_of(done):
+                start.output.show_done(entry)
+            for entry in start.transfer(library, remaining, batch):
+                start.output.show(entry)
         finally:
             library.write_page()
-        return _finish(before + outcomes, skipped, library.manifest, bars, options.json)
+        start.output.show_totals()
+        start.output.say(f"what became of every file: {out / PAGE_NAME}, {NAME}")
+        return start.output.exit_code()
 
 
-def _show(entries: Iterator[Entry], bars: Bars, as_json: bool) -> Counter[str]:
-    """Print every entry, and count the outcomes."""
-    outcomes: Counter[str] = Counter()
-    for entry in entries:
-        outcomes[entry.outcome] += 1
-        bars.line(json.dumps(entry.as_json()) if as_json else describe(entry))
-        bars.file_done()
-    return outcomes
-
-
-def describe(entry: Entry) -> str:
-    """An entry in a line."""
-    if entry.reason:
-        return f"{entry.outcome:12} {entry.lora}: {entry.reason}"
-    parts = [entry.verdict or ""]
-    if entry.lost is not None:
-        parts.append(f"{1 - entry.lost:.0%} of its change")
-    parts += [f"{entry.counts[name]} {name}" for name in ("transferred", "copied", "skipped") if entry.counts.get(name)]
-    where = "" if entry.output is None else f" -> {entry.output.path}"
-    return f"{entry.outcome:12} {entry.lora}: {', '.join(part for part in parts if part)}{where}"
-
-
-def _finish(outcomes: Counter[str], skipped: int, manifest: Manifest | None, bars: Bars, as_json: bool) -> int:
-    """Print the totals; returns the exit code."""
-    if not as_json:
-        counted = (
-            ", ".join(f"{outcomes[outcome]} {outcome}" for outcome in OUTCOMES if outcomes[outcome]) or "nothing to do"
-        )
-        earlier = f" ({skipped} of them done before)" if skipped else ""
-        bars.line(f"{counted}{earlier}")
-        if manifest is not None:
-            bars.line(f"what became of every file: {manifest.path.parent / PAGE_NAME}, {NAME}")
-    without = sum(count for outcome, count in outcomes.items() if outcome not in ("transferred", "planned"))
-    return _SOME if without else _ALL
+def _preview(files: Sequence[LibraryFile], batch: Batch, out: Path, start: _Start) -> int:
+    """Say what a run would do with every file."""
+    earlier = read_earlier_runs(out, start.options.overwrite, _IN_THE_WAY)
+    remaining = earlier.remaining(files, batch.job)
+    start.warn(earlier.count_replaced(remaining, batch.job), "would be", _KEEP_THEM)
+    for preview in preview_library(files, remaining, batch, earlier):
+        start.output.show_preview(preview)
+    start.output.show_totals()
+    start.output.say(f"results would go to {out}")
+    return start.output.exit_code()

@@ -18,6 +18,7 @@ from ....core.pictures.library import library_picture
 from ....core.reports.line import Line
 from ....core.resources import Resources
 from ..base.from_model import HostBase
+from .differences import describe_replaced, input_name
 from .files import find_files
 from .run import batch_of, open_library, transfer_library
 from .settings import LibrarySettings
@@ -25,13 +26,15 @@ from .settings import LibrarySettings
 
 @dataclass(frozen=True)
 class FolderResult:
-    """What became of every file of a folder. new: how many of them this run did; earlier runs did the others."""
+    """What became of every file of a folder. new: how many of them this run did; earlier runs did the others.
+    replaced: which results of runs with other settings it replaced; empty if none."""
 
     entries: tuple[Entry, ...]
     new: int
     manifest: Path
     source: str
     target: str
+    replaced: str = ""
 
     def table(self) -> str:
         """A line for each file: outcome, verdict, share transferred, megabytes, name or reason."""
@@ -56,6 +59,8 @@ class FolderResult:
             for outcome in OUTCOMES
             if outcome != "transferred" and outcomes[outcome]
         ]
+        if self.replaced:
+            lines.append(Line("warn", self.replaced))
         lines.append(Line("plain", f"Summary of every file: {self.manifest.parent / PAGE_NAME}"))
         if done:
             lines.append(Line("next", "Refresh the page: the LoRA menus then list the results."))
@@ -77,6 +82,9 @@ def transfer_folder(
     batch = batch_of(source, target, settings, using)
     with open_library(output_of(target)) as library:
         remaining = library.remaining(files, batch.job)
+        replaced = library.count_replaced(remaining, batch.job)
+        if (sentence := describe_replaced(replaced, "will be", input_name)) is not None:
+            tell(sentence)
         try:
             for count, entry in enumerate(transfer_library(library, remaining, batch), 1):
                 tell(f"{count} of {len(remaining)}: {entry.lora}: {entry.outcome}")
@@ -85,7 +93,14 @@ def transfer_folder(
             library.write_page()
         names = {file.name for file in files}
         entries = tuple(entry for entry in library.manifest.last_entries() if entry.lora in names)
-        return FolderResult(entries, len(remaining), library.manifest.path, source.name, target.name)
+        return FolderResult(
+            entries,
+            len(remaining),
+            library.manifest.path,
+            source.name,
+            target.name,
+            describe_replaced(replaced, "were", input_name) or "",
+        )
 
 
 def files_below_loras(folder: str, name_filter: str, subfolders: bool, target: HostBase) -> list[LibraryFile]:

@@ -1,7 +1,7 @@
 """A library run: what is still to be done, batch after batch, with the manifest as its only memory."""
 
 import contextlib
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,53 +13,32 @@ from ....core.library.entry import Entry, FileMark, Output, same_result
 from ....core.library.manifest import NAME, Manifest, open_manifest
 from ....core.library.page import write_page
 from ....core.library.pair import KnownPair, survey_pair
-from ....core.library.schedule import Job, LibraryFile, batches, is_done
+from ....core.library.schedule import Job, LibraryFile, batches
 from ....core.memory import is_out_of_memory
 from ....core.reports.envelope import Identity
 from ....core.resources import Resources
 from ..base.from_model import HostBase
 from .batch import Batch, Done, Planned, entry_of_failure, entry_of_plan, plan_batch, transfer_batch, write_result
-from .files import find_doubles, hash_of, mark_at
+from .earlier import OVERWRITE, EarlierRuns, read_done_again
+from .files import find_doubles, mark_at
 from .open import Failure, OpenFile, fail, open_file
 from .settings import LibrarySettings
-from .write import OutputFolder
+from .write import MOVE_AWAY, OutputFolder
 
 # Bytes of memory for each byte of a LoRA file in float16: the file, its deltas and the results in float32, and a
 # result in the file's precision. A batch may take half of the memory that is free.
 _MEMORY, _SHARE = 8, 0.5
 
-_OVERWRITE = "overwrite"  # a file: the line of the manifest where a run that does everything again began
-
 
 @dataclass(frozen=True)
-class Library:
-    """A folder of results that this process has locked.
-
-    entries: the last line of every LoRA, at the start. again: the LoRAs that this run, when it was started before, has
-    done again; None if only what is not done is to be done.
-    """
-
-    manifest: Manifest
-    output: OutputFolder
-    entries: Mapping[str, Entry]
-    again: Collection[str] | None = None
-
-    def remaining(self, files: Sequence[LibraryFile], job: Job) -> list[LibraryFile]:
-        """The files that are not done."""
-        done = [file for file in files if self.again is None or file.name in self.again]
-        names = {file.name for file in done if self._is_done(file, job)}
-        return [file for file in files if file.name not in names]
+class Library(EarlierRuns):
+    """A folder of results that this process has locked, and may write into."""
 
     def note(self, entry: Entry) -> Entry:
         """Add a line to the manifest, unless it would repeat that of an earlier attempt that failed in the same way."""
         if self.again is not None or not same_result(self.entries.get(entry.lora), entry):
             self.manifest.add(entry)
         return entry
-
-    def output_before(self, name: str) -> Output | None:
-        """What an earlier run wrote for a LoRA; None if it wrote nothing."""
-        entry = self.entries.get(name)
-        return None if entry is None else entry.output
 
     def write_page(self) -> None:
         """Write the page that shows the manifest. UnwritableFile if that is impossible; the results are not touched."""
@@ -71,37 +50,34 @@ class Library:
                 "manifest are whole: free disk space, and start the same run again."
             ) from error
 
-    def _is_done(self, file: LibraryFile, job: Job) -> bool:
-        return is_done(self.entries.get(file.name), file, job, mark_at(file.path), self.output.size, hash_of)
-
 
 @contextlib.contextmanager
-def open_library(folder: Path, overwrite: bool = False) -> Generator[Library, None, None]:
+def open_library(folder: Path, overwrite: bool = False, advice: str = MOVE_AWAY) -> Generator[Library, None, None]:
     """Lock a folder of results, and read its manifest. FolderInUse if another run has it.
 
     overwrite: everything is done again, and files that no run wrote are replaced. If that is stopped, the next run with
-    `overwrite` goes on there.
+    `overwrite` goes on there. advice: as for OutputFolder.
     """
     with lock_folder(folder) as unfinished:
         manifest = open_manifest(folder / NAME)
-        start = unfinished.parent / _OVERWRITE
+        start = unfinished.parent / OVERWRITE
         again = _done_again(manifest, start) if overwrite else None
         if not overwrite:
             start.unlink(missing_ok=True)
-        yield Library(manifest, OutputFolder(folder, unfinished, overwrite), manifest.latest(), again)
+        output = OutputFolder(folder, unfinished, overwrite, advice)
+        yield Library(manifest, output, manifest.latest(), manifest.outputs(), again)
         start.unlink(missing_ok=True)
 
 
 def _done_again(manifest: Manifest, start: Path) -> set[str]:
-    """The LoRAs that a stopped run with `overwrite` has done. start: the file that remembers where in the manifest that
-    run began; it is made if there is none."""
+    """The LoRAs that a stopped run with `overwrite` has done again. If there was none, this run is noted as one."""
     try:
-        return manifest.names_from(int(start.read_text()))
-    except (FileNotFoundError, ValueError):
-        start.write_text(str(manifest.count_lines()))
+        again = read_done_again(manifest, start)
+        if again is None:
+            start.write_text(str(manifest.count_lines()))
     except OSError as error:
         raise UnwritableFile(f"File {start}: it cannot be used ({error.strerror or error}). Remove it.") from error
-    return set()
+    return again or set()
 
 
 def batch_of(source: HostBase, target: HostBase, settings: LibrarySettings, using: Resources) -> Batch:
@@ -145,19 +121,23 @@ def note_entries(
 
 
 def entry_of_item(
-    item: Done | Failure, batch: Batch, folder: OutputFolder, output_before: Callable[[str], Output | None]
+    item: Done | Failure, batch: Batch, folder: OutputFolder, output_before: Callable[[LibraryFile], Output | None]
 ) -> Entry:
-    """The line of a result, which is written first if there is one. output_before: by a LoRA's name, what an earlier
-    run wrote for it."""
+    """The line of a result, which is written first if there is one. output_before: what an earlier run
+    wrote for a LoRA."""
     if isinstance(item, Failure):
         return entry_of_failure(item, batch.job)
-    return write_result(item, batch, folder, output_before(item.plan.opened.file.name))
+    return write_result(item, batch, folder, output_before(item.plan.opened.file))
 
 
 def plan_library(files: Sequence[LibraryFile], batch: Batch) -> Iterator[Entry]:
-    """What a run would do with the files. Nothing is written."""
+    """What a run would find in each of the files, in their order. Nothing is written."""
+    doubles = find_doubles(files)
     known: KnownPair[HostBase] | None = None
     for file in files:  # one by one: nothing is gained by sharing, because no weights are read for each file
+        if file.name in doubles:
+            yield entry_of_failure(_double(file, doubles[file.name]), batch.job)
+            continue
         known, (item,) = _plan(known, [file], batch)
         yield entry_of_failure(item, batch.job) if isinstance(item, Failure) else entry_of_plan(item, batch)
 
