@@ -140,7 +140,9 @@ def test_a_file_that_the_run_did_not_write_is_never_replaced(library: SmallLibra
     (out / "lora_0.safetensors").write_bytes(b"mine")
     entries = {entry.lora: entry for entry in run_all(library, out)}
     assert entries["lora_0.safetensors"].outcome == "failed"
-    assert "did not write it" in entries["lora_0.safetensors"].reason
+    reason = entries["lora_0.safetensors"].reason
+    assert "did not write it" in reason
+    assert "--" not in reason  # a node has no options
     assert (out / "lora_0.safetensors").read_bytes() == b"mine"
     lines = len(lines_in(out))
     run_all(library, out)
@@ -330,6 +332,11 @@ def test_the_folder_node_transfers_what_is_below_loras(
     assert result.picture().shape[1:] == (1024, 3)
     again = transfer_folder(batch.source, batch.target, files, batch.settings, batch.using, told.append)
     assert (again.new, again.entries) == (0, result.entries)
+    other = library.batch("copy")
+    changed = transfer_folder(other.source, other.target, files, other.settings, other.using, told.append)
+    for said in (changed.replaced, "\n".join(line.text for line in changed.lines())):
+        assert "4 results of an earlier run with other settings were replaced: method copy instead" in said
+    assert any("will be replaced: method copy" in said for said in told)
     assert [file.name for file in files_below_loras("styles", "", False, batch.target)] == ["lora_1.safetensors"]
     for folder, pattern in (("../..", "*"), ("nothing", "*"), ("", "*.nothing")):
         with pytest.raises(UnreadableFile, match="expected LoRAs below"):

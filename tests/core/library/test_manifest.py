@@ -37,6 +37,23 @@ def test_the_last_line_of_a_lora_counts(tmp_path: Path) -> None:
     assert latest["a"].reasons == ()  # sentences are not kept in memory
 
 
+def test_a_result_stays_known_when_a_later_attempt_fails_or_goes_elsewhere(tmp_path: Path) -> None:
+    manifest = open_manifest(tmp_path / NAME)
+    elsewhere = Output("a_x", 6, "y")
+    for line in (entry("a"), entry("a", output=elsewhere), entry("a", outcome="failed", output=None)):
+        manifest.add(line)
+    assert manifest.outputs() == {("a", "a"): Output("a", 5, "x"), ("a", "a_x"): elsewhere}
+
+
+def test_a_line_that_is_still_being_written_is_not_read(tmp_path: Path) -> None:
+    manifest = open_manifest(tmp_path / NAME)
+    manifest.add(entry("a"))
+    whole = manifest.path.read_bytes()
+    manifest.path.write_bytes(whole + whole[:40])
+    assert [line.lora for line in manifest.entries()] == ["a"]
+    assert manifest.path.read_bytes() == whole + whole[:40]  # reading changes nothing
+
+
 @pytest.mark.parametrize("cut", [1, 2, 50, 100_000])
 def test_a_torn_last_line_is_cut_off(tmp_path: Path, cut: int) -> None:
     manifest = open_manifest(tmp_path / NAME)

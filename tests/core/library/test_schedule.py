@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lora_transfer.core.library.entry import Entry, FileMark, Output
-from lora_transfer.core.library.schedule import Job, LibraryFile, batches, is_done
+from lora_transfer.core.library.schedule import Change, Job, LibraryFile, batches, is_done
 from lora_transfer.core.reports.envelope import Identity
 
 JOB = Job(Identity("old", "1"), Identity("new", "2"), {"method": "copy", "gain": 1.0})
@@ -19,6 +19,19 @@ DONE = Entry(
 
 def done(entry: Entry | None = DONE, job: Job = JOB, mark: FileMark | None = MARK, size: int | None = 50) -> bool:
     return is_done(entry, FILE, job, mark, lambda output: size, lambda path: "hash")
+
+
+def test_a_job_names_what_it_does_otherwise() -> None:
+    assert JOB.changes_since(DONE) == ()
+    same_bases = replace(DONE, source=Identity("renamed", "1"), settings={"gain": 1.0, "method": "copy"})
+    assert JOB.changes_since(same_bases) == ()
+    other = replace(DONE, target=Identity("new", "3"), settings={"method": "lora_x", "older": 1})
+    assert JOB.changes_since(other) == (
+        Change("target", "new", "new"),
+        Change("method", "lora_x", "copy"),
+        Change("gain", None, 1.0),
+        Change("older", 1, None),
+    )
 
 
 def test_a_file_with_a_line_and_a_result_is_done() -> None:
