@@ -31,9 +31,9 @@ def describe_layer(
     drift: Drift | None = None,
 ) -> LayerReport:
     """The report on one transferred layer. Its figures are computed from the factors of the delta and of the result."""
-    source_norm, norm = delta.energy() ** 0.5, result.energy() ** 0.5
-    nonzero = source_norm > 0 and norm > 0
-    cosine = result.inner(delta) / (norm * source_norm) if nonzero else None
+    source_norm = delta.energy() ** 0.5
+    norm = source_norm if result is delta else result.energy() ** 0.5
+    cosine = _cosine(delta, source_norm, result, norm)
     return LayerReport(
         pair=planned.pair,
         similarity=planned.similarity,
@@ -51,6 +51,12 @@ def describe_layer(
         block_energies=block_energies,
         drift_against_lora=None if drift is None or source_norm == 0 else frobenius(drift.read.up) / source_norm,
     )
+
+
+def _cosine(delta: LowRankDelta, source_norm: float, result: LowRankDelta, norm: float) -> float | None:
+    if source_norm == 0 or norm == 0:
+        return None
+    return 1.0 if result is delta else result.inner(delta) / (norm * source_norm)
 
 
 def _is_copy(result: LowRankDelta, delta: LowRankDelta, cosine: float | None) -> bool:

@@ -3,6 +3,7 @@
 # torch.linalg has no types. Other modules call the typed functions below instead.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -172,6 +173,11 @@ def frobenius(matrix: Tensor) -> float:
     """||X||_F, summed in float64: torch's float32 sum of a 320 x 320 matrix had a relative error of 5e-6."""
     precise = None if matrix.device.type == "mps" else torch.float64
     return float(torch.linalg.vector_norm(matrix, dtype=precise))
+
+
+def all_finite(values: Tensor) -> bool:
+    """Whether no value is NaN or infinite. A finite sum needs no closer look, which takes sixteen times as long."""
+    return math.isfinite(float(values.sum(dtype=torch.float32))) or bool(torch.isfinite(values.float()).all())
 
 
 def project(basis: Tensor, x: Tensor) -> Tensor:

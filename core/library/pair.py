@@ -98,12 +98,11 @@ def judge_adapter(
     known: KnownPair[Any],
     matching: Matching,
     deltas: Mapping[str, LowRankDelta] | None,
-    drift_against_lora: float | None = None,
 ) -> Verdict:
     """The verdict for an adapter with this matching. `sample_more` must have measured its sample.
 
-    deltas: by source layer; None if not all of its kinds have factors. drift_against_lora: as in PairFigures, from the
-    transfer, because it is the only figure that needs the weights again for each adapter.
+    deltas: by source layer; None if not all of its kinds have factors. `add_drift` adds the only figure that needs the
+    weights again for each adapter.
     """
     matching = without_text_encoders(known.comparison.source, matching)
     samples = [known.samples[pair.target.name] for pair in _sample(known.comparison.source, matching)]
@@ -120,9 +119,13 @@ def judge_adapter(
             weight_cosine_least=min(cosines, default=None),
             similarity=sum(similarities) / len(similarities) if similarities else None,
             drift=median([sample.drift for sample in samples if sample.drift is not None]),
-            drift_against_lora=drift_against_lora,
         )
     )
+
+
+def add_drift(verdict: Verdict, ratios: Sequence[float]) -> Verdict:
+    """The verdict after the transfer. ratios: drift_against_lora of each layer, as in LayerReport."""
+    return judge(replace(verdict.figures, drift_against_lora=median(ratios)))
 
 
 def median(figures: Sequence[float]) -> float | None:

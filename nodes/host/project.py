@@ -131,7 +131,7 @@ def describe_result(
     adapter, placed, plan = planned.adapter, planned.placed, planned.plan
     scales, widened = plan.by_target(placed.scales), plan.by_target(placed.widened())
     changes = LayerChanges(comparison.target, transferred.deltas, scales, planned.vectors, widened)
-    notes = (*planned.notes, *placed.notes, *note_growth(adapter, changes.tensors()))
+    notes = (*planned.notes, *placed.notes, *note_growth(adapter, changes))
     report = transfer_report(
         comparison,
         plan,

@@ -60,7 +60,7 @@ def transfer_without_source(
     transferred = transfer(comparison, plan, placed.deltas, using)
     scales, widened = plan.by_target(placed.scales), plan.by_target(placed.widened())
     changes = LayerChanges(target, transferred.deltas, scales, vectors, widened)
-    notes = (_UNCHECKED, why, *_note_kinds(plan), *placed.notes, *note_growth(adapter, changes.tensors()))
+    notes = (_UNCHECKED, why, *_note_kinds(plan), *placed.notes, *note_growth(adapter, changes))
     report = transfer_report(
         comparison,
         plan,

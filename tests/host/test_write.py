@@ -17,7 +17,7 @@ from lora_transfer.core.vectors import Vector
 from lora_transfer.nodes.host.adapter.adapter import Adapter, LayerChanges, adapter_from_file
 from lora_transfer.nodes.host.adapter.read import read_adapter
 from lora_transfer.nodes.host.adapter.save import cast_for_file, respell
-from lora_transfer.nodes.host.adapter.write import SPELLINGS, to_state_dict
+from lora_transfer.nodes.host.adapter.write import SPELLINGS, count_values, to_state_dict
 from lora_transfer.nodes.host.base.from_file import base_from_file, base_from_header
 from lora_transfer.nodes.host.base.from_model import HostBase, join_encoder
 from tests.host.conftest import SmallPair
@@ -70,6 +70,9 @@ def test_every_spelling_names_every_layer_of_a_family_or_its_fused_weight(family
     layers = own[:2] + [layer for layer in own if base.layers[layer].block][:: len(own) // 12]
     deltas = random_deltas(base, layers)
     tensors = to_state_dict(deltas, dict.fromkeys(layers, 0.5), base, spelling)
+    if spelling == "comfy":
+        factors = [tensor for key, tensor in tensors.items() if not key.endswith(".alpha")]
+        assert count_values(deltas, base) == sum(tensor.numel() for tensor in factors)
     assert unmatched_by_the_host(tensors, base) == set()
     again = read_adapter(Adapter("again", "y", {}, tensors=tensors), base)
     assert not again.unread

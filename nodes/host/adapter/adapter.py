@@ -1,6 +1,7 @@
 """Adapters as they travel between nodes: a file, tensors, or changes that the pack has computed."""
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,9 @@ from ....core.vectors import Vector
 from ..base.from_model import HostBase
 from .metadata import transferred_metadata
 from .spelling.numbered import number_bare_list
-from .write import to_state_dict
+from .write import count_values, to_state_dict
+
+_SURROGATES = re.compile("[\ud800-\udfff]")
 
 # Pickled files that users still have.
 PICKLED = (".pt", ".bin", ".ckpt", ".pth")
@@ -82,6 +85,10 @@ class LayerChanges:
     def tensors(self, spelling: str = "comfy") -> dict[str, Tensor]:
         """The tensors of the adapter's file, in a spelling of write.SPELLINGS."""
         return to_state_dict(self.deltas, self.scales, self.base, spelling, vectors=self.vectors, widened=self.widened)
+
+    def count_values(self) -> int:
+        """How many values the adapter's file holds, without forming them."""
+        return count_values(self.deltas, self.base, self.vectors)
 
     def adapter(self, name: str, metadata: Mapping[str, str], origin: str = "") -> Adapter:
         """The adapter that makes these changes."""
@@ -160,7 +167,7 @@ def _read(path: Path, name: str) -> dict[str, Tensor]:
                 f"LoRA {name}: expected tensors by name, found {type(value).__name__} under {key!r}. This is not a "
                 "LoRA: choose another file."
             )
-        if any("\ud800" <= letter <= "\udfff" for letter in key):  # cannot be written to a file
+        if not key.isascii() and _SURROGATES.search(key):  # cannot be written to a file
             raise UnreadableFile(
                 f"LoRA {name}: expected names in text, found {ascii(key)[:80]}. This is not a LoRA: choose another "
                 "file."

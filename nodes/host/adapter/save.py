@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ....core.errors import InvalidSetting
+from ....core.linalg import all_finite
 from .adapter import Adapter, LayerChanges
 from .read import read_adapter
 from .write import is_written
@@ -76,11 +77,10 @@ def note_left_out(adapter: Adapter, spelling: str) -> tuple[str, ...]:
     )
 
 
-def note_growth(adapter: Adapter, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+def note_growth(adapter: Adapter, changes: LayerChanges) -> tuple[str, ...]:
     """A note if a transferred adapter is much larger than its file. LoHa and LoKr store in a few numbers what takes a
     LoRA of a high rank."""
-    files = adapter.state_dict(), tensors
-    before, after = (sum(tensor.numel() for tensor in file.values()) for file in files)
+    before, after = sum(tensor.numel() for tensor in adapter.state_dict().values()), changes.count_values()
     if after < _LARGE * before:
         return ()
     return (
@@ -93,7 +93,7 @@ def cast_for_file(tensors: Mapping[str, Tensor], adapter: Adapter, dtype: str) -
     """An adapter's tensors in the precision of the file; InvalidSetting if their values are too large for it."""
     cast = {key: _cast(tensor, SAVED_DTYPES[dtype]) for key, tensor in tensors.items()}
     for key, tensor in cast.items():
-        if not bool(torch.isfinite(tensor).all()):
+        if not all_finite(tensor):
             raise InvalidSetting(
                 f"Saving {adapter.name} as {dtype}: {key} has values that are too large for {dtype} (largest: "
                 f"{float(tensors[key].abs().max()):.3g}). Nothing was written: choose bfloat16 or float32."

@@ -3,8 +3,10 @@ simpler kind that has some of the same keys."""
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 from ....core.errors import UnsupportedAdapter
+from .spelling.endings import KEYS_KEPT
 
 # A part of a key between dots -> the kind. AdaLoRA, for instance, has LoRA's lora_A and lora_B, and its own lora_E.
 MARKS: dict[str, str] = {
@@ -76,6 +78,8 @@ def kinds_of_keys(keys: Iterable[str]) -> dict[str, str]:
             modules[module] = kind
     for wrapper in _NO_MODULE:
         modules.pop(wrapper, None)
+    if not modules:
+        return kinds
     return kinds | {key: kind for key in keys if key not in kinds and (kind := _kind_of_module(key, modules))}
 
 
@@ -87,6 +91,7 @@ def names_unread_kind(reason: str) -> bool:
     return reason.endswith("which is not read")
 
 
+@lru_cache(KEYS_KEPT)
 def _kind_and_module(key: str) -> tuple[str | None, str]:
     parts = key.split(".")
     for index, part in enumerate(parts):

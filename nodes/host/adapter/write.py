@@ -81,6 +81,13 @@ def to_state_dict(
     return {key: value for key, value in tensors.items() if is_written(key, spelling)}
 
 
+def count_values(deltas: Mapping[str, LowRankDelta], base: HostBase, vectors: Sequence[Vector] = ()) -> int:
+    """How many values a file with these changes holds, in ComfyUI's own spelling."""
+    whole = _whole_where_unnamed(deltas, _names(base, SPELLINGS["comfy"]), base)
+    factors = sum(delta.rank * sum(delta.shape) for delta in whole.values())
+    return factors + sum(vector.values.numel() for vector in vectors)
+
+
 def is_written(key: str, spelling: str) -> bool:
     """Whether a file in this spelling may hold the key."""
     return "lora" in key or not SPELLINGS[spelling].only_factors
@@ -95,9 +102,11 @@ def _names(base: HostBase, spelling: Spelling) -> dict[str, str]:
     phantom = "add_embedding" if base.family.startswith("SD2") else "class_embedding"
     names: dict[str, tuple[int, str]] = {}
     for module, target in base.key_map.items():
-        rank = next((index for index, prefix in enumerate(prefixes) if module.startswith(prefix)), None)
+        if not module.startswith(tuple(prefixes)):
+            continue
+        rank = next(index for index, prefix in enumerate(prefixes) if module.startswith(prefix))
         _, rows, is_plain = parse_target(target)
-        if rank is None or not is_plain or module in base.extra or phantom in module:
+        if not is_plain or module in base.extra or phantom in module:
             continue
         layer = layer_name(target)
         if spelling.prefixes[0] == UNET and rows is None and not _is_generic(module, target):

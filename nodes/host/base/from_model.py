@@ -1,6 +1,5 @@
 """A base model as core sees it: layers under ComfyUI's names, and weights that are read one at a time."""
 
-import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from torch import Tensor
 from ....core.errors import UnsupportedBase
 from ....core.files import TensorHeader
 from ....core.layers import Layer, Rows, WeightRef
+from ....core.linalg import all_finite
 from ..adapter.spelling.index import NameIndex
 from ..adapter.spelling.names import extra_names
 from .fingerprint import files_of, fingerprint_loaded
@@ -95,8 +95,7 @@ class HostBase:
 
     def _as_matrix(self, layer: Layer, weight: Tensor) -> Tensor:
         matrix = weight.flatten(1)
-        # A finite sum needs no closer look; looking at every value would take as long as reading them.
-        if not math.isfinite(float(matrix.detach().sum())) and not bool(torch.isfinite(matrix).all()):
+        if not all_finite(matrix.detach()):
             raise UnsupportedBase(
                 f"Base {self.name}, layer {layer.name}: expected finite numbers, found NaN or infinity. The file is "
                 "damaged, or was merged or converted in too low a precision: use another copy of it."

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from ....core.attempt import attempt
 from ....core.errors import NothingToTransfer
 from ....core.library.entry import Entry, Output
-from ....core.library.pair import KnownPair, compare_more, judge_adapter, median, sample_more
+from ....core.library.pair import KnownPair, add_drift, compare_more, judge_adapter, sample_more
 from ....core.library.schedule import Job
 from ....core.reports.transfer import Report
 from ....core.resources import Resources, single_threaded
@@ -215,7 +215,7 @@ def _report(known: KnownPair[HostBase], plan: Planned, result: Transferred) -> D
     """The report and the verdict, now with the drift beside the LoRA's own change."""
     layers, adapter = plan.opened.placed.layers(), plan.opened.adapter
     ratios = [layer.drift_against_lora for layer in result.layers if layer.drift_against_lora is not None]
-    verdict = judge_adapter(known, known.matching(layers), plan.opened.deltas(), median(ratios))
+    verdict = add_drift(plan.verdict, ratios)
     comparison = known.comparison_of(layers, adapter.fingerprint, verdict)
     changes, report, _ = describe_result(comparison, plan.planned, result, 0.0)
     return Done(replace(plan, verdict=verdict), changes, report, 0.0)

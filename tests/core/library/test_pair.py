@@ -1,7 +1,7 @@
 """A pair that is surveyed once gives every adapter what a survey and a comparison of its own give."""
 
 from lora_transfer.core.layers import Base
-from lora_transfer.core.library.pair import compare_more, judge_adapter, sample_more, survey_pair
+from lora_transfer.core.library.pair import add_drift, compare_more, judge_adapter, sample_more, survey_pair
 from lora_transfer.core.resources import Resources
 from lora_transfer.core.similarity import compare
 from lora_transfer.core.subspace import RankRule
@@ -24,7 +24,10 @@ def test_the_comparison_equals_that_of_one_adapter() -> None:
     known = compare_more(sample_more(known, matching, using), layers, using)
     deltas = {name: job.deltas[name] for name in layers}
     surveyed = survey(job.source, job.target, layers, deltas=deltas)
-    verdict = judge_adapter(known, matching, deltas, surveyed.verdict.figures.drift_against_lora)  # pyright: ignore[reportOptionalMemberAccess]
+    assert surveyed.verdict is not None
+    verdict = judge_adapter(known, matching, deltas)
+    if (ratio := surveyed.verdict.figures.drift_against_lora) is not None:
+        verdict = add_drift(verdict, [ratio])
     alone = compare(job.source, job.target, surveyed, RULE, measure="weight_cosine")
     shared = known.comparison_of(layers, "me", verdict)
     assert shared.layers == alone.layers

@@ -1,7 +1,7 @@
 """Rewrites the ending of a key, after the module's name, into a spelling that ComfyUI reads."""
 
 import re
-from collections.abc import Iterator
+from functools import lru_cache
 
 # (pattern, replacement): all that match are applied, in this order.
 _REWRITES = (
@@ -23,10 +23,14 @@ _ADAPTER_NAME = re.compile(
 # No module has a longer key, so the patterns above need not be matched to it.
 _LONGEST = 512
 
+# How many keys are remembered. The files of a library mostly have the same keys.
+KEYS_KEPT = 1 << 14
+
 # `.lora_linear_layer.up.weight` has the most dots of all endings that ComfyUI reads.
 _MOST_DOTS = 4
 
 
+@lru_cache(KEYS_KEPT)
 def split_adapter_name(key: str) -> tuple[str, str]:
     """(the key without PEFT's name of the adapter, that name); the name is empty if there is none."""
     if len(key) > _LONGEST or (match := _ADAPTER_NAME.search(key)) is None:
@@ -34,6 +38,7 @@ def split_adapter_name(key: str) -> tuple[str, str]:
     return f"{key[: match.start()]}{match[1]}{match[3]}", match[2]
 
 
+@lru_cache(KEYS_KEPT)
 def rewrite_ending(key: str) -> str:
     """The key with its ending as ComfyUI spells it, and with the same module name."""
     if len(key) > _LONGEST:
@@ -43,9 +48,9 @@ def rewrite_ending(key: str) -> str:
     return key
 
 
-def modules_of(key: str) -> Iterator[str]:
+def modules_of(key: str) -> list[str]:
     """Every possible module name in a key, the longest first: it ends before a dot or before `_lora.`."""
     if len(key) > _LONGEST:
-        return
+        return []
     ends = [end for end in range(1, len(key)) if key[end] == "." or key.startswith("_lora.", end)]
-    yield from (key[:end] for end in reversed(ends[-_MOST_DOTS:]))
+    return [key[:end] for end in reversed(ends[-_MOST_DOTS:])]

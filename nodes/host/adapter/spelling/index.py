@@ -1,10 +1,11 @@
 """Finds a module's name in a base's key map by the name that a file has for it."""
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from .....core.errors import UnsupportedAdapter
-from .endings import modules_of
+from .endings import KEYS_KEPT, modules_of
 from .prefixes import flat_names, flat_names_of_underscored, flatten, split_encoder
 
 
@@ -15,12 +16,12 @@ class NameIndex:
     def __init__(self, key_map: Mapping[str, Any]) -> None:
         self._key_map = key_map
         self._by_flat_name: dict[str, dict[Any, str]] = {}  # flat name -> target -> the first name of the map
-        self._known: dict[str, str | None] = {}
+        self.module_of = lru_cache(KEYS_KEPT)(self._module_of)
         for name, target in key_map.items():
             for flat in (*flat_names(name), *_without_encoder(name)):
                 self._by_flat_name.setdefault(flat, {}).setdefault(target, name)
 
-    def module_of(self, key: str) -> tuple[str | None, str]:
+    def _module_of(self, key: str) -> tuple[str | None, str]:
         """(the module's name in the key map, its name in the file) for a key; (None, "") if the base has no such
         module. The longest name counts: diffusers' `norm1.linear` is not the ending `.linear` of a module `norm1`.
 
@@ -31,10 +32,7 @@ class NameIndex:
     def _find(self, name: str) -> str | None:
         if name in self._key_map:
             return name  # a name that ComfyUI reads never gets another meaning
-        if name not in self._known:
-            own = self._only(name, flat_names(name)) or self._only(name, flat_names_of_underscored(name))
-            self._known[name] = own
-        return self._known[name]
+        return self._only(name, flat_names(name)) or self._only(name, flat_names_of_underscored(name))
 
     def _only(self, name: str, flat: Iterable[str]) -> str | None:
         readings = {target: own for spelled in flat for target, own in self._by_flat_name.get(spelled, {}).items()}
