@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,11 +46,11 @@ class Manifest:
         shared: dict[Any, Any] = {}  # the settings and the bases are nearly always the same
         return {entry.lora: _shorten(entry, shared) for entry in self.entries()}
 
-    def outputs(self) -> dict[tuple[str, str], Output]:
-        """The files that were written, by LoRA and path, in their last state. An attempt that failed later, or wrote to
-        another path, does not make them somebody else's."""
-        outputs = (((entry.lora, entry.output.path), entry.output) for entry in self.entries() if entry.output)
-        return dict(outputs)
+    def older_outputs(self, latest: Mapping[str, Entry]) -> dict[tuple[str, str], Output]:
+        """By LoRA and path, the files that were written but are not in the last entry of their LoRA: a later attempt
+        failed, or wrote to another path. They are still results. latest: what `latest` gave."""
+        written = ((entry.lora, entry.output) for entry in self.entries() if entry.output is not None)
+        return {(lora, output.path): output for lora, output in written if not _is_output(latest[lora], output.path)}
 
     def count_lines(self) -> int:
         """How many lines it has."""
@@ -78,6 +78,10 @@ class Manifest:
                 f"Manifest {self.path}: it cannot be written ({error.strerror or error}). Free disk space or check the "
                 "permissions, and start the run again: it goes on where it stopped."
             ) from error
+
+
+def _is_output(entry: Entry, path: str) -> bool:
+    return entry.output is not None and entry.output.path == path
 
 
 def _shorten(entry: Entry, shared: dict[Any, Any]) -> Entry:

@@ -19,7 +19,7 @@ OVERWRITE = "overwrite"  # a file: the line of the manifest where a run that doe
 class EarlierRuns:
     """The results of earlier runs.
 
-    entries: the last line of every LoRA, at the start. outputs: as Manifest.outputs gives them, at the start.
+    entries: the last line of every LoRA, at the start. older: as Manifest.older_outputs gives them, at the start.
     again: the LoRAs that this run, when it was started before, has
     done again; None if only what is not done is to be done.
     """
@@ -27,7 +27,7 @@ class EarlierRuns:
     manifest: Manifest
     output: OutputFolder
     entries: Mapping[str, Entry]
-    outputs: Mapping[tuple[str, str], Output]
+    older: Mapping[tuple[str, str], Output]
     again: Collection[str] | None = None
 
     def remaining(self, files: Sequence[LibraryFile], job: Job) -> list[LibraryFile]:
@@ -42,7 +42,9 @@ class EarlierRuns:
 
     def output_before(self, file: LibraryFile) -> Output | None:
         """What an earlier run wrote for a LoRA to the path of its result; None if it wrote nothing."""
-        return self.outputs.get((file.name, file.output))
+        entry = self.entries.get(file.name)
+        last = None if entry is None else entry.output
+        return last if last is not None and last.path == file.output else self.older.get((file.name, file.output))
 
     def count_replaced(self, files: Sequence[LibraryFile], job: Job) -> Counter[tuple[Change, ...]]:
         """How many results of other jobs these files replace, by what these jobs did otherwise."""
@@ -64,7 +66,8 @@ def read_earlier_runs(folder: Path, overwrite: bool = False, advice: str = MOVE_
     manifest, work_folder = Manifest(folder / NAME), folder / WORK_FOLDER
     again = read_done_again(manifest, work_folder / OVERWRITE) or set() if overwrite else None
     output = OutputFolder(folder, work_folder, overwrite, advice)
-    return EarlierRuns(manifest, output, manifest.latest(), manifest.outputs(), again)
+    latest = manifest.latest()
+    return EarlierRuns(manifest, output, latest, manifest.older_outputs(latest), again)
 
 
 def read_done_again(manifest: Manifest, start: Path) -> set[str] | None:

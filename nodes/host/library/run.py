@@ -65,7 +65,8 @@ def open_library(folder: Path, overwrite: bool = False, advice: str = MOVE_AWAY)
         if not overwrite:
             start.unlink(missing_ok=True)
         output = OutputFolder(folder, unfinished, overwrite, advice)
-        yield Library(manifest, output, manifest.latest(), manifest.outputs(), again)
+        latest = manifest.latest()
+        yield Library(manifest, output, latest, manifest.older_outputs(latest), again)
         start.unlink(missing_ok=True)
 
 
