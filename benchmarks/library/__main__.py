@@ -40,8 +40,9 @@ LIBRARIES = (
     Library("SD15", 64, 32, (("copy", 32), ("restore_both", 32))),
     Library("SDXL", 4, 100, (("copy", 1), ("copy", 10), ("copy", 100), ("restore_both", 48))),
 )
+# The library for the speed-up by workers and by nodes, and its runs.
+SHARED = Library("SD15", 4, 100, (("copy", 64), ("restore_both", 64)))
 QUICK = (Library("small", 2, 60, (("copy", 12), ("copy", 62), ("restore_both", 62))),)
-RAY_RUNS = (("copy", 64), ("restore_both", 64))
 
 
 def main() -> None:
@@ -67,11 +68,13 @@ def _measure(quick: bool) -> dict[str, Any]:
             rows.append(call_child({**options, "what": "run", "method": method, "count": count, "workers": 1}))
             print(rows[-1], flush=True)
     result: dict[str, Any] = {"quick": quick, "runs": rows}
+    if not quick:
+        result["workers"] = list(_measure_workers(SHARED))
     if importlib.util.find_spec("ray") is None:
         print("Ray is not installed: nothing is measured on a cluster.")
         return result
     if not quick:
-        result["cluster"] = [row for library in LIBRARIES[2:3] for row in _measure_nodes(library)]
+        result["cluster"] = list(_measure_nodes(SHARED))
     small = _options(QUICK[0] if quick else replace(QUICK[0], files=150))
     call_child({**small, "what": "write"})
     deaths = {**small, "what": "deaths", "method": "copy", "count": 152, "kills": 2 if quick else 10}
@@ -82,8 +85,16 @@ def _measure(quick: bool) -> dict[str, Any]:
     return result
 
 
+def _measure_workers(library: Library) -> Iterator[dict[str, Any]]:
+    for method, count in library.runs:
+        for workers in (1, 2):
+            row = call_child({**_options(library), "what": "run", "method": method, "count": count, "workers": workers})
+            print(row, flush=True)
+            yield row
+
+
 def _measure_nodes(library: Library) -> Iterator[dict[str, Any]]:
-    for method, count in RAY_RUNS:
+    for method, count in library.runs:
         for nodes in (1, 2):
             row = call_child({**_options(library), "what": "ray", "method": method, "count": count, "nodes": nodes})
             print(row, flush=True)

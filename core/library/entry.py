@@ -44,10 +44,10 @@ class Entry:
     """What became of one adapter file.
 
     lora: the file's path below the folder that was searched, with `/`. reason: why there is no output; empty if there
-    is. verdict: works, risky or refuse, with its sentences in `reasons`. counts, lost: as in reports.transfer.Report.
-    drift_against_lora: as in verdict.PairFigures. strip: for each part of the model, from the first layer to the last,
-    the share of its layers that were transferred: a digit 0 to 9, or `-` if the LoRA has none there. finished: seconds
-    since 1970.
+    is. verdict: works, risky or refuse, with its sentences in `reasons`; `risks` says why it is not works. counts,
+    lost: as in reports.transfer.Report. drift_against_lora: as in verdict.PairFigures. strip: for each part of the
+    model, from the first layer to the last, the share of its layers that were transferred: a digit 0 to 9, or `-` if
+    the LoRA has none there. finished: seconds since 1970.
     """
 
     lora: str
@@ -59,6 +59,7 @@ class Entry:
     reason: str = ""
     verdict: str | None = None
     reasons: tuple[str, ...] = ()
+    risks: tuple[str, ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict[str, int])
     lost: float | None = None
     drift_against_lora: float | None = None
@@ -84,6 +85,7 @@ class Entry:
                 "source": Identity(**fields["source"]),
                 "target": Identity(**fields["target"]),
                 "reasons": tuple(fields.get("reasons", ())),
+                "risks": tuple(fields.get("risks", ())),
                 "notes": tuple(fields.get("notes", ())),
                 "output": None if output is None else Output(**output),
             }

@@ -1,30 +1,21 @@
-"""Says which sentences of an entry make its verdict risky."""
+"""Says in sentences why the verdict on an adapter is not `works`."""
 
-from ..verdict import judge_loss
-from .entry import Entry
-
-# Sentences of a verdict (verdict.judge) that call for no caution. A manifest keeps the sentences without the word that
-# each of them calls for; a test compares this list with verdict.judge.
-_HARMLESS = (
-    "the target is a close relative of the source",
-    "the target's weights differ from the source's by",
-    "on the inputs that the LoRA reads",
-)
-_PARTNERS, _REST_LOST = "a partner in the target", "; the rest is lost"
+from ..verdict import Verdict, Word, judge_loss
 
 _PARTLY_LOST = "a part of the LoRA's change is lost, because layers have no partner or are not alike enough"
 _UNEXPLAINED = "a part of the LoRA's file was skipped or not read: Project LoRA's report lists its layers"
 
 
-def find_risks(entry: Entry) -> tuple[str, ...]:
-    """The sentences on why the verdict of an entry is not `works`; none if it is."""
-    if entry.verdict in (None, "works"):
+def find_risks(verdict: Verdict, word: Word | None, lost: float | None, doubts: tuple[str, ...]) -> tuple[str, ...]:
+    """The sentences that call for caution; none if all is well.
+
+    word: the final verdict, which may be more severe than that on the bases. lost: the share of the adapter's change
+    that is lost in the end, in [0, 1]. doubts: whether the adapter belongs to the source.
+    """
+    if word in (None, "works"):
         return ()
-    lost = [_PARTLY_LOST] if entry.lost is not None and judge_loss(entry.lost) != "works" else []
-    return (*lost, *(reason for reason in entry.reasons if not _is_harmless(reason, entry))) or (_UNEXPLAINED,)
-
-
-def _is_harmless(reason: str, entry: Entry) -> bool:
-    if _PARTNERS in reason and not reason.startswith("no layer"):
-        return entry.lost is not None or _REST_LOST not in reason  # the share that is lost is judged by its figure
-    return any(sentence in reason for sentence in _HARMLESS)
+    judged = list(zip(verdict.severities, verdict.reasons, strict=True))
+    if lost is not None and verdict.figures.matched > 0:
+        judged[0] = judge_loss(lost), _PARTLY_LOST  # the first is on the loss as it was expected
+    cautions = tuple(reason for severity, reason in judged if severity != "works")
+    return (*cautions, *doubts) or (_UNEXPLAINED,)

@@ -35,7 +35,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> SmallLibrary:
 def describe(lines: EntryLines, lora: str, *reasons: str, verdict: str = "risky") -> list[str]:
     bases = Identity("old", "1"), Identity("new", "2")
     return lines.describe(
-        Entry(lora, FileMark(1, 2), *bases, {}, "transferred", verdict=verdict, reasons=reasons, lost=0.0)
+        Entry(lora, FileMark(1, 2), *bases, {}, "transferred", verdict=verdict, risks=reasons, lost=0.0)
     )
 
 

@@ -3,7 +3,6 @@
 import re
 
 from ....core.library.entry import Entry
-from ....core.library.risks import find_risks
 from ..library.preview import Preview
 
 
@@ -35,7 +34,7 @@ class EntryLines:
 
     def _with_risks(self, entry: Entry, word: str, where: str) -> list[str]:
         new: list[str] = []
-        marks = "".join(self._mark(risk, new) for risk in find_risks(entry))
+        marks = "".join(self._mark(risk, new) for risk in entry.risks)
         parts = [f"{entry.verdict or ''}{marks}"]
         if entry.lost is not None:
             parts.append(f"{1 - entry.lost:.0%} of its change")

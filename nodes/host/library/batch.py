@@ -12,6 +12,7 @@ from ....core.attempt import attempt
 from ....core.errors import NothingToTransfer
 from ....core.library.entry import Entry, Output
 from ....core.library.pair import KnownPair, add_drift, compare_more, judge_adapter, sample_more
+from ....core.library.risks import find_risks
 from ....core.library.schedule import Job
 from ....core.reports.transfer import Report
 from ....core.resources import Resources, single_threaded
@@ -109,6 +110,7 @@ def write_result(done: Done, batch: Batch, folder: OutputFolder, before: Output 
         outcome="transferred",
         verdict=report.word,
         reasons=(*done.plan.verdict.reasons, *report.doubts),
+        risks=find_risks(done.plan.verdict, report.word, _finite(report.lost), report.doubts),
         counts=report.counts(),
         lost=_finite(report.lost),
         drift_against_lora=_finite(ratio),
@@ -135,6 +137,7 @@ def entry_of_plan(plan: Planned, batch: Batch) -> Entry:
     opened, transfer = plan.opened, plan.planned.plan
     actions = [planned.action for planned in transfer.pairs]
     skipped = (*opened.placed.skipped, *plan.planned.skipped, *transfer.skipped)
+    word = most_severe(plan.verdict.word, "risky") if plan.doubts else plan.verdict.word
     return Entry(
         opened.file.name,
         opened.mark,
@@ -142,8 +145,9 @@ def entry_of_plan(plan: Planned, batch: Batch) -> Entry:
         batch.job.target,
         batch.job.settings,
         "planned",
-        verdict=most_severe(plan.verdict.word, "risky") if plan.doubts else plan.verdict.word,
+        verdict=word,
         reasons=(*plan.verdict.reasons, *plan.doubts),
+        risks=find_risks(plan.verdict, word, _finite(plan.verdict.figures.lost), plan.doubts),
         counts={
             "transferred": actions.count("transfer"),
             "copied": actions.count("copy"),
