@@ -1,6 +1,6 @@
 """`python3 run.py bench library [--quick]`: what a library run costs, and what it survives.
 
-The whole run takes about 40 minutes on two busy cores and up to 25 GB of disk in .run/, which it removes. --quick takes
+The whole run takes about 35 minutes on two cores and up to 25 GB of disk in .run/, which it removes. --quick takes
 two minutes and uses models of two layers. Without Ray (pip install ray) its part is left out.
 """
 
