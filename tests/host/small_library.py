@@ -82,7 +82,7 @@ def run_all(library: SmallLibrary, out: Path, batch: Batch | None = None, **opti
     """Run what remains; returns the new entries."""
     batch = batch or library.batch()
     with open_library(out, **options) as opened:
-        entries = list(transfer_library(opened, opened.remaining(library.files(), batch.job), batch))
+        entries = list(transfer_library(opened, opened.remaining(library.files(), batch.job), batch, library.files()))
         opened.write_page()
     return entries
 

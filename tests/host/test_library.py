@@ -268,6 +268,27 @@ def test_results_for_one_path_are_not_mixed(library: SmallLibrary, tmp_path: Pat
     assert "same file as that of LORA_0.pt" in entries["lora_0.safetensors"].reason
 
 
+def test_a_run_that_goes_on_does_not_replace_the_result_of_a_file_that_is_done(
+    library: SmallLibrary, tmp_path: Path
+) -> None:
+    torch.save(load_file(library.loras / "lora_3.safetensors"), library.loras / "LORA_0.pt")
+    out, batch = tmp_path / "out", library.batch("copy")
+
+    def stop_after_the_first() -> None:
+        with open_library(out, overwrite=True) as opened:
+            for _ in transfer_library(opened, library.files(), batch):
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stop_after_the_first()
+    (result,) = out.glob("LORA_0.safetensors")
+    before = result.read_bytes()
+    entries = {entry.lora: entry for entry in run_all(library, out, batch, overwrite=True)}
+    assert "LORA_0.pt" not in entries
+    assert "same file as that of LORA_0.pt" in entries["lora_0.safetensors"].reason
+    assert result.read_bytes() == before
+
+
 def test_the_metadata_stay_and_name_the_transfer(undisturbed: tuple[SmallLibrary, Path]) -> None:
     _, out = undisturbed
     with safe_open(out / "lora_0.safetensors", "pt") as file:

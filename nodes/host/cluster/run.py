@@ -45,6 +45,7 @@ def transfer_on_cluster(
     cluster: Cluster,
     tell: Callable[[str], None],
     watch: Callable[[Ready, Sequence[LibraryFile]], None],
+    among: Sequence[LibraryFile] | None = None,
 ) -> Iterator[Entry]:
     """Transfer the files as `transfer_library` does, with workers. tell, watch: as for ClusterRun. NoWorkers if there
     are none."""
@@ -57,7 +58,7 @@ def transfer_on_cluster(
         paths = Path(os.path.abspath(source)), Path(os.path.abspath(target))
         order = Order(*paths, batch.job, batch.settings, library.output, size.threads, cluster.cache, size.share)
         run = ClusterRun(workforce, order, library.output_before, tell, watch)
-        yield from note_entries(library, files, batch.job, run.entries)
+        yield from note_entries(library, files, batch.job, run.entries, among)
 
 
 class ClusterRun:

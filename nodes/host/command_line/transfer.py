@@ -98,16 +98,18 @@ class _Start:
         if (sentence := describe_replaced(replaced, verb)) is not None:
             self.bars.note(f"{sentence} To keep them, {advice}.")
 
-    def transfer(self, library: Library, files: Sequence[LibraryFile], batch: Batch) -> Iterator[Entry]:
-        """Transfer the files here, or on a cluster."""
+    def transfer(
+        self, library: Library, files: Sequence[LibraryFile], batch: Batch, among: Sequence[LibraryFile]
+    ) -> Iterator[Entry]:
+        """Transfer the files here, or on a cluster. among: as for `note_entries`."""
         options = self.options
         if options.ray is None or not files:
-            return transfer_library(library, files, batch)
+            return transfer_library(library, files, batch, among)
         from ..cluster.run import Cluster, transfer_on_cluster
 
         cache = None if options.cache is None else _absolute(options.cache)
         cluster = Cluster(options.ray, self.comfyui, options.workers, options.cpu, cache)
-        return transfer_on_cluster(library, files, batch, cluster, self.bars.note, self.bars.batch)
+        return transfer_on_cluster(library, files, batch, cluster, self.bars.note, self.bars.batch, among)
 
 
 def _run(files: Sequence[LibraryFile], batch: Batch, out: Path, start: _Start) -> int:
@@ -118,7 +120,7 @@ def _run(files: Sequence[LibraryFile], batch: Batch, out: Path, start: _Start) -
         try:
             for entry in library.lines_of(done):
                 start.output.show_done(entry)
-            for entry in start.transfer(library, remaining, batch):
+            for entry in start.transfer(library, remaining, batch, files):
                 start.output.show(entry)
         finally:
             library.write_page()

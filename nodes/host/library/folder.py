@@ -86,7 +86,7 @@ def transfer_folder(
         if (sentence := describe_replaced(replaced, "will be", input_name)) is not None:
             tell(sentence)
         try:
-            for count, entry in enumerate(transfer_library(library, remaining, batch), 1):
+            for count, entry in enumerate(transfer_library(library, remaining, batch, files), 1):
                 tell(f"{count} of {len(remaining)}: {entry.lora}: {entry.outcome}")
                 comfy.model_management.throw_exception_if_processing_interrupted()
         finally:

@@ -37,7 +37,7 @@ def preview_library(
     """What a run would do with each of the files; first those that are done. remaining: the others."""
     done = {file.name for file in files} - {file.name for file in remaining}
     yield from (Preview(entry, done=True) for entry in earlier.lines_of(done))
-    for file, entry in zip(remaining, plan_library(remaining, batch), strict=True):
+    for file, entry in zip(remaining, plan_library(remaining, batch, files), strict=True):
         yield _preview_output(entry, file, batch, earlier) if entry.outcome == "planned" else Preview(entry)
 
 

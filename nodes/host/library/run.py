@@ -96,14 +96,17 @@ def require_two_bases(source: HostBase, target: HostBase) -> None:
         )
 
 
-def transfer_library(library: Library, files: Sequence[LibraryFile], batch: Batch) -> Iterator[Entry]:
-    """Transfer the files. Each entry is given when its file and its line are on the disk."""
+def transfer_library(
+    library: Library, files: Sequence[LibraryFile], batch: Batch, among: Sequence[LibraryFile] | None = None
+) -> Iterator[Entry]:
+    """Transfer the files. Each entry is given when its file and its line are on the disk. among: as for
+    `note_entries`."""
 
     def work(chosen: Sequence[LibraryFile]) -> Iterator[Entry]:
         for item in _results(chosen, batch):
             yield entry_of_item(item, batch, library.output, library.output_before)
 
-    return note_entries(library, files, batch.job, work)
+    return note_entries(library, files, batch.job, work, among)
 
 
 def note_entries(
@@ -111,9 +114,14 @@ def note_entries(
     files: Sequence[LibraryFile],
     job: Job,
     work: Callable[[Sequence[LibraryFile]], Iterator[Entry]],
+    among: Sequence[LibraryFile] | None = None,
 ) -> Iterator[Entry]:
-    """Note the entries of the files as `work` makes them, and those of files whose result would be that of another."""
-    doubles = find_doubles(files)
+    """Note the entries of the files as `work` makes them, and those of files whose result would be that of another.
+
+    among: all files of the run, also those that are done, because none of their results may be replaced by another's;
+    None if these are all.
+    """
+    doubles = find_doubles(files if among is None else among)
     for entry in work([file for file in files if file.name not in doubles]):
         yield library.note(entry)
     for file in files:
@@ -131,9 +139,11 @@ def entry_of_item(
     return write_result(item, batch, folder, output_before(item.plan.opened.file))
 
 
-def plan_library(files: Sequence[LibraryFile], batch: Batch) -> Iterator[Entry]:
-    """What a run would find in each of the files, in their order. Nothing is written."""
-    doubles = find_doubles(files)
+def plan_library(
+    files: Sequence[LibraryFile], batch: Batch, among: Sequence[LibraryFile] | None = None
+) -> Iterator[Entry]:
+    """What a run would find in each of the files, in their order. Nothing is written. among: as for `note_entries`."""
+    doubles = find_doubles(files if among is None else among)
     known: KnownPair[HostBase] | None = None
     for file in files:  # one by one: nothing is gained by sharing, because no weights are read for each file
         if file.name in doubles:
