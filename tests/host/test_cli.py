@@ -194,16 +194,19 @@ def test_the_difference_of_two_bases_brings_the_first_near_the_second(
 
 @pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
 def test_started_as_a_user_does_stopped_and_started_again(library: SmallLibrary, tmp_path: Path) -> None:
-    """Ctrl-C after the first result: the exit code is 130, and the same command goes on."""
+    """Ctrl-C after the first result: the exit code is 130, and the same command goes on. The lines are longer than a
+    small pipe holds, so the run cannot end before it is interrupted, however slow this process is."""
     loras = tmp_path / "loras"
     for index in range(40):
-        write_lora(loras / f"{index:02}.safetensors", library.source, index)
+        write_lora(loras / f"{index:02}{'x' * 220}.safetensors", library.source, index)
     out = tmp_path / "out"
     command = [sys.executable, ROOT / "cli.py", library.source, library.target, loras, "--out", out, "--threshold", "0"]
     environment = {**os.environ, "COMFYUI_PATH": str(COMFYUI)}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, pipesize=4096
+    )
     assert process.stdout is not None
-    assert process.stdout.readline().startswith("transferred  00.safetensors")
+    assert process.stdout.readline().startswith("transferred  00x")
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
