@@ -20,8 +20,8 @@ class EarlierRuns:
     """The results of earlier runs.
 
     entries: the last line of every LoRA, at the start. older: as Manifest.older_outputs gives them, at the start.
-    again: the LoRAs that this run, when it was started before, has
-    done again; None if only what is not done is to be done.
+    again: the LoRAs that this run, when it was started before, has done again; None if only what is not done is to be
+    done.
     """
 
     manifest: Manifest

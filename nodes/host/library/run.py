@@ -132,8 +132,8 @@ def note_entries(
 def entry_of_item(
     item: Done | Failure, batch: Batch, folder: OutputFolder, output_before: Callable[[LibraryFile], Output | None]
 ) -> Entry:
-    """The line of a result, which is written first if there is one. output_before: what an earlier run
-    wrote for a LoRA."""
+    """The line of a result, which is written first if there is one. output_before: what an earlier run wrote for a
+    LoRA."""
     if isinstance(item, Failure):
         return entry_of_failure(item, batch.job)
     return write_result(item, batch, folder, output_before(item.plan.opened.file))
